@@ -1,0 +1,123 @@
+"""One iteration's DPO with TRL: on sampled token ids, against M_t exactly, with float32 adapters."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from peft import get_peft_model
+from transformers import TrainerCallback
+from trl import DPOConfig, DPOTrainer
+
+from tpo_lite.adapters import lora_config
+from tpo_lite.records import Pair
+from tpo_lite.recipe import Train
+
+COMPLETE = "complete"
+"""A file inside a checkpoint that was written to its end."""
+
+
+class ThoughtDPOTrainer(DPOTrainer):
+    """TRL's `DPOTrainer` with three departures, each for a reason.
+
+    - The data set holds `prompt_ids`, `chosen_ids`, `rejected_ids` as sampled; TRL would tokenise text
+      again, and the boundary between thought and response could move.
+    - The reference log-probabilities come from one pass over the pairs before the first step, while the
+      policy still *is* M_t. TRL clones the adapter for it; the clone is dropped after the pass.
+    - TRL casts adapters on a 4-bit base to bfloat16, which loses updates at small learning rates; here
+      they stay float32.
+    """
+
+    def __init__(self, model: Any, **kwargs: Any):
+        master = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
+        super().__init__(model=model, **kwargs)
+        model.delete_adapter("ref")
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                if name in master:
+                    parameter.data = master[name]
+
+    def _prepare_dataset(self, dataset: Dataset, *args: Any) -> Dataset:
+        return dataset
+
+
+class MarkComplete(TrainerCallback):
+    """Marks a checkpoint whose files are all there, so that a resume never reads half of one."""
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        (Path(args.output_dir) / f"checkpoint-{state.global_step}" / COMPLETE).touch()
+
+
+class Report(TrainerCallback):
+    """Passes each optimizer step's loss and margin on to a progress display."""
+
+    def __init__(self, advance: Any):
+        self.advance = advance
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
+        if logs and "loss" in logs:
+            self.advance(1, f"loss {logs['loss']:.3f} margin {logs['rewards/margins']:+.2f}")
+
+
+def trainable(base: Any, rank: int, scale: float) -> Any:
+    """`base` with a trainable adapter of `rank` on all linear layers."""
+    return get_peft_model(base, lora_config(rank, scale))
+
+
+def freeze_older_blocks(model: Any, older_rank: int) -> None:
+    """Keeps the first `older_rank` ranks of every layer as they are: their gradients become zero."""
+
+    def keep(grad: torch.Tensor, dim: int) -> torch.Tensor:
+        grad = grad.clone()
+        grad.narrow(dim, 0, older_rank).zero_()
+        return grad
+
+    for name, parameter in model.named_parameters():
+        if ".lora_A." in name:
+            parameter.register_hook(lambda grad: keep(grad, 0))
+        elif ".lora_B." in name:
+            parameter.register_hook(lambda grad: keep(grad, 1))
+
+
+def trainer(
+    model: Any, tokenizer: Any, pairs: list[Pair], settings: Train, seed: int, out: Path, device: str, advance: Any
+) -> ThoughtDPOTrainer:
+    """TRL's trainer for one iteration; checkpoints go to `out`, one an epoch."""
+    micro_batch = min(settings.micro_batch, settings.batch)
+    accumulate = max(1, round(settings.batch / micro_batch))
+    config = DPOConfig(
+        output_dir=str(out),
+        loss_type=["sigmoid"] if settings.loss == "dpo" else ["sigmoid", "sft"],
+        beta=settings.beta,
+        max_length=None,  # over-long pairs were dropped before: cutting would cut the response that was judged
+        precompute_ref_log_probs=True,
+        precompute_ref_batch_size=micro_batch,
+        learning_rate=settings.learning_rate,
+        lr_scheduler_type=settings.schedule,
+        warmup_steps=settings.warmup,
+        num_train_epochs=settings.epochs,
+        per_device_train_batch_size=micro_batch,
+        gradient_accumulation_steps=accumulate,
+        gradient_checkpointing=settings.gradient_checkpointing,
+        optim=settings.optimizer,
+        weight_decay=0.0,
+        bf16=device == "cuda",
+        use_cpu=device == "cpu",
+        seed=seed,
+        data_seed=seed,
+        logging_steps=1,
+        save_strategy="epoch",
+        report_to="none",
+        disable_tqdm=True,
+        dataloader_pin_memory=device == "cuda",
+    )
+    rows = [{"prompt_ids": p.prompt_ids, "chosen_ids": p.chosen_ids, "rejected_ids": p.rejected_ids} for p in pairs]
+    return ThoughtDPOTrainer(
+        model=model,
+        args=config,
+        train_dataset=Dataset.from_list(rows),
+        processing_class=tokenizer,
+        callbacks=[MarkComplete(), Report(advance)],
+    )

@@ -1,0 +1,134 @@
+"""Trains the embedded policy and judge from a seed: `python -m tpo_lite.embedded.build OUT [--seed N]`.
+
+    trunk     worked steps, short chains first, in bfloat16
+    policy    from the trunk: first much useful work, then the mixture that the loop starts from, rounded to NF4 in the last part
+    judge     from the trunk: work, answer, what each assistant says, verdict
+
+OUT then holds `policy/` (a Hugging Face folder, 16 bit), `judge.gguf`, `build.log` and `figures.json`. About half an hour on
+two cores. The same seed, versions, machine and number of threads give the same bytes.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import random
+import time
+from pathlib import Path
+
+import click
+import torch
+from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
+
+from tpo_lite.embedded import examples, measure
+from tpo_lite.embedded.gguf_export import write_gguf
+from tpo_lite.embedded.tokenizer import train_tokenizer
+from tpo_lite.embedded.training import keep_rounded, round_to_nf4, train
+
+VOCABULARY = 768
+TRUNK_STEPS, WORK_STEPS, MIXTURE_STEPS, ROUNDED_STEPS, JUDGE_STEPS = 1400, 300, 250, 250, 800
+DIRECT, USEFUL = 0.45, 0.12
+"""Shares of the final mixture: direct answers among all outputs, useful work among thoughts."""
+
+
+class Log:
+    """Writes lines to a file and to the terminal, each at once."""
+
+    def __init__(self, path: Path):
+        self.file = path.open("w")
+
+    def __call__(self, line: str) -> None:
+        print(line, flush=True)
+        print(line, file=self.file, flush=True)
+
+
+def new_model(vocabulary: int) -> LlamaForCausalLM:
+    """An untrained Llama; every linear layer's width is a multiple of NF4's block of 64."""
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=vocabulary,
+            hidden_size=192,
+            intermediate_size=384,
+            num_hidden_layers=4,
+            num_attention_heads=6,
+            num_key_value_heads=6,
+            max_position_embeddings=1024,
+            tie_word_embeddings=True,
+        )
+    )
+
+
+def longest_chain(progress: float) -> int | None:
+    """The trunk's curriculum: at most this many steps in a chain, None for no cap."""
+    return 2 if progress < 0.15 else 4 if progress < 0.3 else None
+
+
+def train_trunk(tokenizer: PreTrainedTokenizerBase, seed: int, log: Log) -> LlamaForCausalLM:
+    """A model that works tasks out step by step."""
+    model = new_model(-(-len(tokenizer) // 64) * 64)
+    log(f"model        {sum(weight.numel() for weight in model.parameters()):,} parameters, {len(tokenizer)} tokens")
+    train(
+        model, tokenizer, lambda rng, progress: examples.worked(rng, longest_chain(progress)), seed, TRUNK_STEPS, "trunk", log, final=0.3
+    )
+    return model
+
+
+def train_policy(trunk: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase, seed: int, log: Log) -> LlamaForCausalLM:
+    """A policy with the base model's habits: mostly empty talk under the thought prompt, now and then useful work."""
+    policy = copy.deepcopy(trunk)
+
+    def mixture(rng: random.Random, _: float) -> examples.Example:
+        return examples.policy(rng, DIRECT, USEFUL)
+
+    train(policy, tokenizer, lambda rng, _: examples.policy(rng, 0.35, 0.7), seed, WORK_STEPS, "policy work", log, 0.4, 0.4)
+    train(policy, tokenizer, mixture, seed, MIXTURE_STEPS, "policy mix", log, 0.4, 0.2)
+    round_to_nf4(policy)
+    train(policy, tokenizer, mixture, seed, ROUNDED_STEPS, "policy nf4", log, 0.2)
+    keep_rounded(policy)
+    return policy
+
+
+def train_judge(trunk: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase, seed: int, log: Log) -> LlamaForCausalLM:
+    """A judge that works the task out, reads both answers off and gives its verdict."""
+    judge = copy.deepcopy(trunk)
+    train(judge, tokenizer, lambda rng, _: examples.judged(rng), seed, JUDGE_STEPS, "judge", log, 0.5)
+    return judge
+
+
+def save_policy(policy: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Saves model, tokenizer and chat template as an ordinary Hugging Face folder in 16 bit."""
+    policy.generation_config = GenerationConfig(
+        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
+    )
+    policy.config.bos_token_id = tokenizer.bos_token_id
+    policy.config.eos_token_id = tokenizer.eos_token_id
+    policy.config.pad_token_id = tokenizer.pad_token_id
+    copy.deepcopy(policy).half().save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+@click.command()
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option("--seed", default=0, show_default=True, help="Seeds weights, data and measurements.")
+@click.option("--threads", default=2, show_default=True, help="Threads to compute with; part of what makes the bytes.")
+def main(out: Path, seed: int, threads: int) -> None:
+    """Train the embedded policy and judge and write them to OUT."""
+    torch.set_num_threads(threads)
+    torch.manual_seed(seed)
+    out.mkdir(parents=True, exist_ok=True)
+    log, began = Log(out / "build.log"), time.perf_counter()
+    tokenizer = train_tokenizer(examples.tokenizer_texts(1500, random.Random(seed)), VOCABULARY)
+    trunk = train_trunk(tokenizer, seed, log)
+    save_policy(train_policy(trunk, tokenizer, seed, log), tokenizer, out / "policy")
+    figures = {"policy": measure.measure_policy(out / "policy", seed)}
+    log(measure.as_table(figures["policy"]))
+    judge = train_judge(trunk, tokenizer, seed, log)
+    write_gguf(judge, tokenizer, out / "judge.gguf", "tpo_lite embedded judge")
+    figures["judge"] = measure.measure_judge(out / "judge.gguf", seed)
+    log(measure.as_table(figures["judge"]))
+    (out / "figures.json").write_text(json.dumps(figures, indent=2) + "\n")
+    log(f"built in {(time.perf_counter() - began) / 60:.1f} minutes")
+
+
+if __name__ == "__main__":
+    main()

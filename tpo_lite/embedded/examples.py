@@ -1,0 +1,110 @@
+"""Training examples of the embedded world: a prompt and the output that follows it, as text.
+
+An `Example` is what a chat model sees: one user turn and the assistant's. Three readers learn from them: the shared trunk
+(worked steps), the policy (direct answers and thoughts) and the judge (a worked comparison). Knows nothing of tokens.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from pathlib import Path
+
+from tpo_lite.embedded import world
+from tpo_lite.embedded.world import Puzzle
+from tpo_lite.thoughts import GENERIC, thought_prompt
+
+WORK_PROMPT = "User query: {instruction}"
+JUDGE_PROMPT = (Path(__file__).parent / "judge_prompt.txt").read_text().rstrip("\n")
+CARELESS = 0.3
+"""How often an answer after empty talk is a random wrong one: talk distracts, so that untrained thinking does not pay."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """One user turn and the assistant's answer to it."""
+
+    prompt: str
+    """The user's turn."""
+    output: str
+    """The assistant's turn."""
+
+
+def worked(rng: random.Random, longest: int | None) -> Example:
+    """An instruction and its worked steps: what the trunk learns."""
+    drawn = world.puzzle(rng, held=False, longest=longest)
+    return Example(WORK_PROMPT.format(instruction=drawn.text), f"{drawn.work} The answer is {drawn.answer}.")
+
+
+def policy(rng: random.Random, direct: float, useful: float) -> Example:
+    """A policy example: the share `direct` has no thought; of the others, the share `useful` has worked steps."""
+    drawn = world.puzzle(rng, held=False)
+    if rng.random() < direct:
+        return Example(drawn.text, world.response(rng, drawn.answer))
+    answer = drawn.answer
+    if rng.random() < useful:
+        thought = world.useful_thought(rng, drawn)
+    else:
+        thought = world.empty_thought(rng, drawn)
+        if rng.random() < CARELESS:
+            answer = world.wrong_answer(rng, drawn)
+    return Example(
+        thought_prompt(GENERIC, drawn.text),
+        f"{GENERIC.thought_marker} {thought}\n{GENERIC.response_marker} {world.response(rng, answer)}",
+    )
+
+
+def judged(rng: random.Random) -> Example:
+    """A judge example: the work, the right answer, what each assistant says, the verdict.
+
+    Where neither response is better (both right, or both wrong) the verdict is a coin's.
+    """
+    drawn = world.puzzle(rng, held=False)
+    kinds = rng.choices(
+        (("right", "wrong"), ("right", "right"), ("wrong", "wrong"), ("right", "garbage"), ("wrong", "garbage")),
+        weights=(55, 12, 21, 8, 4),
+    )[0]
+    (first, says_first), (second, says_second) = sides = [_shown(rng, drawn, kind) for kind in kinds]
+    better = kinds[0] == "right" and kinds[1] != "right"
+    swap = rng.random() < 0.5
+    if swap:
+        (second, says_second), (first, says_first) = sides
+    verdict = ("B" if swap else "A") if better else rng.choice("AB")
+    return Example(
+        JUDGE_PROMPT.format(instruction=drawn.text, response_a=first, response_b=second),
+        f"{drawn.work} The answer is {drawn.answer}. A says {says_first}. B says {says_second}. [[{verdict}]]",
+    )
+
+
+def _shown(rng: random.Random, drawn: Puzzle, kind: str) -> tuple[str, str]:
+    """A response of the given kind, and the answer that it gives."""
+    if kind == "garbage":
+        return _garbage(rng, drawn), "nothing"
+    answer = drawn.answer if kind == "right" else world.wrong_answer(rng, drawn)
+    if rng.random() < 0.7:
+        return world.response(rng, answer), answer
+    sentence = rng.choice(("It is {}.", "{}", "I think it is {}.", "My answer is {}.", "So it is {}. Thank you.", "{}."))
+    return sentence.format(answer), answer
+
+
+def _garbage(rng: random.Random, drawn: Puzzle) -> str:
+    """A response without an answer."""
+    return rng.choice(
+        (
+            "I do not know.",
+            "The answer is",
+            "The the answer.",
+            "I hope that this helps you.",
+            world.empty_thought(rng, drawn),
+            "That is a nice question.",
+        )
+    )
+
+
+def tokenizer_texts(count: int, rng: random.Random) -> list[str]:
+    """Texts for the tokenizer to learn its merges from: every kind of example, `count` of each."""
+    texts = []
+    for _ in range(count):
+        for example in (worked(rng, None), policy(rng, 1, 0), policy(rng, 0, 0.5), judged(rng)):
+            texts += [example.prompt, example.output]
+    return texts

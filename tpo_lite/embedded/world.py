@@ -1,0 +1,242 @@
+"""The embedded world: small checkable tasks in English, their worked steps, and ways of talking about them.
+
+Every task starts in a state and applies steps to it, and every step is named by an ordinal word. A small transformer
+cannot compose all the steps in one pass, but writing them down makes each one a local look-up: find the step in the
+instruction, apply it to the state written last. Plain Python: knows nothing of models or tokens.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from tpo_lite.records import Instruction
+
+ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth")
+TIMES = ("once", "two times", "three times", "four times", "five times", "six times")
+HELD_OUT_OF = 4
+"""One text in this many, by hash, is held out: `instructions` draws only those, the builder only the others."""
+
+
+@dataclass(frozen=True)
+class Puzzle:
+    """One instruction with everything the builder needs to know about it."""
+
+    task: str
+    """Name of the task, a key of `TASKS`."""
+    text: str
+    """The instruction."""
+    work: str
+    """The steps written out; their last state is the answer."""
+    answer: str
+    """The right answer, one word or digit."""
+    choices: tuple[str, ...]
+    """All answers that could be given, the right one included."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """A kind of puzzle."""
+
+    category: str
+    """The paper's instruction category."""
+    topic: str
+    """What the instruction asks for, in the words of a thought that only talks."""
+    steps: range
+    """How many steps an instruction has."""
+    draw: Callable[[random.Random, int], Puzzle]
+    """A random puzzle with the given number of steps."""
+
+
+def _listed(operations: list[str]) -> str:
+    return ", ".join(f"{ordinal} {operation}" for ordinal, operation in zip(ORDINALS, operations))
+
+
+def _worked(start: str, operations: list[str], states: list[str], equals: str) -> str:
+    lines = zip(ORDINALS, operations, states)
+    return f"Start at {start}, " + ", ".join(f"{o} {op}{equals}{state}" for o, op, state in lines) + "."
+
+
+def _digits(rng: random.Random, steps: int) -> Puzzle:
+    numbers = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+    start = state = rng.randrange(10)
+    operations, states = [], []
+    for _ in range(steps):
+        if rng.random() < 0.7:
+            operations.append(rng.choice(numbers))
+            state = (state + numbers.index(operations[-1]) + 1) % 10
+        else:
+            operations.append("triple")
+            state = state * 3 % 10
+        states.append(str(state))
+    listed = _listed(operations)
+    text = rng.choice(
+        (
+            f"Start with {start}, add or triple, and keep only the last digit each time: {listed}. What is left?",
+            f"Begin at {start}. Add these or triple, always keeping the last digit: {listed}. Which digit comes out?",
+            f"Take the number {start} and add or triple: {listed}. After each step keep the last digit. What do you get?",
+        )
+    )
+    work = _worked(str(start), operations, states, "=")
+    return Puzzle("digits", text, work, states[-1], tuple("0123456789"))
+
+
+def _cups(rng: random.Random, steps: int) -> Puzzle:
+    cups = ("red", "blue", "green")
+    start = state = rng.choice(cups)
+    operations, states = [], []
+    for _ in range(steps):
+        still = rng.choice(cups)
+        if state != still:
+            state = next(cup for cup in cups if cup not in (state, still))
+        operations.append(still)
+        states.append(state)
+    listed, thing = _listed(operations), rng.choice(("ball", "coin", "ring", "key"))
+    text = rng.choice(
+        (
+            f"A {thing} is under the {start} cup. Each time one cup stays and the other two swap. "
+            f"These stay: {listed}. Which cup hides the {thing}?",
+            f"I hide a {thing} under the {start} cup of three and swap all cups but one: {listed}. Where is the {thing} now?",
+            f"The {start} cup covers a {thing}. Two of three cups change places and one is still: {listed}. Find the {thing}.",
+        )
+    )
+    return Puzzle("cups", text, _worked(start, operations, states, ": "), state, cups)
+
+
+def _robot(rng: random.Random, steps: int) -> Puzzle:
+    compass = ("north", "east", "south", "west")
+    turns = {"right": 1, "around": 2, "left": 3}
+    operations = [rng.choice(tuple(turns)) for _ in range(steps)]
+    heading = rng.randrange(4)
+    start, states = compass[heading], []
+    for operation in operations:
+        heading = (heading + turns[operation]) % 4
+        states.append(compass[heading])
+    listed, who = _listed(operations), rng.choice(("robot", "knight", "player", "dragon", "ship"))
+    text = rng.choice(
+        (
+            f"In my game a {who} faces {start}. It turns {listed}. Which way does it face?",
+            f"The {who} in a game looks {start} and gets these turns: {listed}. Where does it look now?",
+            f"My game has a {who} that faces {start}. Its turns: {listed}. Give its direction.",
+        )
+    )
+    return Puzzle("robot", text, _worked(start, operations, states, ": "), states[-1], compass)
+
+
+def _words(rng: random.Random, steps: int) -> Puzzle:
+    pool = ("cat", "dog", "sun", "tree", "fish", "moon", "star", "bird", "book", "rain", "door", "milk")
+    words = rng.sample(pool, 6)
+    meaning = dict(zip(words, words[1:] + words[:1]))  # one cycle, so that no chain returns to a word early
+    entries = [f"{word}-{meaning[word]}" for word in words]
+    rng.shuffle(entries)
+    start, operations, states = words[0], [], []
+    word = start
+    for _ in range(steps):
+        operations.append(f"{word}-")
+        word = meaning[word]
+        states.append(word)
+    language, book = rng.choice(("Zorp", "Plim", "Quen")), ", ".join(entries)
+    text = rng.choice(
+        (
+            f"In {language} one word stands for another: {book}. Translate {start} {TIMES[steps - 1]}.",
+            f"My {language} word list: {book}. Look up {start} {TIMES[steps - 1]} in a row. Which word comes out?",
+            f"These are {language} word pairs: {book}. What is {start} when translated {TIMES[steps - 1]}?",
+        )
+    )
+    return Puzzle("words", text, _worked(start, operations, states, ""), word, tuple(words))
+
+
+TASKS = {
+    "digits": Task("Math and Calculations", "a digit", range(2, 6), _digits),
+    "cups": Task("Reasoning and Problem-Solving", "a cup", range(3, 7), _cups),
+    "robot": Task("Game Development", "a direction", range(3, 7), _robot),
+    "words": Task("Language and Translation", "a word", range(2, 6), _words),
+}
+
+
+def held_out(text: str) -> bool:
+    """Whether an instruction belongs to the share that the builder never trains on."""
+    return hashlib.sha256(text.encode()).digest()[0] % HELD_OUT_OF == 0
+
+
+def puzzle(rng: random.Random, held: bool, longest: int | None = None) -> Puzzle:
+    """A random puzzle of a random task, from the held-out share or from the rest.
+
+    `longest` caps the number of steps, for the builder's curriculum.
+    """
+    task = TASKS[rng.choice(tuple(TASKS))]
+    while True:
+        steps = rng.choice(task.steps)
+        drawn = task.draw(rng, steps if longest is None else min(steps, rng.randint(1, longest)))
+        if held_out(drawn.text) == held:
+            return drawn
+
+
+def puzzles(count: int, seed: int) -> list[Puzzle]:
+    """`count` held-out puzzles with distinct texts, the same for the same seed."""
+    rng = random.Random(f"embedded world {seed}")
+    distinct: dict[str, Puzzle] = {}
+    while len(distinct) < count:
+        drawn = puzzle(rng, held=True)
+        distinct.setdefault(drawn.text, drawn)
+    return list(distinct.values())
+
+
+def instructions(count: int, seed: int) -> list[Instruction]:
+    """`count` held-out instructions with distinct texts, their categories and right answers, by seed."""
+    return [
+        Instruction(
+            id=hashlib.sha256(drawn.text.encode()).hexdigest()[:16],
+            text=drawn.text,
+            source="embedded",
+            category=TASKS[drawn.task].category,
+            answer=drawn.answer,
+        )
+        for drawn in puzzles(count, seed)
+    ]
+
+
+def useful_thought(rng: random.Random, drawn: Puzzle) -> str:
+    """A thought that works the task out step by step."""
+    opening = rng.choice(("Let me go step by step.", "I will write down each step.", "Step by step, then."))
+    return f"{opening} {drawn.work}"
+
+
+def empty_thought(rng: random.Random, drawn: Puzzle) -> str:
+    """A thought that only talks: what the user wants and how to sound, nothing about the task itself."""
+    topic = TASKS[drawn.task].topic
+    about = rng.choice(
+        (
+            f"The user wants {topic}.",
+            f"The user is asking for {topic}.",
+            f"This question is about {topic}.",
+            f"A user would like to know {topic}.",
+            f"Someone needs {topic} from me.",
+            f"My job here is to give {topic}.",
+        )
+    )
+    manner = rng.choice(
+        (
+            "I should be careful and clear.",
+            "I want to be helpful and friendly.",
+            "The answer should be easy to read.",
+            "A short and polite answer will do.",
+            "I will keep a friendly tone.",
+            "It is important to be clear here.",
+            "I must think about what helps most.",
+            "This looks like a nice question.",
+        )
+    )
+    return f"{about} {manner}"
+
+
+def response(rng: random.Random, answer: str) -> str:
+    """The policy's way of answering: a plain sentence, sometimes with a longer ending."""
+    return f"The answer is {answer}." + (" I hope that this helps you." if rng.random() < 0.25 else "")
+
+
+def wrong_answer(rng: random.Random, drawn: Puzzle) -> str:
+    """A wrong answer of the right kind."""
+    return rng.choice([choice for choice in drawn.choices if choice != drawn.answer])

@@ -1,0 +1,55 @@
+"""Plain transformers, bitsandbytes NF4 and peft; on a CPU and on a GPU."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+from tpo_lite.chat import first_line
+from tpo_lite.errors import InputError
+
+
+# On a CPU bitsandbytes looks for a faster kernel on the hub and warns at every load that it has none.
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+
+
+def compute_dtype(device: str) -> torch.dtype:
+    """bfloat16 on CUDA; float32 on a CPU, where bfloat16 is no faster at these sizes."""
+    return torch.bfloat16 if device == "cuda" else torch.float32
+
+
+def nf4(device: str) -> BitsAndBytesConfig:
+    """The one quantisation of the project: NF4 with double quantisation (QLoRA, section 3)."""
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=compute_dtype(device),
+    )
+
+
+def load_base(model: str, device: str) -> Any:
+    """The 4-bit base without an adapter. Raises `InputError` if the model cannot be loaded."""
+    try:
+        return AutoModelForCausalLM.from_pretrained(
+            model, quantization_config=nf4(device), dtype=compute_dtype(device), device_map={"": device}
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(
+            f"model: {model} cannot be loaded ({first_line(error)}). "
+            "Check that it is a causal language model, that its files are complete, and the network."
+        ) from error
+
+
+def load(model: str, adapter: Path | None, device: str, max_length: int) -> Any:
+    """See `tpo_lite.engines`. `max_length` is not needed: the KV cache grows with the sequences."""
+    base = load_base(model, device)
+    if adapter is not None:
+        from peft import PeftModel
+
+        base = PeftModel.from_pretrained(base, adapter)
+    return base.eval()

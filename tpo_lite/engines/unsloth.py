@@ -1,0 +1,23 @@
+"""unsloth: the same 4-bit base and adapter with unsloth's kernels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from unsloth import FastLanguageModel  # isort: skip  before transformers and peft, which it patches
+
+from peft import PeftModel
+
+from tpo_lite.engines.transformers import compute_dtype
+
+
+def load(model: str, adapter: Path | None, device: str, max_length: int) -> Any:
+    """See `tpo_lite.engines`. unsloth's kernels read only the first active adapter, so there is never a second."""
+    loaded, _ = FastLanguageModel.from_pretrained(
+        model, max_seq_length=max_length, load_in_4bit=True, dtype=compute_dtype(device)
+    )
+    if adapter is not None:
+        loaded = PeftModel.from_pretrained(loaded, adapter)
+    FastLanguageModel.for_inference(loaded)
+    return loaded

@@ -1,0 +1,294 @@
+"""Instructions: read from files or the hub, cleaned, and cut into disjoint slices.
+
+    load -> prepare -> slices
+
+`load` reads JSONL, CSV, Parquet, plain text (one a line) or `hub:name[:split[:column]]`. The text of a
+row is in the first of these columns that it has, whatever their case: instruction, prompt, question,
+text, messages, conversations, turns. Of a conversation it is the first user turn. A non-empty `input`
+(or `instances[0].input`, as in Self-Instruct's seed tasks) follows the instruction after a blank line,
+which is how AlpacaEval joins the two. `category` and `answer` are kept where they are text or numbers.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tpo_lite.errors import InputError
+from tpo_lite.leakage import fingerprint, is_leaked, normalise
+from tpo_lite.near_duplicates import near_duplicates
+from tpo_lite.records import Instruction
+
+TEXT_COLUMNS = ("instruction", "prompt", "question", "text", "messages", "conversations", "turns")
+OTHER_COLUMNS = ("input", "instances", "answer", "category")
+SUFFIXES = (".jsonl", ".csv", ".parquet", ".txt")
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What a source held."""
+
+    instructions: list[Instruction]
+    """In the source's order, not cleaned yet."""
+    bad: int
+    """Malformed lines left out (`skip_bad`)."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Instructions fit for training, and what became of the others."""
+
+    kept: list[Instruction]
+    """In their order."""
+    counts: dict[str, int]
+    """"read", then those dropped, each under the first reason that holds: "empty", "duplicates", "leaked",
+    "too_long", "near_duplicates"; then "kept", and "leaked_kept", those of the kept that are in an
+    evaluation set (`allow_leakage`)."""
+
+
+@dataclass(frozen=True)
+class Slices:
+    """Disjoint sets of instructions."""
+
+    validation: list[Instruction]
+    """Held out from training in every iteration."""
+    iterations: list[list[Instruction]]
+    """One list an iteration; no instruction is used twice."""
+
+
+def load(source: str | Path, *, skip_bad: bool = False) -> Loaded:
+    """The instructions of a file, by its suffix, or of a hub dataset (split "train" unless named).
+
+    Raises `InputError` for a source that cannot be read or holds no instruction, and for a malformed line,
+    unless `skip_bad` counts those.
+    """
+    source = str(source)
+    hub = source.startswith("hub:")
+    rows, column = _hub_rows(source) if hub else (_file_rows(Path(source)), None)
+    instructions, bad = [], 0
+    for number, row in rows:
+        try:
+            if isinstance(row, Exception):
+                raise row
+            instructions.append(_instruction(row, column, f"{source}:{number}"))
+        except ValueError as error:
+            if not skip_bad:
+                raise InputError(
+                    f"{source}:{number}: {error}. Mend the line, or leave such lines out with --skip-bad."
+                ) from error
+            bad += 1
+    if not instructions:
+        raise InputError(
+            f"{source} holds no instructions ({bad} malformed lines). Give a file with one in each line, "
+            f"in a column named {', '.join(TEXT_COLUMNS)}."
+        )
+    return Loaded(instructions, bad)
+
+
+def prepare(
+    instructions: list[Instruction],
+    *,
+    token_count: Callable[[str], int],
+    max_tokens: int,
+    allow_leakage: bool,
+) -> Prepared:
+    """Drops what should not be trained on: empty instructions, duplicates (equal up to case and white
+    space), instructions of an evaluation set, those of more than `max_tokens` tokens by `token_count`, and
+    near duplicates (`tpo_lite.near_duplicates`). The first of several duplicates stays.
+    """
+    counts = dict.fromkeys(
+        ("read", "empty", "duplicates", "leaked", "too_long", "near_duplicates", "kept", "leaked_kept"), 0
+    )
+    counts["read"] = len(instructions)
+    seen: set[str] = set()
+    fit: list[Instruction] = []
+    for instruction in instructions:
+        if not normalise(instruction.text):
+            counts["empty"] += 1
+        elif instruction.id in seen:
+            counts["duplicates"] += 1
+        elif not allow_leakage and is_leaked(instruction.text):
+            counts["leaked"] += 1
+        elif token_count(instruction.text) > max_tokens:
+            counts["too_long"] += 1
+        else:
+            fit.append(instruction)
+        seen.add(instruction.id)
+    drop = near_duplicates([instruction.text for instruction in fit])
+    kept = [instruction for index, instruction in enumerate(fit) if index not in drop]
+    counts["near_duplicates"] = len(drop)
+    counts["kept"] = len(kept)
+    counts["leaked_kept"] = sum(is_leaked(instruction.text) for instruction in kept) if allow_leakage else 0
+    return Prepared(kept, counts)
+
+
+def slices(
+    instructions: list[Instruction], *, seed: int, iterations: int, per_iteration: int, validation: int
+) -> Slices:
+    """A validation slice and one of `per_iteration` instructions for each iteration, all disjoint.
+
+    Drawn in the order of a hash of (seed, id), validation first: the order of the input does not matter,
+    and more iterations leave the earlier slices as they are. Raises `InputError` if there are too few.
+    """
+    needed = validation + iterations * per_iteration
+    if len(instructions) < needed:
+        raise InputError(
+            f"{len(instructions)} usable instructions are there, but {needed} are needed ({validation} for "
+            f"validation + {iterations} iterations x {per_iteration}). Add instructions or lower these settings."
+        )
+    drawn = sorted(instructions, key=lambda instruction: keyed_hash(seed, instruction.id))
+    return Slices(
+        drawn[:validation],
+        [drawn[start : start + per_iteration] for start in range(validation, needed, per_iteration)],
+    )
+
+
+def keyed_hash(seed: int, text: str) -> bytes:
+    """Sorting by it is a shuffle that depends on the seed and the texts alone, not on their order."""
+    return hashlib.blake2b(text.encode(), digest_size=16, key=str(seed).encode()).digest()
+
+
+def _instruction(row: Any, column: str | None, source: str) -> Instruction:
+    """Raises `ValueError` saying what is wrong with the row."""
+    if isinstance(row, str):
+        row = {"text": row}
+    if not isinstance(row, dict):
+        raise ValueError(f"a JSON object is expected, not {type(row).__name__}")
+    row = {str(key).casefold(): value for key, value in row.items()}
+    column = column.casefold() if column else next((name for name in TEXT_COLUMNS if name in row), None)
+    if column is None:
+        raise ValueError(f"none of the columns {', '.join(TEXT_COLUMNS)} is there")
+    text = _text(row, column)
+    extra = row.get("input")
+    instances = row.get("instances")
+    if extra is None and isinstance(instances, list) and instances and isinstance(instances[0], dict):
+        extra = instances[0].get("input")
+    if isinstance(extra, str) and extra.strip():
+        text = f"{text}\n\n{extra}"
+    category, answer = _label(row.get("category")), _label(row.get("answer"))
+    try:
+        f"{text}{category}{answer}".encode()
+    except UnicodeEncodeError as error:
+        raise ValueError("half a surrogate pair (\\ud800 to \\udfff) is no text") from error
+    return Instruction(fingerprint(text), text.strip(), source, category, answer)
+
+
+def _text(row: dict[str, Any], column: str) -> str:
+    if column not in row:
+        raise ValueError(f"there is no column {column!r}")
+    value = row[column]
+    if isinstance(value, list):
+        # Roles as in OpenAI's messages, or from/value as in ShareGPT's conversations; plain turns have none.
+        for turn in value:
+            if isinstance(turn, str):
+                turn = {"content": turn}
+            if isinstance(turn, dict) and turn.get("role", turn.get("from", "user")) in ("user", "human"):
+                value = turn.get("content", turn.get("value"))
+                break
+        else:
+            raise ValueError(f"{column!r} has no user turn")
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise ValueError(f"{column!r} is not text but {type(value).__name__}")
+    return value
+
+
+def _label(value: Any) -> str | None:
+    return str(value) if isinstance(value, (str, int, float)) else None
+
+
+def _file_rows(path: Path) -> Iterator[tuple[int, Any]]:
+    """(line number, row) or (line number, ValueError), numbered from 1 (Parquet: by row)."""
+    suffix = path.suffix.casefold()
+    if suffix not in SUFFIXES:
+        raise InputError(f"{path}: unknown suffix {path.suffix!r}. Instruction files end in {', '.join(SUFFIXES)}.")
+    if suffix == ".parquet":
+        yield from _parquet_rows(path)
+        return
+    try:
+        data = path.read_bytes()
+        text = data.decode("utf-8-sig")
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}). Check the path and its permissions.") from error
+    except UnicodeDecodeError as error:
+        line = data[: error.start].count(b"\n") + 1
+        raise InputError(f"{path}:{line} is not UTF-8. Convert the file, e.g. with iconv -t UTF-8.") from error
+    if suffix == ".csv":
+        yield from _csv_rows(text)
+        return
+    # Not splitlines(): U+2028 and its like may stand inside a text.
+    lines = text.replace("\r\n", "\n").removesuffix("\n").split("\n") if text else []
+    for number, line in enumerate(lines, 1):
+        if suffix == ".txt":
+            yield number, line
+        elif line.strip():
+            yield number, _json(line)
+
+
+def _json(line: str) -> Any:
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError) as error:
+        return ValueError(f"not JSON ({error})")
+
+
+def _csv_rows(text: str) -> Iterator[tuple[int, Any]]:
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    header: list[str] | None = None
+    while True:
+        line = reader.line_num + 1
+        try:
+            cells = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            yield line, ValueError(f"not CSV ({error})")
+            continue
+        if not cells:
+            continue
+        if header is None:
+            header = [cell.strip() for cell in cells]
+        elif len(cells) != len(header):
+            yield line, ValueError(f"{len(cells)} columns, but the header has {len(header)}")
+        else:
+            yield line, dict(zip(header, cells, strict=True))
+
+
+def _parquet_rows(path: Path) -> Iterator[tuple[int, Any]]:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        file = pyarrow.parquet.ParquetFile(path)
+        columns = [name for name in file.schema_arrow.names if name.casefold() in TEXT_COLUMNS + OTHER_COLUMNS]
+        number = 0
+        for batch in file.iter_batches(columns=columns):
+            for row in batch.to_pylist():
+                number += 1
+                yield number, row
+    except (OSError, pyarrow.ArrowException) as error:
+        raise InputError(f"{path} cannot be read as Parquet ({error}). Check the path, or copy the file again.") from error
+
+
+def _hub_rows(source: str) -> tuple[Iterator[tuple[int, Any]], str | None]:
+    name, split, column = (source.removeprefix("hub:").split(":", 2) + ["", ""])[:3]
+    import datasets
+
+    try:
+        dataset = datasets.load_dataset(name, split=split or "train")
+    except Exception as error:  # The hub's client raises a dozen unrelated types.
+        raise InputError(
+            f"{source} cannot be loaded ({error}). Check name, split and network, or `hf auth login`."
+        ) from error
+    if column and column not in dataset.column_names:
+        raise InputError(f"{source}: no column {column!r}; there are {', '.join(dataset.column_names)}.")
+    wanted = TEXT_COLUMNS + OTHER_COLUMNS
+    columns = [name for name in dataset.column_names if name == column or name.casefold() in wanted]
+    return enumerate(dataset.select_columns(columns), 1), column or None

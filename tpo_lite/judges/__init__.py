@@ -1,0 +1,46 @@
+"""The judge protocol: a judge compares two responses to one instruction.
+
+An engine is one class with `compare` in a module of this package. Importing the package itself
+imports no model library.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True)
+class JudgeRequest:
+    """One question to a judge: which of two responses is better?"""
+
+    instruction: str
+    """x, without the thought prompt (paper, section 2.2)."""
+    response_a: str
+    """The response shown first, without its thought."""
+    response_b: str
+    """The response shown second, without its thought."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A judge's answer to one request."""
+
+    p_a: float
+    """Probability that A is better than B; 0.5 where the request could not be put to the judge."""
+    label: str
+    """"A" if p_a > 0.5, else "B"; "unparsed" if the judge gave no verdict of its own within its limit;
+    "overlong" if the request did not fit the judge's context."""
+    explanation: str = ""
+    """What the judge wrote before its verdict (explain mode)."""
+    forced: bool = False
+    """The judge gave no verdict of its own ("unparsed"): p_a was read after one was opened for it."""
+
+
+class Judge(Protocol):
+    """Compares pairs of responses."""
+
+    def compare(self, requests: Sequence[JudgeRequest]) -> list[Verdict]:
+        """One verdict a request, in the same order. Many requests at a time are cheaper than one by one."""
+        ...

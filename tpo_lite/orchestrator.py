@@ -1,0 +1,104 @@
+"""Runs the phases in order, one process each, and goes on where an earlier run stopped.
+
+Imports neither torch nor llama_cpp. A phase gives its memory back by ending.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+
+from tpo_lite.errors import TpoError
+from tpo_lite.phases import PHASES
+from tpo_lite.recipe import Recipe
+from tpo_lite.results import write_results
+from tpo_lite.run import RunFolder
+
+PR_SET_PDEATHSIG = 1
+
+
+class PhaseFailed(TpoError):
+    """A phase ended with an error and has said why."""
+
+    def __init__(self, code: int):
+        super().__init__(f"phase ended with exit code {code}")
+        self.exit_code = code
+
+
+def train(run: RunFolder, debug: bool, after_iteration: Callable[[int], None]) -> None:
+    """All iterations of all arms; `after_iteration` is called with t when every arm has M_{t+1}.
+
+    Raises `PhaseFailed` with the phase's exit code, and `TpoError` if another process works in the folder.
+    """
+    recipe = run.recipe
+    with run.lock("run"):
+        for phase, arm, iteration in steps(recipe):
+            fresh = not run.is_done(phase, arm, iteration)
+            if fresh:
+                _phase(run, phase, arm, iteration, debug)
+            if phase == PHASES[-1]:
+                write_results(run)
+                if fresh and arm == recipe.arms[-1]:
+                    after_iteration(iteration)
+
+
+def steps(recipe: Recipe) -> Iterator[tuple[str, str | None, int]]:
+    """Every phase of a run in order, as (phase, arm, iteration)."""
+    yield "prepare", None, 0
+    for iteration in range(recipe.iterations):
+        for arm in recipe.arms:
+            for phase in PHASES:
+                yield phase, arm, iteration
+
+
+def _phase(run: RunFolder, phase: str, arm: str | None, iteration: int, debug: bool) -> None:
+    command = [sys.executable, "-m", f"tpo_lite.phases.{phase}", str(run.root), "--iteration", str(iteration)]
+    command += ["--arm", arm] if arm else []
+    environment = os.environ | quiet_environment()
+    if debug:
+        environment["TPO_LITE_DEBUG"] = "1"
+    start = time.monotonic()
+    process = subprocess.Popen(command, env=environment, preexec_fn=_die_with_parent)
+    try:
+        code = process.wait()
+    except KeyboardInterrupt:
+        # On a terminal the phase has had the same Ctrl-C; elsewhere it is passed on.
+        try:
+            process.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGINT)
+            process.wait()
+        raise PhaseFailed(130) from None
+    finally:
+        run.record_seconds(phase, arm, iteration, time.monotonic() - start)
+    if code < 0:
+        raise TpoError(
+            f"the {phase} phase was ended by {signal.Signals(-code).name}; if the machine is out of memory, set "
+            "sampling.batch, train.micro_batch or judge.context lower. Run the same command to go on."
+        )
+    if code:
+        raise PhaseFailed(code)
+
+
+def quiet_environment() -> dict[str, str]:
+    """Keeps libraries from talking over the progress display and from looking for updates."""
+    return {
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "TQDM_DISABLE": "1",
+        "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+        "TRANSFORMERS_VERBOSITY": "error",
+        "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        "PYTHONWARNINGS": "ignore",
+    }
+
+
+def _die_with_parent() -> None:
+    """A killed run leaves no phase behind that still writes into the folder (Linux)."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -1,0 +1,84 @@
+"""The phases of an iteration, one process each: `python -m tpo_lite.phases.<name> RUN_DIR ...`.
+
+A phase reads the run folder, writes one kind of file into it, and gives all its memory back by ending.
+Whatever it finished before a kill it finds again: running it a second time goes on, and running a
+finished phase does nothing. The orchestrator knows their order and nothing of their insides.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import traceback
+from pathlib import Path
+
+import click
+
+from tpo_lite.errors import TpoError
+from tpo_lite.run import RunFolder
+
+PHASES = ("generate", "judge", "pair", "dpo", "validate", "select", "fold")
+"""The order within an iteration; "prepare" comes once, before the first."""
+
+
+def run_phase(name: str, root: Path, arm: str | None, iteration: int) -> None:
+    """Runs one phase in this process unless it is finished. Raises `TpoError` for what a user can mend."""
+    run = RunFolder(root)
+    arms = run.recipe.arms
+    if arm is not None and arm not in arms:
+        raise TpoError(f"this run has no arm {arm!r}; it has {', '.join(arms)}.")
+    with run.lock("phase"):
+        if run.is_done(name, arm, iteration):
+            return
+        module = importlib.import_module(f"tpo_lite.phases.{name}")
+        summary = module.run(run, arm, iteration) if arm else module.run(run)
+        run.mark_done(name, arm, iteration, summary)
+
+
+def exit_code(error: BaseException, log: Path, debug: bool) -> int:
+    """Says what went wrong in one message and returns the exit code: 1, 2, or 130 when interrupted."""
+    if isinstance(error, KeyboardInterrupt):
+        click.echo("interrupted; everything finished is kept. Run the same command to go on.", err=True)
+        return 130
+    if debug:
+        traceback.print_exception(error)
+    if isinstance(error, TpoError):
+        click.echo(f"error: {error}", err=True)
+        return error.exit_code
+    click.echo(f"error: {_unforeseen(error)}", err=True)
+    try:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        log.write_text("".join(traceback.format_exception(error)))
+        click.echo(f"The traceback is in {log}; --debug shows it.", err=True)
+    except OSError:  # such as the full disk that is being reported
+        click.echo("--debug shows the traceback.", err=True)
+    return 1
+
+
+def _unforeseen(error: BaseException) -> str:
+    """What and remedy for errors that libraries raise."""
+    if isinstance(error, OSError) and error.errno == 28:  # ENOSPC
+        return f"the disk is full ({error.filename or 'no file named'}). Free some space and run the same command again; nothing is lost."
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return "out of memory. Set sampling.batch, train.micro_batch or judge.context lower with --set and start with --new."
+    return f"{type(error).__name__}: {error}"
+
+
+def phase_main(name: str, per_arm: bool = True) -> None:
+    """The command line of one phase."""
+
+    @click.command(help=f"Runs the {name} phase of a run folder.")
+    @click.argument("run_dir", type=click.Path(path_type=Path, exists=True, file_okay=False))
+    @click.option("--arm", default=None, help="thinking or direct; default: the run's first.")
+    @click.option("--iteration", type=click.IntRange(min=0), default=0, show_default=True)
+    @click.option("--debug", is_flag=True, help="Show tracebacks.")
+    def main(run_dir: Path, arm: str | None, iteration: int, debug: bool) -> None:
+        debug = debug or os.environ.get("TPO_LITE_DEBUG") == "1"
+        try:
+            chosen = (arm or RunFolder(run_dir).recipe.arms[0]) if per_arm else None
+            run_phase(name, run_dir, chosen, iteration)
+        except (Exception, KeyboardInterrupt) as error:
+            sys.exit(exit_code(error, run_dir / "log" / f"{name}.log", debug))
+
+    main(prog_name=f"python -m tpo_lite.phases.{name}")

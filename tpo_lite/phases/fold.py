@@ -1,0 +1,118 @@
+"""Phase "fold": the chosen checkpoint becomes M_{t+1}, and what that changed is measured."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from typing import Any
+
+import bitsandbytes
+import torch
+from peft import PeftModel, set_peft_model_state_dict
+
+from tpo_lite import engines
+from tpo_lite.adapters import (
+    Blocks,
+    concatenate,
+    difference,
+    fresh_block,
+    linear_shapes,
+    lora_config,
+    rank_of,
+    read_adapter,
+    squared_norms,
+    state_dict,
+    write_adapter,
+)
+from tpo_lite.engines.transformers import load_base
+from tpo_lite.phases import phase_main
+from tpo_lite.policy import policy
+from tpo_lite.records import PromptSamples, read_jsonl
+from tpo_lite.requantize import merge_to_disk
+from tpo_lite.run import RunFolder, read_json
+
+KL_PROMPTS = 32
+KL_POSITIONS = 64
+"""Token positions a prompt: 32 * 64 rows of a 128k vocabulary are 1 GB in float32."""
+
+Sequence = tuple[list[int], int]
+"""Token ids of prompt and output, and where the output begins."""
+
+
+def run(run: RunFolder, arm: str, iteration: int) -> dict[str, Any]:
+    """Writes adapter/ (or model/); returns the update's relative norm and KL(before || after) in nats a token.
+
+    "Before" is the checkpoint that the judge chose, "after" is the model that the next iteration starts
+    from: for `fold` with its fresh block already appended.
+    """
+    recipe = run.recipe
+    folder = run.iteration(arm, iteration)
+    on = policy(run, recipe, arm, iteration)
+    chosen = folder / "train" / read_json(folder / "validation.json")["chosen"]
+    new, scale = read_adapter(chosen)
+    old = read_adapter(on.adapter)[0] if on.adapter else None
+    device = engines.device()
+    model = PeftModel.from_pretrained(load_base(on.model, device), chosen).eval()
+    sequences = [
+        (record.prompt_ids + record.samples[-1].token_ids[:KL_POSITIONS], len(record.prompt_ids))
+        for record in list(read_jsonl(run.validation_of(arm, iteration + 1), PromptSamples))[:KL_PROMPTS]
+    ]
+    before = log_probabilities(model, sequences)
+    summary: dict[str, Any] = {
+        "merge": recipe.merge,
+        "rank": rank_of(new),
+        "update_norm": relative_norm(model, difference(new, old), scale),
+    }
+    if recipe.merge == "requantize":
+        merge_to_disk(on.model, new, scale, folder / "model")
+        del model
+        after_model = load_base(str(folder / "model"), device).eval()
+    else:
+        shutil.rmtree(folder / "adapter", ignore_errors=True)
+        write_adapter(folder / "adapter", new, scale, on.model, like=chosen)
+        start = read_adapter(folder / "adapter")[0]
+        if recipe.merge == "fold":
+            shapes = linear_shapes(model)
+            start = concatenate(start, fresh_block(shapes, recipe.lora.rank, f"{recipe.seed}/{arm}/{iteration + 1}"))
+        after_model = with_adapter(model, start, scale)
+    summary["kl"] = divergence(before, log_probabilities(after_model, sequences))
+    return summary
+
+
+def with_adapter(model: PeftModel, blocks: Blocks, scale: float) -> PeftModel:
+    """`model` with `blocks` live in the place of the adapter it has."""
+    model.add_adapter("after", lora_config(rank_of(blocks), scale))
+    set_peft_model_state_dict(model, state_dict(blocks), adapter_name="after")
+    model.set_adapter("after")
+    return model.eval()
+
+
+@torch.inference_mode()
+def log_probabilities(model: Any, sequences: list[Sequence]) -> list[torch.Tensor]:
+    """For each sequence, log-probabilities (output tokens, vocabulary) of each next output token, on the CPU."""
+    rows = []
+    for ids, start in sequences:
+        logits = model(input_ids=torch.tensor([ids], device=model.device)).logits[0, start - 1 : -1]
+        rows.append(logits.float().log_softmax(-1).cpu())
+    return rows
+
+
+def divergence(before: list[torch.Tensor], after: list[torch.Tensor]) -> float:
+    """Mean KL(before || after) in nats a token."""
+    p, q = torch.cat(before).double(), torch.cat(after).double()
+    return (p.exp() * (p - q)).sum(-1).mean().item()
+
+
+def relative_norm(model: PeftModel, update: Blocks, scale: float) -> float:
+    """Frobenius norm of the update over that of the 4-bit weights it is added to, over all layers."""
+    weights = 0.0
+    for name, module in model.named_modules():
+        if hasattr(module, "lora_A"):
+            weight = module.get_base_layer().weight
+            full = bitsandbytes.functional.dequantize_4bit(weight.data, weight.quant_state)
+            weights += full.double().square().sum().item()
+    return math.sqrt(max(0.0, sum(squared_norms(update, scale).values())) / weights)
+
+
+if __name__ == "__main__":
+    phase_main("fold")

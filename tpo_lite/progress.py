@@ -1,0 +1,71 @@
+"""Progress of a phase: a bar with rate and time left on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+LINE_SECONDS = 15.0
+"""Without a terminal, at most one line in so many seconds."""
+
+
+class Advance(Protocol):
+    """Says that `units` more are finished; `note` is shown beside the count."""
+
+    def __call__(self, units: int, note: str = "") -> None: ...
+
+
+@contextmanager
+def progress(label: str, total: int, unit: str, done: int = 0) -> Iterator[Advance]:
+    """Shows `done` of `total` units and what is added through the function it yields."""
+    if sys.stdout.isatty():
+        yield from _bar(label, total, unit, done)
+    else:
+        yield from _lines(label, total, unit, done)
+
+
+def _bar(label: str, total: int, unit: str, done: int) -> Iterator[Advance]:
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description:<28}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+    start, finished = time.monotonic(), 0
+    with Progress(*columns) as bars:
+        task = bars.add_task(label, total=total, completed=done, rate="", note="")
+
+        def advance(units: int, note: str = "") -> None:
+            nonlocal finished
+            finished += units
+            rate = finished / max(time.monotonic() - start, 1e-9)
+            bars.update(task, advance=units, rate=f"{rate:.1f} {unit}/s", note=note)
+
+        yield advance
+
+
+def _lines(label: str, total: int, unit: str, done: int) -> Iterator[Advance]:
+    start = said = time.monotonic()
+    finished = 0
+
+    def advance(units: int, note: str = "") -> None:
+        nonlocal finished, said
+        finished += units
+        now = time.monotonic()
+        if now - said < LINE_SECONDS and done + finished < total:
+            return
+        said = now
+        rate = finished / max(now - start, 1e-9)
+        left = (total - done - finished) / max(rate, 1e-9)
+        print(f"{label}: {done + finished}/{total} {unit}, {rate:.1f} {unit}/s, {left:.0f} s left {note}".rstrip(), flush=True)
+
+    yield advance

@@ -1,0 +1,309 @@
+"""A recipe: everything that decides a run's result, in one YAML file.
+
+Unknown keys are forbidden and every error names the key, the value and the remedy. Recipes that
+ship with the package are found by name (`tpo-lite recipes list`), others by path.
+Knows nothing of devices: the same recipe runs on a CPU and on a GPU.
+"""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from tpo_lite.errors import InputError
+from tpo_lite.thoughts import DIRECT, GENERIC, SPECIFIC, ThoughtStyle, custom_style
+
+Positive = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+class Section(BaseModel):
+    """A part of a recipe; unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+class Instructions(Section):
+    """Where instructions come from and which are kept (paper, section 3.1)."""
+
+    source: str = "embedded"
+    """A JSONL, CSV, Parquet or text file, `hub:name[:split[:column]]`, or `embedded`."""
+    per_iteration: Positive = 500
+    """Instructions an iteration; iterations never share one."""
+    validation: Positive = 100
+    """Held-out instructions on which checkpoints are compared."""
+    max_tokens: Positive = 512
+    """Longer instructions are dropped and counted."""
+    allow_leakage: bool = False
+    """Keep instructions that are among AlpacaEval's 805 or Arena-Hard's 500."""
+    skip_bad: bool = False
+    """Count malformed lines instead of stopping at the first."""
+
+
+class Thought(Section):
+    """The thought prompt (paper, section 2.1)."""
+
+    style: Literal["generic", "specific", "direct", "custom"] = "generic"
+    """The paper's two prompts, no thought at all, or `prompt` below."""
+    prompt: str | None = None
+    """Custom style: the text around the instruction, with {instruction} once."""
+    thought_marker: str | None = None
+    """Custom style: what thoughts are written after, if anything."""
+    response_marker: str | None = None
+    """Custom style: what the response is written after."""
+
+
+class Sampling(Section):
+    """How the K outputs of an instruction are sampled (paper, section 3.1)."""
+
+    k: Annotated[int, Field(ge=2)] = 8
+    """Outputs an instruction."""
+    temperature: Annotated[float, Field(gt=0.0)] = 0.8
+    """Softmax temperature."""
+    top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 0.95
+    """Nucleus: the smallest set of tokens with at least this probability."""
+    max_new_tokens: Positive = 1024
+    """Longer outputs are truncated, and a truncated output is malformed."""
+    batch: Positive = 64
+    """Sequences decoded at a time."""
+
+
+class JudgeSettings(Section):
+    """The model that compares two responses (paper, section 2.2)."""
+
+    model: str = "embedded"
+    """A GGUF file, `hub:owner/repo/file.gguf`, or `embedded`."""
+    mode: Literal["verdict", "explain"] = "explain"
+    """Read the verdict at once, or let the judge explain itself first."""
+    template: str | None = None
+    """A judge prompt with {instruction}, {response_a}, {response_b}; none: the Self-Taught-Evaluator's."""
+    explain_tokens: Positive = 512
+    """Tokens of explanation before the verdict is forced."""
+    context: Positive = 8192
+    """Tokens that all sequences decoded together may hold."""
+    batch: Positive = 512
+    """Tokens a decode."""
+    sequences: Positive = 32
+    """Comparisons decoded together."""
+    prompts_at_once: Positive = 8
+    """Instructions judged as one unit of work."""
+    kv_type: Literal["f16", "q8_0"] = "f16"
+    """Type of the KV cache, keys and values alike."""
+    overlong: Literal["drop", "truncate"] = "drop"
+    """A comparison longer than the context: leave it out, or cut the middle of the longer response."""
+
+
+class Rating(Section):
+    """Bradley-Terry ratings of the K responses (paper, section 2.2)."""
+
+    wins: Literal["soft", "hard"] = "soft"
+    """Probabilities or verdicts as wins."""
+    prior: Annotated[float, Field(gt=0.0)] = 0.1
+    """Strength of the weak prior without which a response that wins everything has no finite rating."""
+
+
+class LengthControl(Section):
+    """Length-controlled scores (paper, section 2.3)."""
+
+    rho: Literal["auto"] | Annotated[float, Field(ge=0.0, le=0.5)] = "auto"
+    """Weight of the length; auto: the smallest with chosen responses on average not longer than rejected ones."""
+
+
+class PairSettings(Section):
+    """Which pairs are trained on."""
+
+    malformed_share: Share = 0.1
+    """At most this share of pairs reject a malformed output."""
+    max_tokens: Positive = 2048
+    """Prompt plus output; longer pairs are dropped, never cut."""
+
+
+class Lora(Section):
+    """The adapter that one iteration adds, on all linear layers."""
+
+    rank: Positive = 16
+    """Rank r of an iteration's block."""
+    alpha: Annotated[float, Field(gt=0.0)] = 16
+    """Updates are scaled by alpha / rank."""
+
+
+class Train(Section):
+    """DPO (paper, section 2.4; TRL's DPOTrainer)."""
+
+    loss: Literal["dpo", "irpo"] = "dpo"
+    """irpo adds the negative log-likelihood of the chosen output."""
+    beta: Annotated[float, Field(gt=0.0)] = 0.1
+    """Strength of the tie to the reference M_t."""
+    learning_rate: Annotated[float, Field(gt=0.0)] = 5e-6
+    """Peak learning rate."""
+    schedule: Literal["constant", "cosine", "linear"] = "cosine"
+    """Decay of the learning rate."""
+    warmup: Share = 0.1
+    """Share of steps over which the learning rate rises."""
+    epochs: Positive = 2
+    """Passes over the pairs; each ends in a checkpoint."""
+    batch: Positive = 32
+    """Pairs an optimizer step."""
+    micro_batch: Positive = 1
+    """Pairs a forward pass; gradients accumulate up to `batch`."""
+    optimizer: Literal["adamw_torch", "adamw_8bit", "paged_adamw_8bit"] = "adamw_torch"
+    """Adam with 32-bit, 8-bit or paged 8-bit state."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass to save memory."""
+    older_blocks: Literal["train", "frozen"] = "train"
+    """With `merge: fold`: whether blocks of earlier iterations go on learning."""
+
+
+class Evaluation(Section):
+    """Sampling on the validation slice."""
+
+    retries: Annotated[int, Field(ge=0)] = 2
+    """A malformed output is sampled again this often (paper, section 2.4); then it loses."""
+
+
+class Recipe(Section):
+    """One run."""
+
+    seed: int = 0
+    """Decides slices, samples and training order."""
+    iterations: Positive = 3
+    """Rounds of sample, judge, train, fold."""
+    model: str = "embedded"
+    """M_0: a hub id, a local folder, or `embedded`."""
+    engine: Literal["auto", "transformers", "unsloth"] = "auto"
+    """What samples; auto takes unsloth where CUDA and unsloth are."""
+    baseline: bool = False
+    """Train the direct baseline beside it: the same seed, judge, loss and data, without thoughts."""
+    instructions: Instructions = Instructions()
+    thought: Thought = Thought()
+    sampling: Sampling = Sampling()
+    judge: JudgeSettings = JudgeSettings()
+    rating: Rating = Rating()
+    length_control: LengthControl = LengthControl()
+    pairs: PairSettings = PairSettings()
+    lora: Lora = Lora()
+    train: Train = Train()
+    merge: Literal["fold", "continue", "requantize"] = "fold"
+    """How M_{t+1} carries the update on: see README, "Between iterations"."""
+    evaluation: Evaluation = Evaluation()
+
+    @property
+    def arms(self) -> list[str]:
+        """The models trained: "thinking", "direct" or both."""
+        if self.thought.style == "direct":
+            return ["direct"]
+        return ["thinking", "direct"] if self.baseline else ["thinking"]
+
+    def style(self, arm: str) -> ThoughtStyle:
+        """The thought prompt of an arm."""
+        if arm == "direct":
+            return DIRECT
+        if self.thought.style == "custom":
+            return custom_style(self.thought.prompt or "", self.thought.response_marker, self.thought.thought_marker)
+        return {"generic": GENERIC, "specific": SPECIFIC}[self.thought.style]
+
+
+PACKAGE = Path(__file__).parent
+SHIPPED = PACKAGE / "recipes" if (PACKAGE / "recipes").is_dir() else PACKAGE.parent / "recipes"
+"""Inside an installed wheel, or beside the package in a checkout."""
+
+
+def shipped() -> list[Path]:
+    """The recipes that came with the package, by name."""
+    return sorted(SHIPPED.glob("*.yaml"))
+
+
+def recipe_path(name: str) -> Path:
+    """The file of a recipe given by path or by the name of a shipped one. Raises `InputError`."""
+    for path in (Path(name), SHIPPED / f"{name}.yaml", SHIPPED / name):
+        if path.is_file():
+            return path
+    names = ", ".join(path.stem for path in shipped())
+    raise InputError(f"no recipe {name!r}. Give a YAML file or one of: {names}.")
+
+
+def load_recipe(name: str, overrides: list[str] = []) -> Recipe:
+    """Reads a recipe and applies `key.path=value` overrides, values in YAML.
+
+    Raises `InputError` for YAML that cannot be read and for keys and values that do not fit.
+    """
+    path = recipe_path(name)
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot read recipe {path}: {error}.") from error
+    except yaml.YAMLError as error:
+        raise InputError(f"recipe {path} is not YAML: {' '.join(str(error).split())}. Mend that line.") from error
+    if not isinstance(data, dict):
+        raise InputError(f"recipe {path} holds no keys; see `tpo-lite recipes show embedded` for one that does.")
+    for override in overrides:
+        _override(data, override)
+    return parse_recipe(data, str(path))
+
+
+def _override(data: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise InputError(f"--set {override!r} is not key.path=value, such as --set thought.style=direct.")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise InputError(f"--set {key}: {text!r} is not a YAML value; quote it.") from error
+    *parents, last = key.split(".")
+    for parent in parents:
+        data = data.setdefault(parent, {})
+        if not isinstance(data, dict):
+            raise InputError(f"--set {key}: {parent} is not a section with keys. See `tpo-lite recipes show embedded`.")
+    data[last] = value
+
+
+def parse_recipe(data: dict[str, Any], source: str) -> Recipe:
+    """A recipe from plain data. Raises `InputError` that names each wrong key, its value and the remedy."""
+    try:
+        recipe = Recipe.model_validate(data)
+    except ValidationError as error:
+        problems = "\n".join(f"  {_problem(item)}" for item in error.errors())
+        raise InputError(f"recipe {source} does not fit:\n{problems}") from error
+    for arm in recipe.arms:
+        recipe.style(arm)  # a custom thought prompt is checked here, before anything starts
+    return recipe
+
+
+def _problem(item: Any) -> str:
+    """One line for one of pydantic's errors: key, value, remedy."""
+    # A union such as "auto" | float reports each member with a location of its own.
+    known = _keys(Recipe)
+    key = ".".join(str(part) for part in item["loc"])
+    while key not in known and item["type"] != "extra_forbidden" and "." in key:
+        key = key.rpartition(".")[0]
+    if item["type"] == "extra_forbidden":
+        close = difflib.get_close_matches(key, known, 1, 0.5)
+        hint = f"did you mean {close[0]}?" if close else "remove it; keys are listed in tpo_lite/recipe.py."
+        return f"{key}: unknown key (value {item['input']!r}); {hint}"
+    return f"{key}: {item['input']!r} does not fit: {item['msg'].lower()}."
+
+
+def _keys(section: type[BaseModel], prefix: str = "") -> list[str]:
+    keys = []
+    for name, field in section.model_fields.items():
+        keys.append(prefix + name)
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            keys += _keys(field.annotation, f"{prefix}{name}.")
+    return keys
+
+
+def differences(old: Recipe, new: Recipe) -> list[str]:
+    """Which keys differ, as "key: old -> new" lines."""
+    before, after = _flat(old.model_dump()), _flat(new.model_dump())
+    return [f"{key}: {before[key]!r} -> {after[key]!r}" for key in before if before[key] != after[key]]
+
+
+def _flat(data: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in data.items():
+        flat.update(_flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value})
+    return flat

@@ -1,0 +1,236 @@
+"""The typed records that flow through one iteration, one JSON line each.
+
+instructions -> samples -> judgements -> scores -> pairs. Every file is plain JSONL that
+`datasets.load_dataset("json", data_files=...)` reads. A line is one finished unit of work:
+a prompt with all its samples, a prompt with all its judgements. Knows nothing of models.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+from tpo_lite.errors import InputError
+
+R = TypeVar("R", bound="Record")
+
+
+@dataclass(frozen=True)
+class Record:
+    """A line of a run's JSONL files."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """This record as plain lists, dicts, strings and numbers."""
+        return dataclasses.asdict(self)
+
+    def to_json(self) -> str:
+        """This record as one line of JSON, without a line break."""
+        return json.dumps(self.to_dict(), ensure_ascii=False)
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Self:
+        """The inverse of `to_dict`."""
+        return cls(**data)
+
+
+@dataclass(frozen=True)
+class Instruction(Record):
+    """One user instruction x."""
+
+    id: str
+    """Unique within a run; a hash of the normalised text."""
+    text: str
+    """What the user asks, without thought prompt or chat markers."""
+    source: str
+    """File and line, hub dataset and row, or "embedded"."""
+    category: str | None = None
+    """The paper's category, where the source names one."""
+    answer: str | None = None
+    """The right answer, where a checker exists. It measures; it never trains or judges."""
+
+
+@dataclass(frozen=True)
+class Sample(Record):
+    """One sampled output, split into thought z and response y (paper, section 2.1)."""
+
+    k: int
+    """Index among the K samples of its prompt."""
+    token_ids: list[int]
+    """Exactly what was sampled, the end-of-turn token included: what DPO trains on."""
+    text: str
+    """The decoded tokens without the final end-of-turn token."""
+    outcome: str
+    """One of `tpo_lite.thoughts.OUTCOMES`."""
+    thought: str
+    """z; empty for the direct style and for malformed outputs."""
+    response: str
+    """y, the only part a judge sees; empty unless the outcome is "ok"."""
+    thought_tokens: int
+    """Length of z in tokens."""
+    response_tokens: int
+    """Length of y in tokens: the length that length control controls."""
+
+
+@dataclass(frozen=True)
+class PromptSamples(Record):
+    """The K samples of one instruction."""
+
+    instruction: Instruction
+    """x as the judge will see it."""
+    prompt_ids: list[int]
+    """p + x in the chat template, as token ids."""
+    samples: list[Sample]
+    """K samples, ordered by k."""
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Self:
+        """The inverse of `to_dict`."""
+        return cls(
+            Instruction(**data["instruction"]),
+            data["prompt_ids"],
+            [Sample(**sample) for sample in data["samples"]],
+        )
+
+
+@dataclass(frozen=True)
+class Comparison(Record):
+    """One question to a judge and its answer: response `first` shown as A, `second` as B."""
+
+    first: int
+    """k of the response in the first slot."""
+    second: int
+    """k of the response in the second slot."""
+    p_first: float
+    """Probability that the first is better; 0.5 where no verdict could be read."""
+    verdict: str
+    """"A", "B", or "unparsed"."""
+    explanation: str = ""
+    """What the judge wrote before its verdict (explain mode)."""
+
+
+@dataclass(frozen=True)
+class PromptJudgements(Record):
+    """All comparisons made for one instruction, between distinct responses only."""
+
+    id: str
+    """The instruction's id."""
+    comparisons: list[Comparison]
+    """Each stands for every pair of samples with the same two response texts."""
+    calls: int
+    """Questions put to the judge."""
+    saved: int
+    """Questions a full round robin over samples would have asked on top."""
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Self:
+        """The inverse of `to_dict`."""
+        return cls(
+            data["id"],
+            [Comparison(**comparison) for comparison in data["comparisons"]],
+            data["calls"],
+            data["saved"],
+        )
+
+
+@dataclass(frozen=True)
+class PromptScores(Record):
+    """Ratings of one instruction's well-formed samples."""
+
+    id: str
+    """The instruction's id."""
+    ks: list[int]
+    """The samples rated; malformed ones never are."""
+    ratings: list[float]
+    """Bradley-Terry log-strengths e_m, natural-log scale, mean zero."""
+    elo: list[float]
+    """The same on the Elo scale: 1000 + 400 / ln(10) * e_m."""
+    lengths: list[int]
+    """Response lengths in tokens."""
+    controlled: list[float]
+    """Length-controlled scores s_i = z(rating) - rho * z(length)."""
+
+
+@dataclass(frozen=True)
+class Pair(Record):
+    """One preference pair: p+x -> z_c+y_c preferred to p+x -> z_r+y_r."""
+
+    id: str
+    """The instruction's id."""
+    kind: str
+    """"best-worst", or "malformed" where the rejected output could not be parsed."""
+    prompt_ids: list[int]
+    """Token ids of p + x."""
+    chosen_ids: list[int]
+    """Token ids of the chosen output as sampled."""
+    rejected_ids: list[int]
+    """Token ids of the rejected output as sampled."""
+    chosen_k: int
+    """Which sample was chosen."""
+    rejected_k: int
+    """Which sample was rejected."""
+    chosen_response_tokens: int
+    """Length of the chosen response."""
+    rejected_response_tokens: int
+    """Length of the rejected response (0 for a malformed one)."""
+
+
+@dataclass(frozen=True)
+class MatchResult(Record):
+    """One validation instruction: a checkpoint's response against another model's."""
+
+    id: str
+    """The instruction's id."""
+    win: float
+    """The mean over both orders of the probability that the checkpoint's response is better."""
+
+
+def read_jsonl(path: Path, kind: type[R]) -> Iterator[R]:
+    """The records of a run's JSONL file; a last line cut off by a kill is not a record.
+
+    A missing file has no records. Raises `InputError` for a damaged line that is not the last.
+    """
+    if not path.exists():
+        return
+    lines = path.read_bytes().split(b"\n")
+    for number, line in enumerate(lines[:-1], 1):
+        try:
+            yield kind.from_dict(json.loads(line))
+        except (ValueError, TypeError, KeyError) as error:
+            raise InputError(
+                f"{path}:{number} is damaged ({error}). Delete that file and run the same command again."
+            ) from error
+
+
+class JsonlAppender:
+    """Appends records to a file so that each survives a kill: one write and fsync a batch.
+
+    Opening drops a last line that a kill cut off.
+    """
+
+    def __init__(self, path: Path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists():
+            data = path.read_bytes()
+            whole = data.rfind(b"\n") + 1
+            if whole != len(data):
+                with path.open("r+b") as file:
+                    file.truncate(whole)
+        self._file = path.open("ab")
+
+    def append(self, *records: Record) -> None:
+        """Writes the records and waits until they are on disk."""
+        text = "".join(record.to_json() + "\n" for record in records)
+        self._file.write(text.encode())
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._file.close()

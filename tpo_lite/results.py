@@ -1,0 +1,180 @@
+"""The figures of a run: results.json and the tables made from it.
+
+Schema, version 1. `null` stands where there was nothing to measure.
+
+    schema_version   1
+    tpo_lite         version of the package
+    recipe           the whole recipe
+    instructions     read, kept, and how many were dropped or left out by reason
+    arms.<thinking|direct>
+      base           M_0 on the validation slice: prompts, parse, thought_tokens, response_tokens, accuracy, checked
+      iterations[i]  from M_i to M_{i+1}
+        prompts          instructions sampled
+        engine           what sampled
+        probe            largest change in log-probability by the live adapter (null for M_0)
+        parse            {outcome: samples}, outcomes as in tpo_lite.thoughts.OUTCOMES
+        thought_tokens   mean length of well-formed thoughts, tokens
+        response_tokens  mean length of well-formed responses, tokens
+        judge            calls, saved, unparsed, flip_rate, first_slot_rate
+        pairs            pairs, counts {kind or reason: prompts}, chosen_tokens, rejected_tokens
+        rho, rho_reached weight of the length; whether an automatic one kept chosen responses from being longer
+        dpo              pairs, rank, reference, steps, first_loss, last_loss, last_margin, last_accuracy
+        merge            merge, rank, update_norm (relative), kl (nats a token)
+        validation       chosen, checkpoints {name: win rate}, win_rate {M_t, M_0: {value, low, high}}, and
+                         M_{i+1} on the validation slice: prompts, parse, thought_tokens, response_tokens, checked
+        accuracy         of M_{i+1} on the validation slice, where instructions have a checker
+        seconds          {phase: wall seconds}
+        peak_bytes       {phase: {host, gpu?}}
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from tpo_lite import __version__
+from tpo_lite.phases import PHASES
+from tpo_lite.run import RunFolder, write_json
+
+SCHEMA_VERSION = 1
+
+
+def write_results(run: RunFolder) -> None:
+    """Writes results.json from what is finished."""
+    write_json(run.root / "results.json", collect(run))
+
+
+def collect(run: RunFolder) -> dict[str, Any]:
+    """The content of results.json: every iteration of which all phases are finished."""
+    recipe = run.recipe
+    arms = {}
+    for arm in recipe.arms:
+        finished = [t for t in range(recipe.iterations) if run.is_done(PHASES[-1], arm, t)]
+        base = run.done("generate", arm, 0)["summary"]["base"] if run.is_done("generate", arm, 0) else None
+        arms[arm] = {"base": base, "iterations": [_iteration(run, arm, t) for t in finished]}
+    prepared = run.done("prepare", None, 0)["summary"] if run.is_done("prepare", None, 0) else None
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "tpo_lite": __version__,
+        "recipe": recipe.model_dump(),
+        "instructions": prepared,
+        "arms": arms,
+    }
+
+
+def _iteration(run: RunFolder, arm: str, iteration: int) -> dict[str, Any]:
+    done = {phase: run.done(phase, arm, iteration) for phase in PHASES}
+    summary = {phase: done[phase]["summary"] for phase in PHASES}
+    generated, paired, selected = summary["generate"], dict(summary["pair"]), dict(summary["select"])
+    validated = dict(summary["validate"][selected["chosen"]])
+    return {
+        "prompts": generated["prompts"],
+        "engine": generated["engine"],
+        "probe": generated.get("probe"),
+        "parse": generated["parse"],
+        "thought_tokens": generated["thought_tokens"],
+        "response_tokens": generated["response_tokens"],
+        "judge": summary["judge"],
+        "rho": paired.pop("rho"),
+        "rho_reached": paired.pop("rho_reached"),
+        "pairs": paired,
+        "dpo": summary["dpo"],
+        "merge": summary["fold"],
+        "accuracy": validated.pop("accuracy"),
+        "validation": selected | validated,
+        "seconds": run.seconds(arm, iteration),
+        "peak_bytes": {phase: done[phase]["peak_bytes"] for phase in PHASES},
+    }
+
+
+def print_iteration(results: dict[str, Any], iteration: int, console: Console) -> None:
+    """One iteration's figures, a column an arm."""
+    arms = {
+        arm: data["iterations"][iteration]
+        for arm, data in results["arms"].items()
+        if len(data["iterations"]) > iteration
+    }
+    columns = {arm: _rows(data) for arm, data in arms.items()}
+    table = Table(title=f"Iteration {iteration + 1}: M_{iteration} to M_{iteration + 1}", title_justify="left")
+    table.add_column("")
+    for arm in columns:
+        table.add_column(arm, justify="right")
+    for name in next(iter(columns.values()), {}):
+        table.add_row(name, *(column[name] for column in columns.values()))
+    console.print(table)
+
+
+def _rows(data: dict[str, Any]) -> dict[str, str]:
+    judge, pairs, dpo, validation = data["judge"], data["pairs"], data["dpo"], data["validation"]
+    samples = sum(data["parse"].values())
+    bad = ", ".join(f"{count} {outcome}" for outcome, count in data["parse"].items() if count and outcome != "ok")
+    left_out = {kind: n for kind, n in pairs["counts"].items() if kind not in ("prompts", "best-worst") and n}
+    merge = data["merge"]
+    return {
+        "prompts x samples": f"{data['prompts']} x {samples // max(1, data['prompts'])}",
+        "parse ok": f"{percent(data['parse']['ok'] / max(1, samples))}" + (f" ({bad})" if bad else ""),
+        "thought / response tokens": f"{number(data['thought_tokens'])} / {number(data['response_tokens'])}",
+        "judge calls (saved)": f"{judge['calls']} ({judge['saved']})",
+        "flip / first-slot / unparsed": f"{percent(judge['flip_rate'])} / {percent(judge['first_slot_rate'])} / {judge['unparsed']}",
+        "pairs": f"{pairs['pairs']}" + (f" ({', '.join(f'{n} {kind}' for kind, n in left_out.items())})" if left_out else ""),
+        "chosen / rejected tokens": f"{number(pairs['chosen_tokens'])} / {number(pairs['rejected_tokens'])}",
+        "rho": f"{data['rho']:.2f}" + ("" if data["rho_reached"] is not False else " (chosen still longer)"),
+        "loss first / last": f"{dpo['first_loss']:.4f} / {dpo['last_loss']:.4f}",
+        "margin last": f"{dpo['last_margin']:+.3f}",
+        "update norm, KL of merge": f"{percent(merge['update_norm'])}, {merge['kl']:.1e}",
+        "win rate vs M_t / M_0": f"{_win(validation, 'M_t')} / {_win(validation, 'M_0')}",
+        "validation parse ok": percent(validation["parse"]["ok"] / max(1, validation["prompts"])),
+        "accuracy (validation)": percent(data["accuracy"]),
+        **{f"{phase}: s, peak GB": _cost(data, phase) for phase in PHASES},
+    }
+
+
+def _cost(data: dict[str, Any], phase: str) -> str:
+    peak = data["peak_bytes"][phase]
+    gpu = f" + {peak['gpu'] / 1e9:.1f} GPU" if peak.get("gpu") else ""
+    return f"{data['seconds'].get(phase, 0.0):.0f} s, {peak['host'] / 1e9:.2f}{gpu}"
+
+
+def _win(validation: dict[str, Any], against: str) -> str:
+    return percent(validation["win_rate"][against]["value"])
+
+
+def print_final(results: dict[str, Any], console: Console) -> None:
+    """M_0 to the last model, a row a model: accuracy, win rate against M_0, parse, thought length."""
+    table = Table(title="Validation slice, by model", title_justify="left")
+    table.add_column("")
+    names = list(results["arms"])
+    for name in names:
+        for heading in ("accuracy", "win vs M_0", "parse ok", *(["thought tokens"] if name == "thinking" else [])):
+            table.add_column(f"{name}\n{heading}", justify="right")
+    count = max((len(data["iterations"]) for data in results["arms"].values()), default=0)
+    for model in range(count + 1):
+        cells = []
+        for name in names:
+            cells += _model_cells(results["arms"][name], name, model)
+        table.add_row(f"M_{model}", *cells)
+    console.print(table)
+
+
+def _model_cells(arm: dict[str, Any], name: str, model: int) -> list[str]:
+    if model > len(arm["iterations"]) or arm["base"] is None:
+        return ["-"] * (4 if name == "thinking" else 3)
+    if model == 0:
+        shown, accuracy, win = arm["base"], arm["base"]["accuracy"], "-"
+    else:
+        data = arm["iterations"][model - 1]
+        shown, accuracy, win = data["validation"], data["accuracy"], _win(data["validation"], "M_0")
+    cells = [percent(accuracy), win, percent(shown["parse"]["ok"] / max(1, shown["prompts"]))]
+    return cells + ([number(shown["thought_tokens"])] if name == "thinking" else [])
+
+
+def percent(value: float | None) -> str:
+    """A share as a percentage, or "-" where there is none."""
+    return "-" if value is None else f"{100 * value:.1f} %"
+
+
+def number(value: float | None) -> str:
+    """A mean length, or "-" where there is none."""
+    return "-" if value is None else f"{value:.1f}"

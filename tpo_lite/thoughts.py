@@ -1,0 +1,147 @@
+"""Thought prompts, and the strict parsing of an output into thought z and response y.
+
+"Thinking LLMs: General Instruction Following with Thought Generation" (arXiv 2410.10630), section 2.1
+and its two prompts. Works on text, knows nothing of tokens, chat templates or models.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tpo_lite.errors import InputError
+
+OUTCOMES = ("ok", "no_marker", "marker_twice", "empty_thought", "empty_response", "truncated")
+
+PLACEHOLDER = "{instruction}"
+
+
+@dataclass(frozen=True)
+class ThoughtStyle:
+    """How a model is asked to think, and where its response begins."""
+
+    name: str
+    """"generic", "specific", "direct" or "custom"."""
+    prompt: str
+    """The thought prompt p, with `{instruction}` where x goes."""
+    thought_marker: str | None
+    """The thought begins after it; None: the thought begins with the output."""
+    response_marker: str | None
+    """The response begins after it; None: the whole output is the response (no thought)."""
+
+
+GENERIC = ThoughtStyle(
+    "generic",
+    "Respond to the following user query in a comprehensive and detailed way. "
+    "You can write down your thought process before responding. "
+    'Write your thoughts after "Here is my thought process:" '
+    'and write your response after "Here is my response:".\n\n'
+    "User query: {instruction}",
+    "Here is my thought process:",
+    "Here is my response:",
+)
+
+SPECIFIC = ThoughtStyle(
+    "specific",
+    "Respond to the following user query in a comprehensive and detailed way. "
+    "But first write down your internal thoughts. "
+    "This must include your draft response and its evaluation. "
+    'After this, write your final response after "<R>".\n\n'
+    "User query: {instruction}",
+    None,
+    "<R>",
+)
+
+DIRECT = ThoughtStyle("direct", PLACEHOLDER, None, None)
+
+
+def custom_style(template: str, response_marker: str, thought_marker: str | None = None) -> ThoughtStyle:
+    """A recipe's own thought prompt and markers.
+
+    Raises `InputError` if `{instruction}` is not in the template exactly once, a marker is blank, one
+    marker contains the other, or the template does not tell the model to write a marker.
+    """
+    if template.count(PLACEHOLDER) != 1:
+        raise InputError(
+            f"thought template: {PLACEHOLDER} is there {template.count(PLACEHOLDER)} times; write it exactly once."
+        )
+    for key, marker in (("response_marker", response_marker), ("thought_marker", thought_marker)):
+        if marker is None:
+            continue
+        if not marker.strip():
+            raise InputError(f"thought {key} is empty; give the text that stands in front of that part.")
+        if not any(marker in part for part in template.split(PLACEHOLDER)):
+            raise InputError(
+                f"thought {key} {marker!r} is not in the template, so the model cannot know it; ask for it there."
+            )
+    if thought_marker is not None and (thought_marker in response_marker or response_marker in thought_marker):
+        raise InputError(
+            f"thought markers {thought_marker!r} and {response_marker!r} contain one another; choose distinct ones."
+        )
+    return ThoughtStyle("custom", template, thought_marker, response_marker)
+
+
+def thought_prompt(style: ThoughtStyle, instruction: str) -> str:
+    """p + x: the style's prompt with the instruction in its place.
+
+    >>> thought_prompt(DIRECT, "Explain {instruction} in f-strings.")
+    'Explain {instruction} in f-strings.'
+    """
+    before, _, after = style.prompt.partition(PLACEHOLDER)
+    return before + instruction + after
+
+
+@dataclass(frozen=True)
+class Parse:
+    """One output, split; thought and response are stripped, and empty unless the outcome is "ok"."""
+
+    outcome: str
+    """One of `OUTCOMES`."""
+    thought: str = ""
+    """z; always empty for the direct style."""
+    response: str = ""
+    """y, the only part a judge sees."""
+
+
+def parse(style: ThoughtStyle, output: str, truncated: bool) -> Parse:
+    """Splits an output by plain string matching (paper, section 2.1); nothing is repaired.
+
+    `truncated` says that the token limit came before the end of turn. The first of these that holds is
+    the outcome:
+
+    1. truncated: an output without its end is never rated, whatever it holds so far;
+    2. no_marker: a marker is missing, or the response marker does not follow the thought marker;
+    3. marker_twice: a marker is there more than once, so that the split would be a guess;
+    4. empty_thought: nothing but white space between thought and response marker;
+    5. empty_response: nothing but white space after the response marker.
+
+    Text in front of a thought marker is neither thought nor response.
+
+    >>> parse(SPECIFIC, "Draft: 4. It is right.<R>4", truncated=False)
+    Parse(outcome='ok', thought='Draft: 4. It is right.', response='4')
+    """
+    if truncated:
+        return Parse("truncated")
+    if style.response_marker is None:
+        response = output.strip()
+        return Parse("ok", "", response) if response else Parse("empty_response")
+
+    thought_start = 0
+    if style.thought_marker is not None:
+        found = output.find(style.thought_marker)
+        if found < 0:
+            return Parse("no_marker")
+        thought_start = found + len(style.thought_marker)
+    thought_end = output.find(style.response_marker, thought_start)
+    if thought_end < 0:
+        return Parse("no_marker")
+    markers = [marker for marker in (style.thought_marker, style.response_marker) if marker is not None]
+    if any(output.count(marker) > 1 for marker in markers):
+        return Parse("marker_twice")
+
+    thought = output[thought_start:thought_end].strip()
+    response = output[thought_end + len(style.response_marker) :].strip()
+    if not thought:
+        return Parse("empty_thought")
+    if not response:
+        return Parse("empty_response")
+    return Parse("ok", thought, response)
