@@ -10,8 +10,8 @@ from pathlib import Path
 import datasets
 import pandas
 import pytest
-from shared import SHARED
 
+from tests.shared import SHARED
 from tpo_lite.errors import InputError
 from tpo_lite.instructions import load, prepare, slices
 from tpo_lite.leakage import fingerprint
@@ -42,7 +42,8 @@ def texts(source: Path | str, **options: bool) -> list[str]:
         ({"prompt": [{"role": "user", "content": "a"}]}, "a"),
         ({"question": "a", "answer": 4}, "a"),
         ({"text": "a <|eot_id|>"}, "a <|eot_id|>"),
-        ({"messages": [{"role": "system", "content": "s"}, {"role": "user", "content": "a"}, {"role": "user", "content": "b"}]}, "a"),
+        ({"messages": [{"role": "system", "content": "s"}, {"role": "user", "content": "a"}]}, "a"),
+        ({"messages": [{"role": "user", "content": "a"}, {"role": "user", "content": "b"}]}, "a"),
         ({"conversations": [{"from": "gpt", "value": "s"}, {"from": "human", "value": "a"}]}, "a"),
         ({"turns": ["a", "b"]}, "a"),
         ({"turns": [{"content": "a"}]}, "a"),
@@ -54,7 +55,8 @@ def test_columns(tmp_path: Path, row: dict, text: str) -> None:
 
 
 def test_jsonl_record(tmp_path: Path) -> None:
-    path = write(tmp_path / "a.jsonl", '\ufeff\r\n{"prompt": "Add 3, 4", "category": "Math", "answer": 7}\r\n\r\n')
+    row = '{"prompt": "Add 3, 4", "category": "Math", "answer": 7}'
+    path = write(tmp_path / "a.jsonl", f"\ufeff\r\n{row}\r\n\r\n")
     assert load(path).instructions == [
         Instruction(fingerprint("Add 3, 4"), "Add 3, 4", f"{path}:2", category="Math", answer="7")
     ]
@@ -77,7 +79,10 @@ def test_parquet(tmp_path: Path) -> None:
     turns = [[{"role": "user", "content": "a"}], [{"role": "user", "content": "b"}]]
     pandas.DataFrame({"messages": turns, "score": [1, 2], "category": ["x", None]}).to_parquet(path)
     rows = load(path).instructions
-    assert [(row.text, row.source, row.category) for row in rows] == [("a", f"{path}:1", "x"), ("b", f"{path}:2", None)]
+    assert [(row.text, row.source, row.category) for row in rows] == [
+        ("a", f"{path}:1", "x"),
+        ("b", f"{path}:2", None),
+    ]
 
 
 def test_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -91,7 +96,7 @@ def test_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert texts(f"{name}:test:other") == ["d"]
     with pytest.raises(InputError, match="no column 'none'; there are prompt, other"):
         load(f"{name}:test:none")
-    with pytest.raises(InputError, match="cannot be loaded .*Check name, split"):
+    with pytest.raises(InputError, match=r"cannot be loaded .*Check name, split"):
         load(f"{name}:validation")
 
 
@@ -180,7 +185,16 @@ LEAKED = "What are the names of some famous actors that started their careers on
 
 
 def test_prepare_counts_each_row_once() -> None:
-    rows = ["Tell a joke.", "", " ", "tell  a JOKE.", LEAKED, LEAKED, "one two three four five", "Tell a joke!"]
+    rows = [
+        "Tell a joke.",
+        "",
+        " ",
+        "tell  a JOKE.",
+        LEAKED,
+        LEAKED,
+        "one two three four five",
+        "Tell a joke!",
+    ]
     prepared = prepare(
         [instruction(row) for row in rows],
         token_count=lambda text: len(text.split()),
@@ -202,7 +216,8 @@ def test_allow_leakage() -> None:
 
 # Sixty different words.
 SIXTY = " ".join(a + b + "ord" for a in string.ascii_lowercase[:20] for b in "xyz")
-CUPS = "The ball is under the red cup. " + "Swap the red cup and the blue cup. Swap the blue cup and the green cup. " * 6
+SWAPS = "Swap the red cup and the blue cup. Swap the blue cup and the green cup. "
+CUPS = "The ball is under the red cup. " + SWAPS * 6
 
 
 @pytest.mark.parametrize(
@@ -253,7 +268,7 @@ def test_the_search_misses_nothing() -> None:
     for index, line in enumerate(lines):
         if not any(near_duplicates([lines[other], line]) for other in kept):
             kept.append(index)
-    assert 8 < len(kept) < 40
+    assert 8 < len(kept) < 48
     assert near_duplicates(lines) == set(range(len(lines))) - set(kept)
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from importlib import resources
 
 import pytest
-from shared import SHARED
 
+from tests.shared import SHARED
 from tpo_lite.instructions import load
 from tpo_lite.leakage import fingerprint, is_leaked, main, normalise
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from tests.shared import SHARED
 from tests.tiny_gguf import write_tiny_gguf
-from tpo_lite import llamacpp
+from tpo_lite import llamacpp, prefix_tree
 from tpo_lite.errors import InputError
 from tpo_lite.llamacpp import Continuation, Decision, Leaf, LlamaCpp
 
@@ -34,9 +34,9 @@ def engine(model: Path) -> LlamaCpp:
 
 @pytest.fixture(scope="module")
 def prompts(engine: LlamaCpp) -> list[list[int]]:
-    """Three questions with four answers each: shared at two depths, one leaf a prefix of others, two equal."""
+    """Three questions with four answers each: shared at two depths, one a prefix of another, two equal."""
     texts = [
-        f"Which answer is better? Question {q}: what is {q} + {q}?\n{'The first answer is ' * (a > 0)}{q + a}."
+        f"Which answer is better? Question {q}: what is {q} + {q}?\n{'The answer is ' * (a > 0)}{q + a}."
         for q in range(3)
         for a in range(4)
     ]
@@ -47,7 +47,7 @@ def prompts(engine: LlamaCpp) -> list[list[int]]:
 @pytest.fixture(scope="module")
 def reference(model: Path) -> llama_cpp.Llama:
     return llama_cpp.Llama(
-        str(model), n_ctx=2048, n_threads=1, n_threads_batch=1, logits_all=True, flash_attn=True, verbose=False
+        str(model), n_ctx=2048, n_threads=1, logits_all=True, flash_attn=True, verbose=False
     )
 
 
@@ -66,8 +66,8 @@ def assert_greedy(reference: llama_cpp.Llama, prompt: list[int], continuation: l
 
 
 def test_prefix_tree_shares_and_keeps_last_tokens(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(llamacpp, "MIN_SHARED", 1)
-    suffixes = llamacpp._prefix_tree([Leaf([1, 2, 3]), Leaf([1, 2, 4]), Leaf([1, 2, 3])], max_depth=8)
+    monkeypatch.setattr(prefix_tree, "MIN_SHARED", 1)
+    suffixes = prefix_tree.prefix_tree([Leaf([1, 2, 3]), Leaf([1, 2, 4]), Leaf([1, 2, 3])], max_depth=8)
 
     assert [(s.leaf, s.tokens.tolist(), s.start) for s in suffixes] == [(0, [3], 2), (2, [3], 2), (1, [4], 2)]
     (prefix,) = {s.parent for s in suffixes}
@@ -79,7 +79,7 @@ def test_prefix_tree_shares_and_keeps_last_tokens(monkeypatch: pytest.MonkeyPatc
     st.integers(1, 4),
 )
 def test_every_path_of_the_tree_is_its_leaf(sequences: list[list[int]], max_depth: int):
-    suffixes = llamacpp._prefix_tree([Leaf(tokens) for tokens in sequences], max_depth)
+    suffixes = prefix_tree.prefix_tree([Leaf(tokens) for tokens in sequences], max_depth)
 
     assert sorted(s.leaf for s in suffixes) == list(range(len(sequences)))
     for suffix in suffixes:
@@ -90,7 +90,7 @@ def test_every_path_of_the_tree_is_its_leaf(sequences: list[list[int]], max_dept
             segment = segment.parent
         assert sum((s.tokens.tolist() for s in path), []) == sequences[suffix.leaf]
         assert len(path) <= max_depth
-        assert all(len(s.tokens) >= llamacpp.MIN_SHARED and s.children > 1 for s in path[:-1])
+        assert all(len(s.tokens) >= prefix_tree.MIN_SHARED and s.children > 1 for s in path[:-1])
 
 
 def test_batched_logits_are_those_of_one_sequence_at_a_time(engine, prompts, reference):
@@ -163,8 +163,8 @@ def test_a_sample_depends_on_its_own_seed_only(engine, prompts):
 
 def test_results_are_bit_identical_from_run_to_run(model, prompts):
     def run(engine: LlamaCpp) -> list[tuple[list[int], bytes]]:
-        plan = Continuation(9, temperature=1.0, seed=3, decision=Decision(b"\x00\x00", (1, 2), (5, 6)))
-        return [(r.tokens, r.logits.tobytes()) for r in engine.decode([Leaf(t, plan) for t in prompts])]
+        plan = Continuation(4, temperature=1.0, seed=3, decision=Decision(b"\x00\x00", (1, 2), (5, 6)))
+        return [(r.tokens, r.logits.tobytes()) for r in engine.decode([Leaf(t, plan) for t in prompts[:6]])]
 
     engines = [LlamaCpp(model, n_ctx=512, n_batch=64, n_seq_max=8, n_threads=2) for _ in range(2)]
     first = run(engines[0])
@@ -173,11 +173,12 @@ def test_results_are_bit_identical_from_run_to_run(model, prompts):
 
 
 def test_stop_token_ends_a_continuation_and_belongs_to_it(engine, prompts):
-    (greedy,) = engine.decode([Leaf(prompts[1], Continuation(12))])
+    unstopped = Leaf(prompts[1], Continuation(12))
+    (greedy,) = engine.decode([unstopped])
     stop = greedy.tokens[4]
     end = greedy.tokens.index(stop) + 1
     stopped, other = engine.decode(
-        [Leaf(prompts[1], Continuation(12, stop_tokens=frozenset({stop}))), Leaf(prompts[1], Continuation(12))]
+        [Leaf(prompts[1], Continuation(12, stop_tokens=frozenset({stop}))), unstopped]
     )
 
     assert (stopped.tokens, stopped.ended) == (greedy.tokens[:end], "stop")
@@ -211,7 +212,8 @@ def test_decision_is_forced_where_none_is_made(engine, prompts, end):
 
 
 @pytest.mark.parametrize(
-    ("n_ctx", "n_batch", "n_seq_max"), [(512, 128, 2), (512, 128, 3), (140, 16, 32), (512, 5, 32), (140, 3, 1)]
+    ("n_ctx", "n_batch", "n_seq_max"),
+    [(512, 128, 2), (512, 128, 3), (140, 16, 32), (512, 5, 32), (140, 3, 1)],
 )
 def test_what_does_not_fit_is_split(model, engine, prompts, reference, n_ctx, n_batch, n_seq_max):
     leaves = [Leaf(tokens, Continuation(10)) for tokens in prompts] + [Leaf(tokens) for tokens in prompts]
@@ -315,7 +317,11 @@ def test_settings_that_exclude_each_other(model, monkeypatch):
         LlamaCpp(model, n_gpu_layers=-1)
 
 
-@pytest.mark.parametrize(("n_ctx", "message"), [(1 << 22, "no context of 4194304 tokens"), (512, "cannot be loaded")])
+@pytest.mark.parametrize(
+    ("n_ctx", "message"),
+    [(1 << 22, "no context of 4194304 tokens"), (512, "There is not enough memory")],
+    ids=["KV cache", "weights"],
+)
 def test_too_little_memory_is_an_input_error(tmp_path, n_ctx, message):
     wide = write_tiny_gguf(tmp_path / "wide.gguf", n_embd=512 if n_ctx == 512 else 64, n_layer=4)
     room = 10 << 20 if n_ctx == 512 else 1 << 30

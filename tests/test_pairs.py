@@ -10,13 +10,31 @@ from hypothesis import strategies as st
 
 from tpo_lite.instructions import keyed_hash
 from tpo_lite.pairs import DROP_REASONS, make_pairs, score_prompt, score_prompts
-from tpo_lite.records import Comparison, Instruction, Pair, PromptJudgements, PromptSamples, PromptScores, Sample
+from tpo_lite.records import (
+    Comparison,
+    Instruction,
+    Pair,
+    PromptJudgements,
+    PromptSamples,
+    PromptScores,
+    Sample,
+)
+from tpo_lite.tournament import round_robin
 
 
 def prompt(id: str, *responses: str | None, output_tokens: int = 3) -> PromptSamples:
     """Samples with these responses, one token a letter; None is a malformed one. A prompt of 2 tokens."""
     samples = [
-        Sample(k, [k] * output_tokens, "", "no_marker" if text is None else "ok", "z", text or "", 1, len(text or ""))
+        Sample(
+            k,
+            [k] * output_tokens,
+            "",
+            "no_marker" if text is None else "ok",
+            "z",
+            text or "",
+            1,
+            len(text or ""),
+        )
         for k, text in enumerate(responses)
     ]
     return PromptSamples(Instruction(id, "?", "test"), [7, 8], samples)
@@ -30,7 +48,9 @@ def scored(samples: PromptSamples, *controlled: float) -> PromptScores:
     return PromptScores(samples.instruction.id, ks, values, values, [1] * len(ks), values)
 
 
-def pairs_of(*rows: tuple[PromptSamples, tuple[float, ...]], share: float = 0.0, max_tokens: int = 99, seed: int = 0):
+def pairs_of(
+    *rows: tuple[PromptSamples, tuple[float, ...]], share: float = 0.0, max_tokens: int = 99, seed: int = 0
+):
     samples = [row for row, _ in rows]
     scores = {row.instruction.id: scored(row, *values) for row, values in rows}
     return make_pairs(samples, scores, malformed_share=share, max_tokens=max_tokens, seed=seed)
@@ -77,7 +97,10 @@ def test_equal_ratings_are_no_preference_whatever_the_lengths() -> None:
 
 
 def test_too_long_is_dropped_and_never_cut() -> None:
-    rows = (prompt("fits", "a", "b", output_tokens=8), (1.0, 0.0)), (prompt("long", "a", "b", output_tokens=9), (1.0, 0.0))
+    rows = (
+        (prompt("fits", "a", "b", output_tokens=8), (1.0, 0.0)),
+        (prompt("long", "a", "b", output_tokens=9), (1.0, 0.0)),
+    )
     made = pairs_of(*rows, max_tokens=10)
     assert [pair.id for pair in made.pairs] == ["fits"]
     assert made.counts == counts(prompts=2, best_worst=1, too_long=1)
@@ -125,6 +148,19 @@ def test_score_prompts_finds_rho() -> None:
     assert score.elo[0] == pytest.approx(1000 + 400 * score.ratings[0] / math.log(10))
 
 
+@given(st.lists(st.floats(0, 1), min_size=12, max_size=12), st.booleans())
+def test_one_text_has_one_rating(p_first: list[float], soft: bool) -> None:
+    samples = prompt("x", "a", "b", "a", "c", "b", "dd", "a")
+    comparisons = [
+        Comparison(first, second, p, "A" if p > 0.5 else "B")
+        for (first, second), p in zip(round_robin(samples), p_first, strict=True)
+    ]
+    judgements = PromptJudgements("x", comparisons, 12, 30)
+    ratings = score_prompt(samples, judgements, soft=soft, prior=0.1, rho=0.0).ratings
+    assert ratings[0] == ratings[2] == ratings[6]
+    assert ratings[1] == ratings[4]
+
+
 def test_score_prompt_without_well_formed_samples() -> None:
     score = score_prompt(prompt("x", None), PromptJudgements("x", [], 0, 0), soft=True, prior=0.1, rho=0.2)
     assert score == PromptScores("x", [], [], [], [], [])
@@ -147,7 +183,11 @@ def test_every_prompt_is_accounted_for(rows: list, share: float, max_tokens: int
     made = pairs_of(*made_of, share=share, max_tokens=max_tokens, seed=seed)
     found = made.counts
     assert found["prompts"] == len(rows) == len(made.pairs) + sum(found[reason] for reason in DROP_REASONS)
-    assert [pair.kind for pair in made.pairs].count("malformed") == found["malformed"] <= share * len(made.pairs) + 1e-9
+    assert (
+        [pair.kind for pair in made.pairs].count("malformed")
+        == found["malformed"]
+        <= share * len(made.pairs) + 1e-9
+    )
     assert found["best-worst"] + found["malformed"] == len(made.pairs)
     by_id = {samples.instruction.id: samples.samples for samples, _ in made_of}
     for pair in made.pairs:

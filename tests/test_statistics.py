@@ -24,7 +24,10 @@ def test_wilson_equals_scipys(n: int, data: st.DataObject) -> None:
     successes = data.draw(st.integers(0, n))
     expected = scipy.stats.binomtest(successes, n).proportion_ci(0.95, "wilson")
     found = share(successes, n)
-    assert (found.low, found.high) == (pytest.approx(expected.low, abs=1e-6), pytest.approx(expected.high, abs=1e-6))
+    assert (found.low, found.high) == (
+        pytest.approx(expected.low, abs=1e-6),
+        pytest.approx(expected.high, abs=1e-6),
+    )
     assert 0 <= found.low <= found.value <= found.high <= 1
 
 

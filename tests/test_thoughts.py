@@ -20,19 +20,23 @@ from tpo_lite.thoughts import (
 
 
 def test_generic_prompt_is_the_papers() -> None:
-    assert thought_prompt(GENERIC, "Why is the sky blue?") == (
-        "Respond to the following user query in a comprehensive and detailed way. You can write down your thought"
-        ' process before responding. Write your thoughts after "Here is my thought process:" and write your response'
-        ' after "Here is my response:".\n\nUser query: Why is the sky blue?'
-    )
+    assert thought_prompt(GENERIC, "Why is the sky blue?").split("\n") == [
+        "Respond to the following user query in a comprehensive and detailed way. "
+        "You can write down your thought process before responding. Write your thoughts after "
+        '"Here is my thought process:" and write your response after "Here is my response:".',
+        "",
+        "User query: Why is the sky blue?",
+    ]
 
 
 def test_specific_prompt_is_the_papers() -> None:
-    assert thought_prompt(SPECIFIC, "Why?") == (
-        "Respond to the following user query in a comprehensive and detailed way. But first write down your internal"
-        " thoughts. This must include your draft response and its evaluation. After this, write your final response"
-        ' after "<R>".\n\nUser query: Why?'
-    )
+    assert thought_prompt(SPECIFIC, "Why?").split("\n") == [
+        "Respond to the following user query in a comprehensive and detailed way. "
+        "But first write down your internal thoughts. This must include your draft response and its "
+        'evaluation. After this, write your final response after "<R>".',
+        "",
+        "User query: Why?",
+    ]
 
 
 @pytest.mark.parametrize("instruction", ["{instruction}", "f'{x} {{y}}'", "a{0}b", "\\1", ""])
@@ -81,7 +85,9 @@ def test_truncated_comes_first(style, output: str) -> None:
     assert parse(style, output, truncated=True) == Parse("truncated")
 
 
-PIECES = st.lists(st.sampled_from([THINK, RESPOND, "<R>", "<", "R>", "Here is my", " ", "\n", "x", "é"])).map("".join)
+PIECES = st.lists(st.sampled_from([THINK, RESPOND, "<R>", "<", "R>", "Here is my", " ", "\n", "x", "é"])).map(
+    "".join
+)
 
 
 @given(style=st.sampled_from([GENERIC, SPECIFIC, DIRECT]), output=PIECES | st.text(), truncated=st.booleans())
@@ -101,7 +107,9 @@ def test_parse_never_invents(style, output: str, truncated: bool) -> None:
 
 
 def _plain(text: str) -> bool:
-    return text.strip() == text and text != "" and not any(marker in text for marker in (THINK, RESPOND, "<R>"))
+    return (
+        text.strip() == text and text != "" and not any(marker in text for marker in (THINK, RESPOND, "<R>"))
+    )
 
 
 # No "H", "h" or ":", so that no marker can arise where two parts meet.

@@ -9,7 +9,8 @@ import gguf
 import numpy as np
 
 CHAT_TEMPLATE = (
-    "{{ bos_token }}{% for message in messages %}<|start_header_id|>{{ message['role'] }}<|end_header_id|>\n\n"
+    "{{ bos_token }}"
+    "{% for message in messages %}<|start_header_id|>{{ message['role'] }}<|end_header_id|>\n\n"
     "{{ message['content'] | trim }}<|eot_id|>{% endfor %}"
     "{% if add_generation_prompt %}<|start_header_id|>assistant<|end_header_id|>\n\n{% endif %}"
 )
@@ -37,7 +38,10 @@ def write_tiny_gguf(
     chat_template: str | None = CHAT_TEMPLATE,
     left_out: str = "",
     extra_merges: tuple[str, ...] = (),
+    extra_controls: tuple[str, ...] = (),
     embedding: bool = False,
+    name: str = "tiny",
+    pre_tokenizer: str = "llama-bpe",
     script: tuple[str, ...] = (),
 ) -> Path:
     """A random Llama; `left_out` are symbols that the vocabulary lacks.
@@ -48,9 +52,11 @@ def write_tiny_gguf(
     """
     symbols = [symbol for symbol in byte_symbols() if symbol not in left_out]
     merges = [*MERGES, *extra_merges]
-    tokens = [*symbols, *(merge.replace(" ", "") for merge in merges), *CONTROLS]
-    normal = len(tokens) - len(CONTROLS)
+    controls = [*CONTROLS, *extra_controls]
+    tokens = [*symbols, *(merge.replace(" ", "") for merge in merges), *controls]
+    normal = len(tokens) - len(controls)
     writer = gguf.GGUFWriter(path, "llama")
+    writer.add_name(name)
     writer.add_context_length(n_ctx)
     writer.add_embedding_length(n_embd)
     writer.add_block_count(n_layer)
@@ -60,9 +66,9 @@ def write_tiny_gguf(
     writer.add_rope_freq_base(10_000.0)
     writer.add_vocab_size(len(tokens))
     writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("llama-bpe")
+    writer.add_tokenizer_pre(pre_tokenizer)
     writer.add_token_list(tokens)
-    writer.add_token_types([gguf.TokenType.NORMAL] * normal + [gguf.TokenType.CONTROL] * len(CONTROLS))
+    writer.add_token_types([gguf.TokenType.NORMAL] * normal + [gguf.TokenType.CONTROL] * len(controls))
     writer.add_token_merges(merges)
     writer.add_bos_token_id(normal)
     writer.add_eos_token_id(normal + 1)
@@ -112,8 +118,8 @@ def write_gguf_on_vocabulary(
 ) -> Path:
     """A random Llama on the vocabulary of a vocabulary-only Llama GGUF, which stays as it is, byte for byte.
 
-    Only the numbers that give the model's shape are overwritten, and a chat template and tensors (F16, norms F32)
-    are appended: a GGUF is a header, key-value pairs, tensor descriptions, and aligned tensor data.
+    Only the numbers that give the model's shape are overwritten, and a chat template and tensors (F16,
+    norms F32) are appended: a GGUF is a header, key-value pairs, tensor descriptions, aligned data.
     """
     data = bytearray(vocabulary.read_bytes())
     shape = {

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from tpo_lite.errors import TpoError
@@ -93,7 +94,7 @@ def read_adapter(folder: Path) -> tuple[Blocks, float]:
     try:
         config = json.loads((folder / CONFIG).read_text())
         tensors = load_file(folder / WEIGHTS)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise TpoError(f"adapter {folder} cannot be read ({error}). Delete it and run the same command again.") from error
     blocks = {}
     for key in tensors:

@@ -205,11 +205,9 @@ def _add_phase(name: str, summary: str, per_arm: bool) -> None:
     @click.option("--iteration", type=click.IntRange(min=0), default=0, show_default=True, help="t: from M_t to M_{t+1}.")
     @reporting
     def command(run_dir: Path, arm: str | None, iteration: int, debug: bool) -> None:
-        from tpo_lite.orchestrator import quiet_environment
         from tpo_lite.phases import run_phase
         from tpo_lite.run import RunFolder
 
-        os.environ.update(quiet_environment())
         run_phase(name, run_dir, (arm or RunFolder(run_dir).recipe.arms[0]) if per_arm else None, iteration)
 
 

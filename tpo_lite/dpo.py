@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from datasets import Dataset
 from peft import get_peft_model
-from transformers import TrainerCallback
+from transformers import PrinterCallback, TrainerCallback
 from trl import DPOConfig, DPOTrainer
 
 from tpo_lite.adapters import lora_config
@@ -114,10 +114,12 @@ def trainer(
         dataloader_pin_memory=device == "cuda",
     )
     rows = [{"prompt_ids": p.prompt_ids, "chosen_ids": p.chosen_ids, "rejected_ids": p.rejected_ids} for p in pairs]
-    return ThoughtDPOTrainer(
+    tuner = ThoughtDPOTrainer(
         model=model,
         args=config,
         train_dataset=Dataset.from_list(rows),
         processing_class=tokenizer,
         callbacks=[MarkComplete(), Report(advance)],
     )
+    tuner.remove_callback(PrinterCallback)
+    return tuner

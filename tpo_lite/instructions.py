@@ -140,7 +140,8 @@ def slices(
     if len(instructions) < needed:
         raise InputError(
             f"{len(instructions)} usable instructions are there, but {needed} are needed ({validation} for "
-            f"validation + {iterations} iterations x {per_iteration}). Add instructions or lower these settings."
+            f"validation + {iterations} iterations x {per_iteration}). "
+            "Add instructions or lower these settings."
         )
     drawn = sorted(instructions, key=lambda instruction: keyed_hash(seed, instruction.id))
     return Slices(
@@ -208,7 +209,9 @@ def _file_rows(path: Path) -> Iterator[tuple[int, Any]]:
     """(line number, row) or (line number, ValueError), numbered from 1 (Parquet: by row)."""
     suffix = path.suffix.casefold()
     if suffix not in SUFFIXES:
-        raise InputError(f"{path}: unknown suffix {path.suffix!r}. Instruction files end in {', '.join(SUFFIXES)}.")
+        raise InputError(
+            f"{path}: unknown suffix {path.suffix!r}. Instruction files end in {', '.join(SUFFIXES)}."
+        )
     if suffix == ".parquet":
         yield from _parquet_rows(path)
         return
@@ -216,10 +219,14 @@ def _file_rows(path: Path) -> Iterator[tuple[int, Any]]:
         data = path.read_bytes()
         text = data.decode("utf-8-sig")
     except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror}). Check the path and its permissions.") from error
+        raise InputError(
+            f"{path} cannot be read ({error.strerror}). Check the path and its permissions."
+        ) from error
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1
-        raise InputError(f"{path}:{line} is not UTF-8. Convert the file, e.g. with iconv -t UTF-8.") from error
+        raise InputError(
+            f"{path}:{line} is not UTF-8. Convert the file, e.g. with iconv -t UTF-8."
+        ) from error
     if suffix == ".csv":
         yield from _csv_rows(text)
         return
@@ -267,14 +274,18 @@ def _parquet_rows(path: Path) -> Iterator[tuple[int, Any]]:
 
     try:
         file = pyarrow.parquet.ParquetFile(path)
-        columns = [name for name in file.schema_arrow.names if name.casefold() in TEXT_COLUMNS + OTHER_COLUMNS]
+        columns = [
+            name for name in file.schema_arrow.names if name.casefold() in TEXT_COLUMNS + OTHER_COLUMNS
+        ]
         number = 0
         for batch in file.iter_batches(columns=columns):
             for row in batch.to_pylist():
                 number += 1
                 yield number, row
     except (OSError, pyarrow.ArrowException) as error:
-        raise InputError(f"{path} cannot be read as Parquet ({error}). Check the path, or copy the file again.") from error
+        raise InputError(
+            f"{path} cannot be read as Parquet ({error}). Check the path, or copy the file again."
+        ) from error
 
 
 def _hub_rows(source: str) -> tuple[Iterator[tuple[int, Any]], str | None]:

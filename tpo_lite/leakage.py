@@ -53,8 +53,9 @@ def main(paths: list[str]) -> int:
         print(error, file=sys.stderr)
         return error.exit_code
     print(
-        "# SHA-256 (first 16 hex digits, text normalised) of AlpacaEval's 805 and Arena-Hard v0.1's 500 instructions;"
-        " written by: python -m tpo_lite.leakage ALPACA_EVAL.jsonl ARENA_HARD.jsonl > tpo_lite/data/leakage.txt"
+        "# SHA-256 (first 16 hex digits, text normalised) of AlpacaEval's 805 and Arena-Hard v0.1's 500 "
+        "instructions; written by: "
+        "python -m tpo_lite.leakage ALPACA_EVAL.jsonl ARENA_HARD.jsonl > tpo_lite/data/leakage.txt"
     )
     print("\n".join(sorted(hashes)))
     return 0

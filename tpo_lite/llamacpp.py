@@ -1,10 +1,11 @@
 """A batched llama.cpp decoder for token sequences that share prefixes.
 
 `llama_cpp.Llama` decodes one sequence at a time. This module uses the low-level functions of
-llama-cpp-python 0.3.36 instead: `LlamaCpp.decode` takes leaves (whole token sequences), finds the
-tree of their shared prefixes, decodes each shared prefix once, copies it between sequences
-(`llama_memory_seq_cp`, a matter of labels in a unified KV cache), and lets the suffixes and
-continuations of many leaves share each `llama_decode`. Works on token ids; knows nothing of judges.
+llama-cpp-python 0.3.36 instead: `LlamaCpp.decode` takes leaves (whole token sequences), builds the
+tree of their shared prefixes (`tpo_lite.prefix_tree`), decodes each shared prefix once, copies it
+between sequences (`llama_memory_seq_cp`, a matter of labels in a unified KV cache), and lets the
+suffixes and continuations of many leaves share each `llama_decode`. Works on token ids; knows nothing
+of judges.
 
 The same leaves in the same order with the same settings give bit-identical results on one machine:
 the schedule depends on the leaves alone, and every call starts from an empty cache.
@@ -18,7 +19,6 @@ import struct
 import weakref
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,9 +26,9 @@ import llama_cpp
 import numpy as np
 
 from tpo_lite.errors import InputError, TpoError
+from tpo_lite.prefix_tree import Continuation, Decision, Decoded, Leaf, Segment, prefix_tree
 
-MIN_SHARED = 8
-"""Tokens from which on a shared prefix is worth a sequence of its own."""
+__all__ = ["Continuation", "Decision", "Decoded", "Leaf", "LlamaCpp"]
 
 _LOG: deque[str] = deque(maxlen=20)
 _MEMORY_SIGNS = ("out of memory", "failed to allocate", "unable to allocate", "bad_alloc", "cannot allocate")
@@ -38,106 +38,6 @@ _MEMORY_SIGNS = ("out of memory", "failed to allocate", "unable to allocate", "b
 def _keep_log(_level: int, text: bytes, _data: Any) -> None:
     """Keeps llama.cpp's chatter off stderr and its last lines for error messages."""
     _LOG.append(text.decode(errors="replace"))
-
-
-@dataclass(frozen=True)
-class Decision:
-    """A point where a continuation is about to choose between a few tokens, and ends."""
-
-    after: bytes
-    """The continuation's text must end with these bytes."""
-    among: tuple[int, ...]
-    """It ends when one of these would come next; the result holds their logits."""
-    force: tuple[int, ...]
-    """Tokens appended to a continuation that ended without deciding, to read the logits after them."""
-
-
-@dataclass(frozen=True)
-class Continuation:
-    """How a leaf is continued."""
-
-    max_tokens: int
-    """The most tokens sampled, the stop token included; at least 1."""
-    temperature: float = 0.0
-    """0 is greedy."""
-    top_p: float = 1.0
-    """Nucleus, taken after the temperature as transformers does."""
-    seed: int = 0
-    """Of this leaf alone: what it samples does not depend on its neighbours' seeds."""
-    stop_tokens: frozenset[int] = frozenset()
-    """The continuation ends with the first of these, which is part of it."""
-    decision: Decision | None = None
-    """A second way to end; none: only stop tokens and the limit end it."""
-
-
-@dataclass(frozen=True)
-class Leaf:
-    """One token sequence to decode."""
-
-    tokens: Sequence[int]
-    """The whole sequence from position 0, shared prefix and BOS included; not empty."""
-    continuation: Continuation | None = None
-    """None: only the last token's logits are wanted."""
-    logits_of: tuple[int, ...] | None = None
-    """Without a continuation: the tokens whose logits are wanted; none: the whole vocabulary."""
-
-    @property
-    def room(self) -> int:
-        """KV cells that it may need when it shares nothing."""
-        plan = self.continuation
-        if plan is None:
-            return len(self.tokens)
-        return len(self.tokens) + plan.max_tokens + (len(plan.decision.force) if plan.decision else 0)
-
-
-@dataclass(frozen=True)
-class Decoded:
-    """What became of one leaf."""
-
-    tokens: list[int]
-    """The continuation, a stop token included; empty without one."""
-    ended: Literal["prompt", "stop", "length", "decision"]
-    """Why the continuation ended; "prompt" where there was none."""
-    logits: np.ndarray | None
-    """float32: of `logits_of` after the last token, or of `Decision.among` at the decision or after
-    the forced tokens; None for a continuation without a decision."""
-
-
-@dataclass(eq=False)
-class _Segment:
-    """Tokens at consecutive positions: a prefix shared by the segments below, or one leaf's own suffix."""
-
-    tokens: np.ndarray
-    start: int
-    parent: _Segment | None
-    cells: int = 0
-    """KV cells reserved for it, a continuation's included."""
-    children: int = 0
-    """Segments below that are not finished."""
-    leaf: int | None = None
-    seq: int | None = None
-    """Its llama.cpp sequence while it is in the KV cache."""
-    done: int = 0
-    """Tokens decoded so far."""
-    sampler: Any = None
-    sampled: list[int] = field(default_factory=list)
-    text: bytes = b""
-    """What was sampled, as text; kept where a decision is looked for."""
-    ended: Literal["prompt", "stop", "length", "decision"] | None = None
-
-    @property
-    def complete(self) -> bool:
-        return self.done == len(self.tokens)
-
-    @property
-    def ready(self) -> bool:
-        return not self.complete and (self.parent is None or self.parent.complete)
-
-    def follow_with(self, tokens: Sequence[int]) -> None:
-        """Goes on with these tokens after the ones decoded."""
-        self.start += len(self.tokens)
-        self.tokens = np.array(tokens, np.int32)
-        self.done = 0
 
 
 class LlamaCpp:
@@ -204,13 +104,13 @@ class LlamaCpp:
         if not context:
             llama_cpp.llama_model_free(self._model)
             raise InputError(
-                f"{self.path}: no context of {self.n_ctx} tokens ({kv_type} KV cache) could be made: {_last_log()}. "
-                "Take a smaller context or, where memory ran out, kv_type q8_0."
+                f"{self.path}: no context of {self.n_ctx} tokens ({kv_type} KV cache) could be made: "
+                f"{_last_log()}. Take a smaller context or, where memory ran out, kv_type q8_0."
             )
         pooled = llama_cpp.llama_pooling_type(context) != llama_cpp.LLAMA_POOLING_TYPE_NONE
         if pooled or not llama_cpp.llama_get_causal_attn(context):
             _free(context, self._model)
-            raise InputError(f"{self.path} is an embedding model and cannot write text. Take a language model.")
+            raise InputError(f"{self.path} is an embedding model and writes no text. Take a language model.")
         return context
 
     def _allocate_batch(self) -> None:
@@ -256,7 +156,8 @@ class LlamaCpp:
     @property
     def bos(self) -> int | None:
         """The token that the vocabulary wants in front of every sequence; None if it wants none."""
-        return llama_cpp.llama_vocab_bos(self._vocab) if llama_cpp.llama_vocab_get_add_bos(self._vocab) else None
+        wanted = llama_cpp.llama_vocab_get_add_bos(self._vocab)
+        return llama_cpp.llama_vocab_bos(self._vocab) if wanted else None
 
     @property
     def chat_template(self) -> str | None:
@@ -296,8 +197,8 @@ class LlamaCpp:
         for index, leaf in enumerate(leaves):
             if not leaf.tokens or leaf.room > self.max_leaf:
                 raise InputError(
-                    f"Leaf {index} needs {leaf.room} tokens ({len(leaf.tokens)} given); it must have at least 1 and fit "
-                    f"{self.max_leaf}. Shorten it, or take a larger context."
+                    f"Leaf {index} needs {leaf.room} tokens ({len(leaf.tokens)} given); it must have one at "
+                    f"least and fit {self.max_leaf}. Shorten it, or take a larger context."
                 )
         return _Schedule(self, leaves).run()
 
@@ -307,8 +208,8 @@ class LlamaCpp:
         status = llama_cpp.llama_decode(self._context, self._batch)
         if status != 0:
             raise TpoError(
-                f"{self.path}: llama.cpp could not decode {n_tokens} tokens (status {status}): {_last_log()}. "
-                "Take a smaller batch or context."
+                f"{self.path}: llama.cpp could not decode {n_tokens} tokens (status {status}): "
+                f"{_last_log()}. Take a smaller batch or context."
             )
         self.tokens_decoded += n_tokens
 
@@ -324,8 +225,8 @@ class _Schedule:
 
     def __init__(self, engine: LlamaCpp, leaves: Sequence[Leaf]):
         self.engine, self.leaves = engine, leaves
-        self.waiting = deque(_prefix_tree(leaves, max_depth=engine.n_seq_max))
-        self.resident: list[_Segment] = []
+        self.waiting = deque(prefix_tree(leaves, max_depth=engine.n_seq_max))
+        self.resident: list[Segment] = []
         """Segments in the KV cache, in the order of admission."""
         self.free_sequences = list(reversed(range(engine.n_seq_max)))
         self.free_cells = engine.n_ctx
@@ -354,7 +255,7 @@ class _Schedule:
         pending = sum(len(s.tokens) - s.done for s in self.resident if s.ready)
         while self.waiting and pending < self.engine.n_batch:
             path = []
-            segment: _Segment | None = self.waiting[0]
+            segment: Segment | None = self.waiting[0]
             while segment is not None and segment.seq is None:
                 path.append(segment)
                 segment = segment.parent
@@ -371,10 +272,10 @@ class _Schedule:
                 if segment.ready:
                     pending += len(segment.tokens)
 
-    def _copy_prefix(self, segment: _Segment) -> None:
+    def _copy_prefix(self, segment: Segment) -> None:
         llama_cpp.llama_memory_seq_cp(self.engine._memory, segment.parent.seq, segment.seq, -1, -1)
 
-    def _fill_batch(self) -> list[tuple[int, _Segment]]:
+    def _fill_batch(self) -> list[tuple[int, Segment]]:
         """Decodes one batch; returns the segments it completed with the row of their last token."""
         engine = self.engine
         n, completed = 0, []
@@ -396,7 +297,7 @@ class _Schedule:
         engine._decode_batch(n)
         return completed
 
-    def _advance(self, segment: _Segment, row: int) -> None:
+    def _advance(self, segment: Segment, row: int) -> None:
         """Takes the logits of a leaf's last token: ends the leaf or gives it the tokens that come next."""
         leaf = self.leaves[segment.leaf]
         plan = leaf.continuation
@@ -427,11 +328,11 @@ class _Schedule:
             return segment.follow_with(following)
         self._finish(segment, segment.ended, self.engine._logits(row, decision.among))
 
-    def _finish(self, segment: _Segment, ended: Any, logits: np.ndarray | None) -> None:
+    def _finish(self, segment: Segment, ended: Any, logits: np.ndarray | None) -> None:
         self.results[segment.leaf] = Decoded(segment.sampled, ended, logits)
         if segment.sampler is not None:
             llama_cpp.llama_sampler_free(segment.sampler)
-        done: _Segment | None = segment
+        done: Segment | None = segment
         while done is not None and done.children == 0:
             llama_cpp.llama_memory_seq_rm(self.engine._memory, done.seq, -1, -1)
             self.free_sequences.append(done.seq)
@@ -440,50 +341,6 @@ class _Schedule:
             done = done.parent
             if done is not None:
                 done.children -= 1
-
-
-def _prefix_tree(leaves: Sequence[Leaf], max_depth: int) -> list[_Segment]:
-    """The leaves' own segments in depth-first order, linked to the prefixes they share.
-
-    Every leaf keeps at least its last token to itself, whose logits it needs; so equal leaves need no
-    special case. Paths from root to leaf have at most `max_depth` segments.
-
-    With MIN_SHARED = 1, leaves [1, 2, 3], [1, 2, 4] and [1, 2, 3] become the prefix [1, 2] with the
-    suffixes [3], [3] and [4].
-    """
-    tokens = [np.asarray(leaf.tokens, np.int32) for leaf in leaves]
-    order = sorted(range(len(leaves)), key=lambda i: tuple(leaves[i].tokens))
-    shared = [_shared(tokens[a], tokens[b]) for a, b in zip(order, order[1:])]
-    suffixes: list[_Segment] = []
-
-    def place(low: int, high: int, parent: _Segment | None, start: int, depth: int) -> None:
-        """Places the leaves order[low:high], which agree up to `start`, where `parent` ends."""
-        first = low
-        for i in range(low, high):
-            if i + 1 < high and depth < max_depth and shared[i] >= start + MIN_SHARED:
-                continue
-            # order[first : i + 1] is a run whose neighbours share more than the parent.
-            if i > first:
-                end = min(shared[first:i])
-                prefix = _Segment(tokens[order[i]][start:end], start, parent, cells=end - start)
-                place(first, i + 1, prefix, end, depth + 1)
-            else:
-                leaf = order[i]
-                cells = leaves[leaf].room - start
-                suffixes.append(_Segment(tokens[leaf][start:], start, parent, cells=cells, leaf=leaf))
-            if parent is not None:
-                parent.children += 1
-            first = i + 1
-
-    place(0, len(order), None, 0, 1)
-    return suffixes
-
-
-def _shared(a: np.ndarray, b: np.ndarray) -> int:
-    """Length of the common prefix, short of either's last token."""
-    n = min(len(a), len(b)) - 1
-    different = np.flatnonzero(a[:n] != b[:n])
-    return int(different[0]) if len(different) else n
 
 
 def _make_sampler(plan: Continuation) -> Any:
@@ -503,7 +360,7 @@ def _load_model(path: Path, n_gpu_layers: int) -> Any:
     with path.open("rb") as file:
         header = file.read(24)
     if header[:4] != b"GGUF":
-        raise InputError(f"{path} is not a GGUF file. Convert the model with llama.cpp, or download its GGUF.")
+        raise InputError(f"{path} is not a GGUF file. Convert the model with llama.cpp, or take its GGUF.")
     if len(header) == 24 and struct.unpack_from("<Q", header, 8)[0] == 0:
         raise InputError(f"{path} holds a vocabulary and no weights. Give the path of the whole model.")
     params = llama_cpp.llama_model_default_params()
@@ -525,7 +382,8 @@ def _load_model(path: Path, n_gpu_layers: int) -> Any:
 def _last_log() -> str:
     """llama.cpp's last complaints, in one line."""
     lines = "".join(_LOG).splitlines()
-    errors = [line for line in lines if any(sign in line.lower() for sign in ("error", "fail", *_MEMORY_SIGNS))]
+    signs = ("error", "fail", *_MEMORY_SIGNS)
+    errors = [line for line in lines if any(sign in line.lower() for sign in signs)]
     return " / ".join((errors or lines)[-3:]).strip().rstrip(".") or "llama.cpp gave no reason"
 
 

@@ -59,9 +59,7 @@ def steps(recipe: Recipe) -> Iterator[tuple[str, str | None, int]]:
 def _phase(run: RunFolder, phase: str, arm: str | None, iteration: int, debug: bool) -> None:
     command = [sys.executable, "-m", f"tpo_lite.phases.{phase}", str(run.root), "--iteration", str(iteration)]
     command += ["--arm", arm] if arm else []
-    environment = os.environ | quiet_environment()
-    if debug:
-        environment["TPO_LITE_DEBUG"] = "1"
+    environment = dict(os.environ, TPO_LITE_DEBUG="1" if debug else "0")
     start = time.monotonic()
     process = subprocess.Popen(command, env=environment, preexec_fn=_die_with_parent)
     try:
@@ -83,20 +81,6 @@ def _phase(run: RunFolder, phase: str, arm: str | None, iteration: int, debug: b
         )
     if code:
         raise PhaseFailed(code)
-
-
-def quiet_environment() -> dict[str, str]:
-    """Keeps libraries from talking over the progress display and from looking for updates."""
-    return {
-        "HF_HUB_DISABLE_TELEMETRY": "1",
-        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-        "TQDM_DISABLE": "1",
-        "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
-        "TRANSFORMERS_VERBOSITY": "error",
-        "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
-        "TOKENIZERS_PARALLELISM": "false",
-        "PYTHONWARNINGS": "ignore",
-    }
 
 
 def _die_with_parent() -> None:

@@ -38,7 +38,9 @@ def bradley_terry(wins: np.ndarray, prior: float) -> np.ndarray:
     if not np.isfinite(wins).all() or (wins < 0).any():
         raise ValueError("wins must be finite and not negative")
     if not prior > 0:
-        raise ValueError(f"prior must be > 0, not {prior}; without it an unbeaten response has no finite rating")
+        raise ValueError(
+            f"prior must be > 0, not {prior}; without it an unbeaten response has no finite rating"
+        )
 
     count = len(wins)
     strengths = np.zeros(count)
@@ -50,14 +52,15 @@ def bradley_terry(wins: np.ndarray, prior: float) -> np.ndarray:
         p_win = _sigmoid(strengths[:, None] - strengths[None, :])
         gradient = wins.sum(1) - (games * p_win).sum(1) - prior * strengths
         weights = games * p_win * p_win.T
-        # The likelihood is flat along (1, ..., 1), where the gradient is 0; adding ones keeps the system well
-        # conditioned there and leaves the step as it is.
+        # The likelihood is flat along (1, ..., 1), where the gradient is 0; adding a constant keeps the
+        # system well conditioned there and leaves the step as it is.
         curvature = np.diag(weights.sum(1) + prior) - weights + weights.max()
         step = np.linalg.solve(curvature, gradient)
         step -= step.mean()
-        # Newton's decrement: twice the gain that the quadratic model still promises.
-        if gradient @ step <= 1e-18 * max(1.0, games.sum()):
-            return strengths
+        # Newton's decrement, twice the gain still promised: once it nears what rounding lets the objective
+        # show, a last full step squares the error.
+        if gradient @ step <= 1e-14 * max(1.0, games.sum()):
+            return strengths + step
         size = 1.0
         while (moved := _log_posterior(strengths + size * step, wins, prior)) <= objective:
             size /= 2

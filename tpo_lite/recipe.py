@@ -28,7 +28,7 @@ class Section(BaseModel):
 
 
 class Instructions(Section):
-    """Where instructions come from and which are kept (paper, section 3.1)."""
+    """Where instructions come from and which are kept (the paper's data and sampling)."""
 
     source: str = "embedded"
     """A JSONL, CSV, Parquet or text file, `hub:name[:split[:column]]`, or `embedded`."""
@@ -45,7 +45,7 @@ class Instructions(Section):
 
 
 class Thought(Section):
-    """The thought prompt (paper, section 2.1)."""
+    """The thought prompt (the paper's thought prompts)."""
 
     style: Literal["generic", "specific", "direct", "custom"] = "generic"
     """The paper's two prompts, no thought at all, or `prompt` below."""
@@ -58,7 +58,7 @@ class Thought(Section):
 
 
 class Sampling(Section):
-    """How the K outputs of an instruction are sampled (paper, section 3.1)."""
+    """How the K outputs of an instruction are sampled (the paper's data and sampling)."""
 
     k: Annotated[int, Field(ge=2)] = 8
     """Outputs an instruction."""
@@ -73,7 +73,7 @@ class Sampling(Section):
 
 
 class JudgeSettings(Section):
-    """The model that compares two responses (paper, section 2.2)."""
+    """The model that compares two responses (the paper's judges)."""
 
     model: str = "embedded"
     """A GGUF file, `hub:owner/repo/file.gguf`, or `embedded`."""
@@ -98,7 +98,7 @@ class JudgeSettings(Section):
 
 
 class Rating(Section):
-    """Bradley-Terry ratings of the K responses (paper, section 2.2)."""
+    """Bradley-Terry ratings of the K responses (the paper's judges)."""
 
     wins: Literal["soft", "hard"] = "soft"
     """Probabilities or verdicts as wins."""
@@ -107,7 +107,7 @@ class Rating(Section):
 
 
 class LengthControl(Section):
-    """Length-controlled scores (paper, section 2.3)."""
+    """Length-controlled scores (the paper's length control)."""
 
     rho: Literal["auto"] | Annotated[float, Field(ge=0.0, le=0.5)] = "auto"
     """Weight of the length; auto: the smallest with chosen responses on average not longer than rejected ones."""
@@ -132,7 +132,7 @@ class Lora(Section):
 
 
 class Train(Section):
-    """DPO (paper, section 2.4; TRL's DPOTrainer)."""
+    """DPO (the paper's training; TRL's DPOTrainer)."""
 
     loss: Literal["dpo", "irpo"] = "dpo"
     """irpo adds the negative log-likelihood of the chosen output."""
@@ -162,7 +162,7 @@ class Evaluation(Section):
     """Sampling on the validation slice."""
 
     retries: Annotated[int, Field(ge=0)] = 2
-    """A malformed output is sampled again this often (paper, section 2.4); then it loses."""
+    """A malformed output is sampled again this often (the paper's training); then it loses."""
 
 
 class Recipe(Section):
@@ -203,7 +203,11 @@ class Recipe(Section):
         if arm == "direct":
             return DIRECT
         if self.thought.style == "custom":
-            return custom_style(self.thought.prompt or "", self.thought.response_marker, self.thought.thought_marker)
+            if self.thought.prompt is None or self.thought.response_marker is None:
+                raise InputError("thought.style is custom: give thought.prompt and thought.response_marker too.")
+            return custom_style(self.thought.prompt, self.thought.response_marker, self.thought.thought_marker)
+        if self.thought.prompt is not None:
+            raise InputError(f"thought.prompt is given, but thought.style is {self.thought.style}: set it to custom.")
         return {"generic": GENERIC, "specific": SPECIFIC}[self.thought.style]
 
 
@@ -214,7 +218,7 @@ SHIPPED = PACKAGE / "recipes" if (PACKAGE / "recipes").is_dir() else PACKAGE.par
 
 def shipped() -> list[Path]:
     """The recipes that came with the package, by name."""
-    return sorted(SHIPPED.glob("*.yaml"))
+    return sorted(SHIPPED.glob("*.yaml"), key=lambda path: path.stem)
 
 
 def recipe_path(name: str) -> Path:

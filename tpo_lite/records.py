@@ -56,7 +56,7 @@ class Instruction(Record):
 
 @dataclass(frozen=True)
 class Sample(Record):
-    """One sampled output, split into thought z and response y (paper, section 2.1)."""
+    """One sampled output, split into thought z and response y (the paper's thought prompts)."""
 
     k: int
     """Index among the K samples of its prompt."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fnmatch import fnmatch
 from pathlib import Path
 
 from tpo_lite.errors import InputError
@@ -26,21 +27,37 @@ def model_path(name: str) -> str:
 
 
 def judge_path(name: str) -> Path:
-    """The GGUF file of the judge; one on the hub is downloaded into the hub's cache."""
+    """The GGUF file of the judge; one on the hub is downloaded into the hub's cache.
+
+    `hub:owner/repo/*Q4_K_M.gguf` takes the one file that fits.
+    """
     if name == "embedded":
         return ASSETS / "judge.gguf"
     if name.startswith("hub:"):
         parts = name.removeprefix("hub:").split("/")
         if len(parts) < 3:
             raise InputError(f"judge.model: {name!r} is not hub:owner/repo/file.gguf.")
-        from huggingface_hub import hf_hub_download
-        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-        try:
-            return Path(hf_hub_download("/".join(parts[:2]), "/".join(parts[2:])))
-        except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-            raise InputError(f"judge.model: cannot download {name!r}: {error}. Check the name and the network.") from error
+        return _from_hub("/".join(parts[:2]), "/".join(parts[2:]))
     path = Path(name).expanduser()
     if not path.is_file():
         raise InputError(f"judge.model: no file {name!r}. Give a GGUF file or hub:owner/repo/file.gguf.")
     return path
+
+
+def _from_hub(repository: str, pattern: str) -> Path:
+    """The one file of a hub repository whose name fits `pattern`, downloaded into the hub's cache."""
+    import httpx
+    from huggingface_hub import hf_hub_download, list_repo_files
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        if "*" not in pattern:
+            return Path(hf_hub_download(repository, pattern))
+        fits = [file for file in list_repo_files(repository) if fnmatch(file, pattern)]
+        if len(fits) != 1:
+            raise InputError(f"judge.model: {pattern!r} fits {len(fits)} files of {repository}, not one: {', '.join(fits)}.")
+        return Path(hf_hub_download(repository, fits[0]))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, httpx.HTTPError) as error:
+        raise InputError(
+            f"judge.model: cannot download {pattern!r} of {repository} ({error}). Check the name and the network."
+        ) from error

@@ -91,7 +91,7 @@ def flip_rate(prompts: Iterable[Sequence[Comparison]]) -> Share:
     """
     flipped = pairs = 0
     for comparisons in prompts:
-        verdicts = {(c.first, c.second): c.verdict for c in comparisons if c.verdict != "unparsed"}
+        verdicts = {(c.first, c.second): c.verdict for c in comparisons if c.verdict in ("A", "B")}
         for (first, second), verdict in verdicts.items():
             if first < second and (second, first) in verdicts:
                 pairs += 1

@@ -1,7 +1,7 @@
 """Thought prompts, and the strict parsing of an output into thought z and response y.
 
-"Thinking LLMs: General Instruction Following with Thought Generation" (arXiv 2410.10630), section 2.1
-and its two prompts. Works on text, knows nothing of tokens, chat templates or models.
+"Thinking LLMs: General Instruction Following with Thought Generation" (arXiv 2410.10630), and its
+two thought prompts. Works on text, knows nothing of tokens, chat templates or models.
 """
 
 from __future__ import annotations
@@ -62,7 +62,8 @@ def custom_style(template: str, response_marker: str, thought_marker: str | None
     """
     if template.count(PLACEHOLDER) != 1:
         raise InputError(
-            f"thought template: {PLACEHOLDER} is there {template.count(PLACEHOLDER)} times; write it exactly once."
+            f"thought template: {PLACEHOLDER} is there {template.count(PLACEHOLDER)} times; "
+            "write it exactly once."
         )
     for key, marker in (("response_marker", response_marker), ("thought_marker", thought_marker)):
         if marker is None:
@@ -71,11 +72,15 @@ def custom_style(template: str, response_marker: str, thought_marker: str | None
             raise InputError(f"thought {key} is empty; give the text that stands in front of that part.")
         if not any(marker in part for part in template.split(PLACEHOLDER)):
             raise InputError(
-                f"thought {key} {marker!r} is not in the template, so the model cannot know it; ask for it there."
+                f"thought {key} {marker!r} is not in the template, so the model cannot know it; "
+                "ask for it there."
             )
-    if thought_marker is not None and (thought_marker in response_marker or response_marker in thought_marker):
+    if thought_marker is not None and (
+        thought_marker in response_marker or response_marker in thought_marker
+    ):
         raise InputError(
-            f"thought markers {thought_marker!r} and {response_marker!r} contain one another; choose distinct ones."
+            f"thought markers {thought_marker!r} and {response_marker!r} contain one another; "
+            "choose distinct ones."
         )
     return ThoughtStyle("custom", template, thought_marker, response_marker)
 
@@ -103,7 +108,7 @@ class Parse:
 
 
 def parse(style: ThoughtStyle, output: str, truncated: bool) -> Parse:
-    """Splits an output by plain string matching (paper, section 2.1); nothing is repaired.
+    """Splits an output by plain string matching, as the paper does; nothing is repaired.
 
     `truncated` says that the token limit came before the end of turn. The first of these that holds is
     the outcome:

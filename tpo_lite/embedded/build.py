@@ -4,17 +4,21 @@
     policy    from the trunk: first much useful work, then the mixture that the loop starts from, rounded to NF4 in the last part
     judge     from the trunk: work, answer, what each assistant says, verdict
 
-OUT then holds `policy/` (a Hugging Face folder, 16 bit), `judge.gguf`, `build.log` and `figures.json`. About half an hour on
-two cores. The same seed, versions, machine and number of threads give the same bytes.
+OUT then holds `policy/` (a Hugging Face folder, 16 bit), `judge.gguf`, `build.log` and the figures of both as JSON. Policy and
+judge train side by side, each on one core. The same seed, versions and kind of machine give the same bytes.
 """
 
 from __future__ import annotations
 
 import copy
 import json
+import multiprocessing
 import random
 import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import click
 import torch
@@ -32,14 +36,15 @@ DIRECT, USEFUL = 0.45, 0.12
 
 
 class Log:
-    """Writes lines to a file and to the terminal, each at once."""
+    """Appends lines to a file and writes them to the terminal, each at once; several processes may share one."""
 
     def __init__(self, path: Path):
-        self.file = path.open("w")
+        self.path = path
 
     def __call__(self, line: str) -> None:
         print(line, flush=True)
-        print(line, file=self.file, flush=True)
+        with self.path.open("a") as file:
+            file.write(line + "\n")
 
 
 def new_model(vocabulary: int) -> LlamaForCausalLM:
@@ -107,26 +112,47 @@ def save_policy(policy: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase, fo
     tokenizer.save_pretrained(folder)
 
 
+def build_policy(trunk: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase, out: Path, seed: int, log: Log) -> None:
+    """Trains, saves and measures the policy."""
+    save_policy(train_policy(trunk, tokenizer, seed, log), tokenizer, out / "policy")
+    _write_figures(out, "policy", measure.measure_policy(out / "policy", seed), log)
+
+
+def build_judge(trunk: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase, out: Path, seed: int, log: Log) -> None:
+    """Trains, saves and measures the judge."""
+    write_gguf(train_judge(trunk, tokenizer, seed, log), tokenizer, out / "judge.gguf", "tpo_lite embedded judge")
+    _write_figures(out, "judge", measure.measure_judge(out / "judge.gguf", seed), log)
+
+
+def _write_figures(out: Path, name: str, figures: dict[str, float], log: Log) -> None:
+    (out / f"{name}-figures.json").write_text(json.dumps(figures, indent=2) + "\n")
+    log(f"{name} on held-out puzzles\n{measure.as_table(figures)}")
+
+
+def _on_one_core(stage: Callable[..., None], *arguments: Any) -> None:
+    torch.set_num_threads(1)
+    stage(*arguments)
+
+
 @click.command()
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option("--seed", default=0, show_default=True, help="Seeds weights, data and measurements.")
-@click.option("--threads", default=2, show_default=True, help="Threads to compute with; part of what makes the bytes.")
-def main(out: Path, seed: int, threads: int) -> None:
+def main(out: Path, seed: int) -> None:
     """Train the embedded policy and judge and write them to OUT."""
-    torch.set_num_threads(threads)
+    torch.set_num_threads(1)
     torch.manual_seed(seed)
     out.mkdir(parents=True, exist_ok=True)
+    (out / "build.log").unlink(missing_ok=True)
     log, began = Log(out / "build.log"), time.perf_counter()
     tokenizer = train_tokenizer(examples.tokenizer_texts(1500, random.Random(seed)), VOCABULARY)
     trunk = train_trunk(tokenizer, seed, log)
-    save_policy(train_policy(trunk, tokenizer, seed, log), tokenizer, out / "policy")
-    figures = {"policy": measure.measure_policy(out / "policy", seed)}
-    log(measure.as_table(figures["policy"]))
-    judge = train_judge(trunk, tokenizer, seed, log)
-    write_gguf(judge, tokenizer, out / "judge.gguf", "tpo_lite embedded judge")
-    figures["judge"] = measure.measure_judge(out / "judge.gguf", seed)
-    log(measure.as_table(figures["judge"]))
-    (out / "figures.json").write_text(json.dumps(figures, indent=2) + "\n")
+    # One process for each model: at these sizes a second thread gains a model little, and a second model costs it little.
+    with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as processes:
+        stages = [
+            processes.submit(_on_one_core, stage, trunk, tokenizer, out, seed, log) for stage in (build_policy, build_judge)
+        ]
+        for stage in stages:
+            stage.result()
     log(f"built in {(time.perf_counter() - began) / 60:.1f} minutes")
 
 

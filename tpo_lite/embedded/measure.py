@@ -15,7 +15,8 @@ from tpo_lite.chat import Chat, load_tokenizer, stop_ids
 from tpo_lite.checking import is_right
 from tpo_lite.embedded import examples, world
 from tpo_lite.engines.transformers import load_base
-from tpo_lite.llamacpp import Continuation, Decision, Leaf, LlamaCpp
+from tpo_lite.judges import JudgeRequest
+from tpo_lite.judges.gguf import GgufJudge
 from tpo_lite.recipe import Sampling
 from tpo_lite.sampling import GenerateSampler, batches
 from tpo_lite.thoughts import DIRECT, GENERIC, parse, thought_prompt
@@ -64,37 +65,34 @@ def measure_policy(folder: Path, seed: int, count: int = 300, k: int = 2) -> dic
 
 
 def measure_judge(path: Path, seed: int, count: int = 200) -> dict[str, float]:
-    """Shares between 0 and 1 over `count` held-out (right, wrong) pairs, each asked in both orders.
+    """Shares between 0 and 1 over `count` held-out (right, wrong) pairs, each asked in both orders (explain mode).
 
-    Responses are phrased as the policy phrases them. A verdict is unparsed where the explanation ends without `[[`.
-    Also the mean distance of P(A) from 0.5 averaged over both orders of two right answers phrased differently.
+    Responses are phrased as the policy phrases them. The last figure is the mean distance from 0.5 of P(A), averaged over both
+    orders, for two right answers phrased differently: 0 is a judge that sees no difference.
     """
-    engine, rng = LlamaCpp(path, n_ctx=16384, n_batch=512, n_seq_max=64), random.Random(f"judge {seed}")
-    a, b = (engine.tokenize(letter, special=False)[0] for letter in "AB")
-    mark = tuple(engine.tokenize(" [[", special=False))
-    plan = Continuation(128, stop_tokens=engine.end_tokens(), decision=Decision(b"[[", (a, b), mark))
-    header = "<|start_header_id|>{}<|end_header_id|>\n\n"
-    before, after = "<|begin_of_text|>" + header.format("user"), "<|eot_id|>" + header.format("assistant")
-    leaves, tasks = [], []
-    for puzzle in world.puzzles(count, seed):
-        right, wrong = world.response(rng, puzzle.answer), world.response(rng, world.wrong_answer(rng, puzzle))
-        tasks.append(puzzle.task)
-        for first, second in ((right, wrong), (wrong, right)):
-            text = examples.JUDGE_PROMPT.format(instruction=puzzle.text, response_a=first, response_b=second)
-            leaves.append(Leaf(engine.tokenize(before + text + after, special=True), plan))
-    decoded = engine.decode(leaves)
-    p_first = np.array([1 / (1 + np.exp(result.logits[1] - result.logits[0])) for result in decoded]).reshape(-1, 2)
-    correct = np.stack([p_first[:, 0] > 0.5, p_first[:, 1] < 0.5], axis=1)
+    judge = GgufJudge(path, "explain", examples.JUDGE_PROMPT, explain_tokens=128, n_ctx=16384)
+    rng, puzzles = random.Random(f"judge {seed}"), world.puzzles(count, seed)
+    pairs = [
+        (puzzle.text, world.response(rng, puzzle.answer), world.response(rng, world.wrong_answer(rng, puzzle)))
+        for puzzle in puzzles
+    ]
+    pairs += [(puzzle.text, f"The answer is {puzzle.answer}.", f"It is {puzzle.answer}.") for puzzle in puzzles]
+    requests = [JudgeRequest(text, *order) for text, one, two in pairs for order in ((one, two), (two, one))]
+    verdicts = judge.compare(requests)
+    p_first = np.array([verdict.p_a for verdict in verdicts]).reshape(-1, 2)
+    differ, alike = p_first[:count], p_first[count:]
+    correct = np.stack([differ[:, 0] > 0.5, differ[:, 1] < 0.5], axis=1)
     figures = {
         "right": float(correct.mean()),
         "right in both orders": float(correct.all(axis=1).mean()),
         "flip rate": float((correct[:, 0] != correct[:, 1]).mean()),
-        "first slot rate": float((p_first > 0.5).mean()),
-        "unparsed": _mean([result.ended != "decision" for result in decoded]),
-        "explanation tokens": _mean([len(result.tokens) for result in decoded]),
+        "first slot rate": float((differ > 0.5).mean()),
+        "unparsed": float(np.mean([verdict.forced for verdict in verdicts])),
+        "explanation tokens": float(np.mean([len(judge.engine.tokenize(v.explanation, False)) for v in verdicts])),
+        "preference among equals": float(np.abs((alike[:, 0] + 1 - alike[:, 1]) / 2 - 0.5).mean()),
     }
     for task in world.TASKS:
-        figures[f"right: {task}"] = float(correct[[name == task for name in tasks]].mean())
+        figures[f"right: {task}"] = float(correct[[puzzle.task == task for puzzle in puzzles]].mean())
     return figures
 
 

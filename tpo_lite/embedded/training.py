@@ -18,8 +18,6 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
 from tpo_lite.embedded.examples import Example
 
 BATCH = 24
-POOL = 16
-"""Batches drawn at a time and sorted by length, so that little padding is computed."""
 MUON_RATE, ADAM_RATE = 0.02, 3e-3
 
 
@@ -56,23 +54,18 @@ def encode(tokenizer: PreTrainedTokenizerBase, example: Example) -> tuple[list[i
     return tokenizer.encode(prompt), [*tokenizer.encode(example.output), tokenizer.eos_token_id]
 
 
-def batches(
-    tokenizer: PreTrainedTokenizerBase, draw: Callable[[], Example], rng: random.Random
-) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+def batches(tokenizer: PreTrainedTokenizerBase, draw: Callable[[], Example]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Endless batches of token ids (BATCH, length) and of a mask, True where a token of an output is to be predicted."""
     while True:
-        pool = sorted((encode(tokenizer, draw()) for _ in range(BATCH * POOL)), key=lambda pair: len(pair[0] + pair[1]))
-        groups = [pool[start : start + BATCH] for start in range(0, len(pool), BATCH)]
-        rng.shuffle(groups)
-        for group in groups:
-            length = max(len(prompt) + len(output) for prompt, output in group)
-            ids = torch.full((BATCH, length), tokenizer.pad_token_id)
-            target = torch.zeros(BATCH, length, dtype=torch.bool)
-            for row, (prompt, output) in enumerate(group):
-                end = len(prompt) + len(output)
-                ids[row, :end] = torch.tensor(prompt + output)
-                target[row, len(prompt) : end] = True
-            yield ids, target
+        group = [encode(tokenizer, draw()) for _ in range(BATCH)]
+        length = max(len(prompt) + len(output) for prompt, output in group)
+        ids = torch.full((BATCH, length), tokenizer.pad_token_id)
+        target = torch.zeros(BATCH, length, dtype=torch.bool)
+        for row, (prompt, output) in enumerate(group):
+            end = len(prompt) + len(output)
+            ids[row, :end] = torch.tensor(prompt + output)
+            target[row, len(prompt) : end] = True
+        yield ids, target
 
 
 def train(
@@ -100,7 +93,7 @@ def train(
         torch.optim.AdamW(others, lr=ADAM_RATE, betas=(0.9, 0.95), weight_decay=0.0),
     ]
     progress, began, mean, tokens = 0.0, time.perf_counter(), None, 0
-    stream = batches(tokenizer, lambda: draw(rng, progress), rng)
+    stream = batches(tokenizer, lambda: draw(rng, progress))
     for step in range(steps):
         progress = step / steps
         rate = min((step + 1) / 30, 1) * (peak + (final - peak) * max(0.0, (progress - 0.3) / 0.7))

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 from typing import Any
 
 import torch
+from bitsandbytes.nn import Linear4bit
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from tpo_lite.chat import first_line
 from tpo_lite.errors import InputError
-
-
-# On a CPU bitsandbytes looks for a faster kernel on the hub and warns at every load that it has none.
-logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 
 def compute_dtype(device: str) -> torch.dtype:
@@ -35,14 +32,20 @@ def nf4(device: str) -> BitsAndBytesConfig:
 def load_base(model: str, device: str) -> Any:
     """The 4-bit base without an adapter. Raises `InputError` if the model cannot be loaded."""
     try:
-        return AutoModelForCausalLM.from_pretrained(
+        base = AutoModelForCausalLM.from_pretrained(
             model, quantization_config=nf4(device), dtype=compute_dtype(device), device_map={"": device}
         )
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise InputError(
             f"model: {model} cannot be loaded ({first_line(error)}). "
             "Check that it is a causal language model, that its files are complete, and the network."
         ) from error
+    for module in base.modules():
+        if isinstance(module, Linear4bit):
+            # On CPUs with AVX-512 bfloat16 the first forward pass in eval mode would repack the weights for a kernel
+            # without a backward: training afterwards would lose the gradient through every linear layer, silently.
+            module.support_avx512bf16_for_cpu = False
+    return base
 
 
 def load(model: str, adapter: Path | None, device: str, max_length: int) -> Any:

@@ -16,7 +16,7 @@ class JudgeRequest:
     """One question to a judge: which of two responses is better?"""
 
     instruction: str
-    """x, without the thought prompt (paper, section 2.2)."""
+    """x, without the thought prompt (the paper's judges)."""
     response_a: str
     """The response shown first, without its thought."""
     response_b: str

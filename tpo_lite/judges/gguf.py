@@ -1,10 +1,10 @@
 """A judge in a GGUF file, through llama.cpp.
 
 Two modes. `verdict`: the judge's turn is opened and ends at `[[`; P(A) is the softmax over the logits of
-the two tokens that go on to `A]]` and `B]]`. `explain`: the judge writes greedily; where it is about to put
-`A` or `B` after a `[[` of its own, P(A) is read at that spot; where it never does, `[[` is appended and P(A) read
-there, and the verdict says so. Either way only the judge's own turn is read, so a response that contains
-`[[A]]` is a text like any other.
+the two tokens that go on to `A]]` and `B]]`. `explain`: the judge writes greedily; where it is about to
+put `A` or `B` after a `[[` of its own, P(A) is read at that spot; where it never does, `[[` is appended and
+P(A) read there, and the verdict says so. Either way only the judge's own turn is read, so a response that
+contains `[[A]]` is a text like any other.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import json
 import math
 import re
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Literal, NoReturn
 
@@ -43,13 +44,13 @@ class GgufJudge:
     """Compares responses with a GGUF language model; implements `tpo_lite.judges.Judge`.
 
     `template` is a judge prompt with {instruction}, {response_a} and {response_b} (None: the Self-Taught
-    Evaluator's for the mode), `system` an optional system message, `chat_template` a Jinja template in place of
-    the GGUF's own. `overlong` says what becomes of a pair that does not fit the context: "drop" (label
-    "overlong", p_a 0.5) or "truncate" (the middle of the longer response is cut). The other arguments are
-    those of `LlamaCpp`.
+    Evaluator's for the mode), `system` an optional system message, `chat_template` a Jinja template in
+    place of the GGUF's own. `overlong` says what becomes of a pair that does not fit the context: "drop"
+    (label "overlong", p_a 0.5) or "truncate" (the middle of the longer response is cut). The other
+    arguments are those of `LlamaCpp`.
 
-    Raises `InputError` for a model without chat template where none is given, and for a vocabulary in which no
-    token tells `[[A]]` from `[[B]]`.
+    Raises `InputError` for a model without chat template where none is given, and for a vocabulary in
+    which no token tells `[[A]]` from `[[B]]`.
     """
 
     def __init__(
@@ -91,7 +92,7 @@ class GgufJudge:
         logit_a, logit_b = (float(logit) for logit in decoded.logits)
         p_a = 0.5 + 0.5 * math.tanh((logit_a - logit_b) / 2)
         if not math.isfinite(p_a):
-            raise TpoError(f"{self.engine.path} gives logits that are not numbers. The file is damaged: replace it.")
+            raise TpoError(f"{self.engine.path} gives logits that are no numbers: replace the file.")
         forced = decoded.ended in ("stop", "length")
         explanation = self.engine.detokenize(decoded.tokens).removesuffix(OPENING).strip()
         return Verdict(p_a, "unparsed" if forced else "A" if p_a > 0.5 else "B", explanation, forced)
@@ -122,7 +123,9 @@ class GgufJudge:
         return Leaf(tokens + opening, logits_of=among)
 
     def _tokens(self, piece: int | str, texts: dict[str, str]) -> list[int]:
-        return [piece] if isinstance(piece, int) else self.engine.tokenize(_fill_slots(piece, texts), special=False)
+        if isinstance(piece, int):
+            return [piece]
+        return self.engine.tokenize(_fill_slots(piece, texts), special=False)
 
     def _verdict_tokens(self, before: str) -> tuple[list[int], tuple[int, int]]:
         """The tokens up to where the two verdicts after `before` first differ, and the two that differ.
@@ -135,21 +138,21 @@ class GgufJudge:
             if among[0] != among[1]:
                 return a[:index], among
         raise InputError(
-            f"{self.engine.path}: its vocabulary has no token that tells [[A]] from [[B]], so it cannot be a judge. "
+            f"{self.engine.path}: no token of its vocabulary tells [[A]] from [[B]], so it cannot judge. "
             "Take another model."
         )
 
     def _cut(self, request: JudgeRequest, excess: int) -> JudgeRequest | None:
-        """The request with `excess` tokens less in the middle of its longer response; None if it is too short.
+        """The request with `excess` tokens less in the middle of its longer response; None if too short.
 
         Both orders of a pair cut the same response: which is longer does not depend on the slot.
         """
-        lengths = {
-            field: (len(self.engine.tokenize(getattr(request, field), special=False)), getattr(request, field))
-            for field in ("response_a", "response_b")
-        }
-        longer = max(lengths, key=lambda field: lengths[field])
-        tokens = self.engine.tokenize(getattr(request, longer), special=False)
+        by_length = {}
+        for field in ("response_a", "response_b"):
+            text = getattr(request, field)
+            by_length[field] = (len(tokens := self.engine.tokenize(text, special=False)), text, tokens)
+        longer = max(by_length, key=lambda field: by_length[field])
+        tokens = by_length[longer][2]
         keep = len(tokens) - excess - len(self.engine.tokenize(CUT_MARK, special=False))
         if keep < 2:
             return None
@@ -162,14 +165,17 @@ class GgufJudge:
         source = chat_template or self.engine.chat_template
         if source is None:
             raise InputError(
-                f"{self.engine.path} has no chat template. Give one (judge.chat_template), or take an instruct model."
+                f"{self.engine.path} has no chat template. Give one (judge.chat_template), or take an "
+                "instruct model."
             )
         messages = [{"role": "system", "content": system}] if system else []
         messages.append({"role": "user", "content": fill(template, *_SLOTS.values())})
         # transformers' environment for chat templates, without its clock (strftime_now): a prompt that
         # changes with the date could not be judged alike after a resume, and templates have a fallback.
-        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
-        environment.filters["tojson"] = lambda value, **options: json.dumps(value, ensure_ascii=False, **options)
+        environment = ImmutableSandboxedEnvironment(
+            trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols]
+        )
+        environment.filters["tojson"] = partial(json.dumps, ensure_ascii=False)
         try:
             return environment.from_string(source).render(
                 messages=messages,
@@ -180,7 +186,7 @@ class GgufJudge:
             )
         except TemplateError as error:
             raise InputError(
-                f"The chat template of {self.engine.path} fails: {error}. Give another one (judge.chat_template)."
+                f"The chat template of {self.engine.path} fails: {error}. Give another (judge.chat_template)."
             ) from error
 
     def _split(self, rendered: str) -> list[int | str]:
@@ -190,11 +196,11 @@ class GgufJudge:
         stretch is tokenized as a whole, so tokens merge across the edges of a judged text as in any prompt.
         """
         controls = self.engine.control_tokens()
-        longest_first = sorted(filter(None, controls), key=len, reverse=True)
-        pattern = re.compile("(" + "|".join(map(re.escape, longest_first)) + ")") if longest_first else re.compile("(?!)")
+        longest_first = sorted(controls, key=len, reverse=True)
+        pattern = "(" + "|".join(map(re.escape, longest_first)) + ")"
         pieces: list[int | str] = []
         strip_next = False
-        for text in pattern.split(rendered):
+        for text in re.split(pattern, rendered) if controls else [rendered]:
             if text not in controls:
                 pieces.append(text.lstrip() if strip_next else text)
                 continue

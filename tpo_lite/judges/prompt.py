@@ -12,15 +12,15 @@ import re
 from tpo_lite.errors import InputError
 
 _ASK = """\
-Please act as an impartial judge and evaluate the quality of the responses provided by two AI assistants to the \
-user question displayed below. You should choose the assistant that follows the user's instructions and answers the \
-user's question better. Your evaluation should consider factors such as the helpfulness, relevance, accuracy, depth, \
-creativity, and level of detail of their responses. Begin your evaluation by comparing the two responses and provide \
-a short explanation. Avoid any position biases and ensure that the order in which the responses were presented does \
-not influence your decision.
+Please act as an impartial judge and evaluate the quality of the responses provided by two AI assistants to \
+the user question displayed below. You should choose the assistant that follows the user's instructions and \
+answers the user's question better. Your evaluation should consider factors such as the helpfulness, \
+relevance, accuracy, depth, creativity, and level of detail of their responses. Begin your evaluation by \
+comparing the two responses and provide a short explanation. Avoid any position biases and ensure that the \
+order in which the responses were presented does not influence your decision.
 
-Do not allow the length of the responses to influence your evaluation. Do not favor certain names of the assistants. \
-Be as objective as possible.
+Do not allow the length of the responses to influence your evaluation. Do not favor certain names of the \
+assistants. Be as objective as possible.
 
 """
 
@@ -39,8 +39,8 @@ _SHOW = """
 
 VERDICT_TEMPLATE = (
     _ASK
-    + 'Output your final verdict by strictly following this format: "[[A]]" if assistant A is better, "[[B]]" if '
-    + "assistant B is better. Answer with just the verdict string and nothing else."
+    + 'Output your final verdict by strictly following this format: "[[A]]" if assistant A is better, '
+    + '"[[B]]" if assistant B is better. Answer with just the verdict string and nothing else.'
     + _SHOW
 )
 """The judge answers at once."""
@@ -61,7 +61,7 @@ def check_template(template: str) -> str:
     """The template itself; raises `InputError` unless it names every one of `FIELDS`."""
     missing = [f"{{{field}}}" for field in FIELDS if f"{{{field}}}" not in template]
     if missing:
-        raise InputError(f"The judge template lacks {', '.join(missing)}. Add each where its text should stand.")
+        raise InputError(f"The judge template lacks {', '.join(missing)}. Add each where its text belongs.")
     return template
 
 

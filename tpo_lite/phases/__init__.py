@@ -8,6 +8,7 @@ finished phase does nothing. The orchestrator knows their order and nothing of t
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 import sys
 import traceback
@@ -20,6 +21,24 @@ from tpo_lite.run import RunFolder
 
 PHASES = ("generate", "judge", "pair", "dpo", "validate", "select", "fold")
 """The order within an iteration; "prepare" comes once, before the first."""
+
+
+QUIET = {
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+    "PYTHONWARNINGS": "ignore",
+    "TOKENIZERS_PARALLELISM": "false",
+    "TQDM_DISABLE": "1",
+    "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
+    "TRANSFORMERS_VERBOSITY": "error",
+}
+# Libraries read these when they are imported, so they are set before any phase imports one. They keep
+# other progress bars and advice out of ours.
+for _name, _value in QUIET.items():
+    os.environ.setdefault(_name, _value)
+# On a CPU bitsandbytes looks for a faster kernel on the hub and warns at every import that it has none.
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 
 def run_phase(name: str, root: Path, arm: str | None, iteration: int) -> None:

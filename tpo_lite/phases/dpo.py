@@ -1,4 +1,4 @@
-"""Phase "dpo": trains on this iteration's pairs, from M_t and against M_t (paper, section 2.4)."""
+"""Phase "dpo": trains on this iteration's pairs, from M_t and against M_t (the paper's training)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Phase "generate": K thoughts and responses an instruction, sampled from M_t (paper, section 2.1)."""
+"""Phase "generate": K thoughts and responses an instruction, sampled from M_t (the paper's thought prompts)."""
 
 from __future__ import annotations
 

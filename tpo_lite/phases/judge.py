@@ -1,4 +1,4 @@
-"""Phase "judge": the responses of one prompt against each other, responses only (paper, section 2.2)."""
+"""Phase "judge": the responses of one prompt against each other, responses only (the paper's judges)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Phase "pair": ratings, length control, best and worst (paper, sections 2.2 and 2.3). Imports no torch."""
+"""Phase "pair": ratings, length control, best and worst (the paper's judges and length control). Imports no torch."""
 
 from __future__ import annotations
 

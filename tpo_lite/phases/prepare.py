@@ -1,4 +1,4 @@
-"""Phase "prepare": instructions in, disjoint slices out (paper, section 3.1). Imports no torch."""
+"""Phase "prepare": instructions in, disjoint slices out (the paper's data and sampling). Imports no torch."""
 
 from __future__ import annotations
 

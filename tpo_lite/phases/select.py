@@ -1,4 +1,4 @@
-"""Phase "select": the judge compares each checkpoint with M_t; the best becomes M_{t+1} (paper, section 2.4)."""
+"""Phase "select": the judge compares each checkpoint with M_t; the best becomes M_{t+1} (the paper's training)."""
 
 from __future__ import annotations
 

@@ -1,0 +1,35 @@
+# `make demo` runs the embedded recipe, `make test` the tests; both install what is missing into .venv.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+# Images are not judged: llama.cpp is compiled without its image library.
+export CMAKE_ARGS := $(or $(CMAKE_ARGS),-DLLAVA_BUILD=OFF)
+
+.PHONY: demo test clean
+
+demo: $(VENV)/.installed
+	$(BIN)/tpo-lite train --recipe embedded --cpu --out runs/demo
+
+test: $(VENV)/.test-installed
+	$(BIN)/python -m pytest
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install --quiet --upgrade pip
+	$(PIP) install --quiet --constraint constraints.txt torch
+	$(PIP) install --quiet --constraint constraints.txt --editable .
+	touch $@
+
+# unsloth pins a certifi that not every index has, and would fall back to an old release of itself. So it is
+# installed without its dependencies, and those that it needs beside ours by name. It lies in a folder of its
+# own, which the engine tests put on the path: torchao, which it needs, slows down every other import of peft.
+$(VENV)/.test-installed: $(VENV)/.installed
+	$(PIP) install --quiet --constraint constraints.txt --editable '.[test]'
+	$(PIP) install --quiet --constraint constraints.txt --no-deps --upgrade --target $(VENV)/unsloth unsloth unsloth_zoo \
+		cut_cross_entropy docstring_parser einops hf_transfer json5 msgspec nest_asyncio nvidia-ml-py pillow \
+		protobuf sentencepiece structlog torchao typeguard tyro
+	touch $@
+
+clean:
+	rm -rf $(VENV) runs

@@ -1,0 +1,89 @@
+"""The run folder: what is kept, refused, locked and moved aside."""
+
+import json
+
+import pytest
+
+from tpo_lite.errors import InputError, TpoError
+from tpo_lite.recipe import Recipe
+from tpo_lite.records import Instruction, JsonlAppender, read_jsonl
+from tpo_lite.run import RunFolder, read_json, write_json
+
+
+def test_a_folder_remembers_its_recipe(tmp_path):
+    run = RunFolder(tmp_path / "run")
+    run.start(Recipe(seed=5), new=False)
+    assert run.recipe == Recipe(seed=5)
+    run.start(Recipe(seed=5), new=False)  # the same again goes on
+
+
+def test_changed_settings_are_refused_with_what_changed(tmp_path):
+    run = RunFolder(tmp_path / "run")
+    run.start(Recipe(seed=5), new=False)
+    with pytest.raises(InputError, match=r"seed: 5 -> 6(.|\n)*--new"):
+        run.start(Recipe(seed=6), new=False)
+
+
+def test_new_moves_the_old_folder_aside(tmp_path):
+    run = RunFolder(tmp_path / "run")
+    for seed in (1, 2, 3):
+        run.start(Recipe(seed=seed), new=True)
+    kept = [RunFolder(tmp_path / name).recipe.seed for name in ("run.old-1", "run.old-2", "run")]
+    assert kept == [1, 2, 3]
+
+
+def test_a_folder_with_other_things_in_it_is_left_alone(tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(InputError, match="neither empty nor a run folder"):
+        RunFolder(tmp_path).start(Recipe(), new=False)
+
+
+def test_a_folder_that_is_no_run(tmp_path):
+    with pytest.raises(InputError, match="is not a run folder"):
+        _ = RunFolder(tmp_path).recipe
+
+
+def test_the_lock_keeps_a_second_run_out_and_names_the_first(tmp_path):
+    run = RunFolder(tmp_path)
+    with run.lock("run"), pytest.raises(TpoError, match=r"in use by process \d+"), RunFolder(tmp_path).lock("run"):
+        pass
+    with run.lock("run"):
+        pass  # given back
+
+
+def test_seconds_of_a_phase_add_up_over_its_processes(tmp_path):
+    run = RunFolder(tmp_path)
+    for seconds in (2.0, 3.0):
+        run.record_seconds("judge", "thinking", 1, seconds)
+    run.record_seconds("judge", "direct", 1, 7.0)
+    assert run.seconds("thinking", 1) == {"judge": 5.0}
+
+
+def test_a_line_cut_off_by_a_kill_is_dropped_and_written_again(tmp_path):
+    path = tmp_path / "instructions.jsonl"
+    first, second = (Instruction(str(n), f"Say {n}.", "test") for n in (1, 2))
+    with JsonlAppender(path) as out:
+        out.append(first, second)
+    data = path.read_bytes()
+    path.write_bytes(data[:-5])
+    assert list(read_jsonl(path, Instruction)) == [first]
+    with JsonlAppender(path) as out:
+        out.append(second)
+    assert path.read_bytes() == data
+
+
+def test_a_damaged_line_in_the_middle_is_an_error(tmp_path):
+    path = tmp_path / "instructions.jsonl"
+    path.write_text('{"id": 1\n' + json.dumps(Instruction("2", "Say 2.", "test").to_dict()) + "\n")
+    with pytest.raises(InputError, match=r"instructions.jsonl:1 is damaged"):
+        list(read_jsonl(path, Instruction))
+
+
+def test_json_is_written_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "deep" / "figures.json"
+    write_json(path, {"a": [1, 2]})
+    assert read_json(path) == {"a": [1, 2]}
+    with pytest.raises(TypeError):
+        write_json(path, {"a": object()})
+    assert read_json(path) == {"a": [1, 2]}
+    assert [file.name for file in path.parent.iterdir()] == ["figures.json"]
