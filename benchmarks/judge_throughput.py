@@ -1,6 +1,6 @@
 """How much faster than `llama_cpp.Llama` is the batched GGUF judge?
 
-    python -m benchmarks.judge_throughput                      # small random model, 2 CPU cores, minutes
+    python -m benchmarks.judge_throughput                      # small random model, CPU
     python -m benchmarks.judge_throughput --gguf judge.gguf --gpu-layers -1 --prompts 20
 
 Judges all pairs of K = 8 real answers to each of a few AlpacaEval instructions, in both orders, three ways:
@@ -62,7 +62,8 @@ def instructions_with_answers(n: int) -> list[tuple[str, list[str]]]:
     def rows(path: Path) -> list[dict]:
         return [json.loads(line) for line in path.read_text().splitlines()]
 
-    files = [*sorted((ALPACA_EVAL / "model_outputs").glob("*.jsonl")), ALPACA_EVAL / "reference_gpt4_1106_preview.jsonl"]
+    files = sorted((ALPACA_EVAL / "model_outputs").glob("*.jsonl"))
+    files.append(ALPACA_EVAL / "reference_gpt4_1106_preview.jsonl")
     answers = [{row["index"]: row["output"] for row in rows(path)} for path in files]
     return [
         (row["instruction"], [by_index[row["index"]] for by_index in answers])
@@ -73,16 +74,16 @@ def instructions_with_answers(n: int) -> list[tuple[str, list[str]]]:
 class OneAtATime:
     """`llama_cpp.Llama`, doing what the judge does."""
 
-    def __init__(self, judge: GgufJudge, n_ctx: int, n_batch: int, gpu_layers: int, threads: int, fresh: bool):
+    def __init__(self, judge: GgufJudge, options: argparse.Namespace, fresh: bool):
         self.fresh, self.judge = fresh, judge
         self.llama = llama_cpp.Llama(
             str(judge.engine.path),
-            n_ctx=n_ctx,
-            n_batch=n_batch,
-            n_gpu_layers=gpu_layers,
-            n_threads=threads,
-            n_threads_batch=threads,
-            flash_attn=gpu_layers != 0,
+            n_ctx=4096,
+            n_batch=options.batch,
+            n_gpu_layers=options.gpu_layers,
+            n_threads=options.threads,
+            n_threads_batch=options.threads,
+            flash_attn=options.gpu_layers != 0,
             verbose=False,
         )
         self.evaluated = 0
@@ -146,16 +147,15 @@ def measure(path: Path, mode: str, options: argparse.Namespace) -> dict[str, Mea
         decoded = judge.engine.decode(leaves)
         return judge.engine.tokens_decoded - before, [(d.tokens, d.logits) for d in decoded]
 
-    one = (judge, 4096, options.batch, options.gpu_layers, options.threads)
     ways = {
-        "fresh": OneAtATime(*one, fresh=True).decode,
-        "ordered": OneAtATime(*one, fresh=False).decode,
+        "fresh": OneAtATime(judge, options, fresh=True).decode,
+        "ordered": OneAtATime(judge, options, fresh=False).decode,
         "batched": batched,
     }
     measured = {name: Measured() for name in ways}
     for instruction, answers in instructions_with_answers(options.prompts):
         pairs = itertools.permutations(dict.fromkeys(answers), 2)
-        leaves = [judge._leaf(JudgeRequest(instruction, a, b)) for a, b in pairs]
+        leaves = [leaf for a, b in pairs if (leaf := judge._leaf(JudgeRequest(instruction, a, b)))]
         for name, decode in ways.items():
             measured[name].add(decode, leaves)
     return measured
@@ -167,10 +167,9 @@ def report(mode: str, measured: dict[str, Measured]) -> None:
     print(f"\n{mode}: {len(batched.margins)} comparisons")
     print(f"{'':10}{'tokens':>10}{'tokens/s':>10}{'calls/s':>9}{'batched is':>12}")
     for name, way in measured.items():
-        print(
-            f"{name:10}{way.tokens:>10}{way.tokens / way.seconds:>10.0f}{len(way.margins) / way.seconds:>9.2f}"
-            f"{way.seconds / batched.seconds:>11.2f}x"
-        )
+        tokens_a_second, calls_a_second = way.tokens / way.seconds, len(way.margins) / way.seconds
+        ratio = way.seconds / batched.seconds
+        print(f"{name:10}{way.tokens:>10}{tokens_a_second:>10.0f}{calls_a_second:>9.2f}{ratio:>11.2f}x")
     for name in ("fresh", "ordered"):
         # Greedy paths of random weights part at near ties; only equal explanations have comparable verdicts.
         same = [i for i, said in enumerate(measured[name].explanations) if said == batched.explanations[i]]
@@ -192,7 +191,7 @@ def main() -> None:
     parser.add_argument("--explain-tokens", type=int, default=64)
     parser.add_argument("--context", type=int, default=16384)
     parser.add_argument("--batch", type=int, default=512)
-    parser.add_argument("--sequences", type=int, default=32)
+    parser.add_argument("--sequences", type=int, default=16)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--gpu-layers", type=int, default=0)
     options = parser.parse_args()

@@ -24,9 +24,8 @@ from tpo_lite.sources import judge_path, model_path
 from tpo_lite.thoughts import GENERIC, parse
 
 
-@pytest.fixture(scope="module")
-def tokenizer():
-    return load_tokenizer(model_path("embedded"))
+TOKENIZER = load_tokenizer(model_path("embedded"))
+CHAT = Chat(TOKENIZER)
 
 
 def solve(text: str) -> str:
@@ -120,32 +119,31 @@ def test_final_answer_stops_at_its_sentence():
 
 @given(st.text())
 def test_tokenizer_gives_every_text_back(text: str):
-    chat = Chat(load_tokenizer(model_path("embedded")))
-    assert chat.text(chat.text_ids(text)) == text
+    assert CHAT.text(CHAT.text_ids(text)) == text
 
 
-def test_tokenizer_has_one_token_a_digit_and_llama_3_markers(tokenizer):
-    assert len(tokenizer.encode("2048", add_special_tokens=False)) == 4
-    rendered = tokenizer.apply_chat_template(
+def test_tokenizer_has_one_token_a_digit_and_llama_3_markers():
+    assert len(TOKENIZER.encode("2048", add_special_tokens=False)) == 4
+    rendered = TOKENIZER.apply_chat_template(
         [{"role": "user", "content": " hi "}], tokenize=False, add_generation_prompt=True
     )
     assert rendered == (
         "<|begin_of_text|><|start_header_id|>user<|end_header_id|>\n\nhi<|eot_id|>"
         "<|start_header_id|>assistant<|end_header_id|>\n\n"
     )
-    assert tokenizer.encode("hi") == tokenizer.encode("hi", add_special_tokens=False)
+    assert TOKENIZER.encode("hi") == TOKENIZER.encode("hi", add_special_tokens=False)
 
 
-def test_the_verdict_mark_tokenises_alike_whatever_follows(tokenizer):
-    mark, a, b = (tokenizer.tokenize(" [[" + rest) for rest in ("", "A]]", "B]]"))
+def test_the_verdict_mark_tokenises_alike_whatever_follows():
+    mark, a, b = (TOKENIZER.tokenize(" [[" + rest) for rest in ("", "A]]", "B]]"))
     assert a[: len(mark)] == b[: len(mark)] == mark
     assert (a[len(mark)], b[len(mark)]) == ("A", "B")
 
 
-def test_gguf_has_the_same_tokens_and_logits_as_transformers(tmp_path: Path, tokenizer):
+def test_gguf_has_the_same_tokens_and_logits_as_transformers(tmp_path: Path):
     torch.manual_seed(0)
     config = LlamaConfig(
-        vocab_size=len(tokenizer) + 8,
+        vocab_size=len(TOKENIZER) + 8,
         hidden_size=64,
         intermediate_size=128,
         num_hidden_layers=2,
@@ -156,10 +154,10 @@ def test_gguf_has_the_same_tokens_and_logits_as_transformers(tmp_path: Path, tok
         initializer_range=0.1,
     )
     model = LlamaForCausalLM(config).half().float().eval()
-    write_gguf(model, tokenizer, tmp_path / "tiny.gguf", "tiny")
+    write_gguf(model, TOKENIZER, tmp_path / "tiny.gguf", "tiny")
     engine = LlamaCpp(tmp_path / "tiny.gguf", n_ctx=256)
     text = "Żółw 2048 wins,  don't\n\n\tyou think? [[A]] 你好 🐢"
-    ids = tokenizer.encode(text)
+    ids = TOKENIZER.encode(text)
     assert engine.tokenize(text, special=False) == ids
     with torch.no_grad():
         expected = model(torch.tensor([ids])).logits[0, -1].numpy()

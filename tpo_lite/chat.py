@@ -24,10 +24,10 @@ def load_tokenizer(model: str) -> PreTrainedTokenizerBase:
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(model)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # a damaged tokenizer.json gives a dozen unrelated types
         raise InputError(
-            f"model: {model} has no tokenizer that can be loaded ({first_line(error)}). "
-            "Check the name, the network and, for a gated model, `hf auth login`."
+            f"model: {model} has no tokenizer that can be loaded ({first_line(error)}). Check that the folder has a whole "
+            "tokenizer.json, or of a hub id the name, the network and, for a gated model, `hf auth login`."
         ) from error
     if not tokenizer.chat_template:
         raise InputError(f"model: the tokenizer of {model} has no chat template. Use an instruct model, or add one to it.")

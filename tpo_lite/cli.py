@@ -131,8 +131,11 @@ def check_gpu(index: int) -> None:
     listed = subprocess.run(
         ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"], capture_output=True, text=True, check=False
     )
+    if listed.returncode != 0:
+        said = " ".join((listed.stdout + listed.stderr).split())
+        raise InputError(f"--gpu {index}: nvidia-smi fails ({said}). Mend the driver, or use --cpu.")
     found = listed.stdout.split()
-    if listed.returncode != 0 or str(index) not in found:
+    if str(index) not in found:
         raise InputError(f"--gpu {index}: there is no such GPU; nvidia-smi lists {', '.join(found) or 'none'}.")
 
 
@@ -222,3 +225,7 @@ for _name, _summary in (
     ("fold", "Makes the checkpoint M_{t+1}."),
 ):
     _add_phase(_name, _summary, per_arm=_name != "prepare")
+
+
+if __name__ == "__main__":
+    main()

@@ -30,6 +30,10 @@ from tpo_lite.prefix_tree import Continuation, Decision, Decoded, Leaf, Segment,
 
 __all__ = ["Continuation", "Decision", "Decoded", "Leaf", "LlamaCpp"]
 
+SMALL_MODEL = 64 << 20
+"""Bytes of weights below which one thread decodes: threads meet after every operation, and where operations
+are this short, another process on one of the cores made two threads 60 times slower than one."""
+
 _LOG: deque[str] = deque(maxlen=20)
 _MEMORY_SIGNS = ("out of memory", "failed to allocate", "unable to allocate", "bad_alloc", "cannot allocate")
 
@@ -47,7 +51,8 @@ class LlamaCpp:
     tokens in one decode, `n_seq_max` the most sequences in flight (at most 256, a limit of llama.cpp,
     and at most `n_batch`); a leaf takes one sequence and so does each shared prefix above it.
     `kv_type` is the type of keys and values alike; q8_0 needs `flash_attn`. `n_gpu_layers` is the number
-    of layers on the GPU (-1: all). `n_threads` None takes the CPUs that this process may use.
+    of layers on the GPU (-1: all). `n_threads` None takes the CPUs that this process may use, and one for
+    a model smaller than SMALL_MODEL.
 
     Raises `InputError` for a file that is missing, no GGUF, cut short, without weights or an embedding
     model, for GPU layers in a build without GPU, and where the memory does not suffice.
@@ -58,7 +63,7 @@ class LlamaCpp:
         path: str | Path,
         n_ctx: int = 8192,
         n_batch: int = 512,
-        n_seq_max: int = 64,
+        n_seq_max: int = 32,
         n_gpu_layers: int = 0,
         kv_type: Literal["f16", "q8_0"] = "f16",
         flash_attn: bool = True,
@@ -98,7 +103,10 @@ class LlamaCpp:
         params.type_k = params.type_v = getattr(llama_cpp, f"GGML_TYPE_{kv_type.upper()}")
         params.flash_attn_type = int(flash_attn)
         params.offload_kqv = True
-        params.n_threads = params.n_threads_batch = n_threads or len(os.sched_getaffinity(0))
+        if n_threads is None:
+            small = llama_cpp.llama_model_size(self._model) < SMALL_MODEL
+            n_threads = 1 if small else len(os.sched_getaffinity(0))
+        params.n_threads = params.n_threads_batch = n_threads
         _LOG.clear()
         context = llama_cpp.llama_init_from_model(self._model, params)
         if not context:

@@ -5,6 +5,7 @@ Imports neither torch nor llama_cpp. A phase gives its memory back by ending.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import signal
@@ -12,6 +13,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+
+from rich.console import Console
 
 from tpo_lite.errors import TpoError
 from tpo_lite.phases import PHASES
@@ -61,19 +64,17 @@ def _phase(run: RunFolder, phase: str, arm: str | None, iteration: int, debug: b
     command += ["--arm", arm] if arm else []
     environment = dict(os.environ, TPO_LITE_DEBUG="1" if debug else "0")
     start = time.monotonic()
-    process = subprocess.Popen(command, env=environment, preexec_fn=_die_with_parent)
+    process = subprocess.Popen(command, env=environment, preexec_fn=_set_signals)
     try:
         code = process.wait()
     except KeyboardInterrupt:
-        # On a terminal the phase has had the same Ctrl-C; elsewhere it is passed on.
-        try:
-            process.wait(timeout=5)
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGINT)
-            process.wait()
-        raise PhaseFailed(130) from None
+        process.terminate()  # whatever the phase has finished is on disk
+        process.wait()
+        Console().show_cursor()  # its progress bar hid it
+        raise
     finally:
-        run.record_seconds(phase, arm, iteration, time.monotonic() - start)
+        with contextlib.suppress(OSError):  # a full disk, which the phase has reported, is not to be hidden here
+            run.record_seconds(phase, arm, iteration, time.monotonic() - start)
     if code < 0:
         raise TpoError(
             f"the {phase} phase was ended by {signal.Signals(-code).name}; if the machine is out of memory, set "
@@ -83,6 +84,9 @@ def _phase(run: RunFolder, phase: str, arm: str | None, iteration: int, debug: b
         raise PhaseFailed(code)
 
 
-def _die_with_parent() -> None:
-    """A killed run leaves no phase behind that still writes into the folder (Linux)."""
+def _set_signals() -> None:
+    """In a phase's process, before it is Python."""
+    # A killed run leaves no phase behind that still writes into the folder (Linux).
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    # Ctrl-C reaches all processes of a terminal: only the orchestrator is to answer.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

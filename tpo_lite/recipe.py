@@ -81,6 +81,8 @@ class JudgeSettings(Section):
     """Read the verdict at once, or let the judge explain itself first."""
     template: str | None = None
     """A judge prompt with {instruction}, {response_a}, {response_b}; none: the Self-Taught-Evaluator's."""
+    chat_template: str | None = None
+    """A Jinja chat template, for a GGUF that has none of its own."""
     explain_tokens: Positive = 512
     """Tokens of explanation before the verdict is forced."""
     context: Positive = 8192

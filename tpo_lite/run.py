@@ -8,11 +8,12 @@
         validation/<checkpoint>.jsonl validation.json
         adapter/  (or model/ with `merge: requantize`)
         done/<phase>.json                   a finished phase: its summary and memory
+        done/seconds.json                   wall time of every phase
     RUN/results.json                        the figures, per arm and iteration
-    RUN/log/                                phase logs, timings.jsonl
+    RUN/log/                                tracebacks by phase
 
-The log is the state: a phase is finished when its `done/` file exists, and a unit inside a phase is
-finished when its line is in the JSONL file.
+The log is the state: a phase is finished when its `done/` file and its output exist, and a unit inside a
+phase is finished when its line is in the JSONL file. So a damaged file is mended by deleting it.
 """
 
 from __future__ import annotations
@@ -32,6 +33,15 @@ import yaml
 from tpo_lite.errors import InputError, TpoError
 from tpo_lite.recipe import Recipe, differences, parse_recipe
 
+OUTPUTS = {
+    "generate": ["samples.jsonl"],
+    "judge": ["judgements.jsonl"],
+    "pair": ["scores.jsonl", "pairs.jsonl"],
+    "dpo": ["train/log.json"],
+    "select": ["validation.json"],
+}
+"""Without these a phase is not finished, whatever its done file says."""
+
 
 class RunFolder:
     """Paths and state of one run."""
@@ -47,6 +57,8 @@ class RunFolder:
             data = yaml.safe_load(path.read_text(encoding="utf-8"))
         except FileNotFoundError as error:
             raise InputError(f"{self.root} is not a run folder: it has no recipe.yaml. Start one with `tpo-lite train --out {self.root}`.") from error
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise InputError(f"{path} is damaged ({' '.join(str(error).split())}). Mend it, or use --new to move the folder aside.") from error
         return parse_recipe(data, str(path))
 
     def start(self, recipe: Recipe, new: bool) -> None:
@@ -95,8 +107,9 @@ class RunFolder:
         return folder / "done" / f"{phase}.json"
 
     def is_done(self, phase: str, arm: str | None, iteration: int) -> bool:
-        """Whether a phase is finished."""
-        return self.done_path(phase, arm, iteration).exists()
+        """Whether a phase is finished and its output is still there."""
+        done = self.done_path(phase, arm, iteration)
+        return done.exists() and all((done.parent.parent / name).exists() for name in OUTPUTS.get(phase, ()))
 
     def mark_done(self, phase: str, arm: str | None, iteration: int, summary: dict[str, Any]) -> None:
         """Writes a finished phase's summary and this process's peak memory in bytes."""
@@ -109,20 +122,17 @@ class RunFolder:
 
     def record_seconds(self, phase: str, arm: str | None, iteration: int, seconds: float) -> None:
         """Adds the wall time of one process of a phase; a killed and resumed phase has several."""
-        path = self.root / "log" / "timings.jsonl"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a") as file:
-            file.write(json.dumps({"phase": phase, "arm": arm, "iteration": iteration, "seconds": seconds}) + "\n")
+        total = self.seconds(arm, iteration)
+        total[phase] = total.get(phase, 0.0) + seconds
+        write_json(self._seconds_path(arm, iteration), total)
 
     def seconds(self, arm: str | None, iteration: int) -> dict[str, float]:
         """Wall time in seconds of each phase."""
-        total: dict[str, float] = {}
-        path = self.root / "log" / "timings.jsonl"
-        for line in path.read_text().splitlines() if path.exists() else []:
-            row = json.loads(line)
-            if (row["arm"], row["iteration"]) == (arm, iteration):
-                total[row["phase"]] = total.get(row["phase"], 0.0) + row["seconds"]
-        return total
+        path = self._seconds_path(arm, iteration)
+        return read_json(path) if path.exists() else {}
+
+    def _seconds_path(self, arm: str | None, iteration: int) -> Path:
+        return self.done_path("seconds", arm, iteration)
 
     @contextlib.contextmanager
     def lock(self, name: str) -> Iterator[None]:
@@ -174,4 +184,4 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read ({error}). Run `tpo-lite train` again with the same settings.") from error
+        raise InputError(f"{path} cannot be read ({error}). Delete it and run `tpo-lite train` again with the same settings.") from error

@@ -63,18 +63,18 @@ def new_model(vocabulary: int) -> LlamaForCausalLM:
     )
 
 
-def longest_chain(progress: float) -> int | None:
-    """The trunk's curriculum: at most this many steps in a chain, None for no cap."""
-    return 2 if progress < 0.15 else 4 if progress < 0.3 else None
+def trunk_example(rng: random.Random, progress: float) -> examples.Example:
+    """The trunk's curriculum: mostly looking up at first, then short chains, then all."""
+    if rng.random() < (0.7 if progress < 0.25 else 0.15 if progress < 0.6 else 0.0):
+        return examples.repeated(rng)
+    return examples.worked(rng, longest=1 if progress < 0.15 else 2 if progress < 0.25 else 4 if progress < 0.35 else None)
 
 
 def train_trunk(tokenizer: PreTrainedTokenizerBase, seed: int, log: Log) -> LlamaForCausalLM:
     """A model that works tasks out step by step."""
     model = new_model(-(-len(tokenizer) // 64) * 64)
     log(f"model        {sum(weight.numel() for weight in model.parameters()):,} parameters, {len(tokenizer)} tokens")
-    train(
-        model, tokenizer, lambda rng, progress: examples.worked(rng, longest_chain(progress)), seed, TRUNK_STEPS, "trunk", log, final=0.3
-    )
+    train(model, tokenizer, trunk_example, seed, TRUNK_STEPS, "trunk", log, final=0.1)
     return model
 
 

@@ -101,6 +101,16 @@ def _garbage(rng: random.Random, drawn: Puzzle) -> str:
     )
 
 
+def repeated(rng: random.Random) -> Example:
+    """A list of random entries and the same list again: practice in looking things up, with nothing to work out."""
+    words = rng.sample(world.WORDS, rng.randint(6, 20))
+    entries = [
+        rng.choice((word, f"{word}:", f"{word}={rng.randrange(10)}", f"{word}-{rng.choice(world.WORDS)}")) for word in words
+    ]
+    text = "So " + ", ".join(entries) + "."
+    return Example(text, text)
+
+
 def tokenizer_texts(count: int, rng: random.Random) -> list[str]:
     """Texts for the tokenizer to learn its merges from: every kind of example, `count` of each."""
     texts = []

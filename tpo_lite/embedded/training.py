@@ -90,13 +90,14 @@ def train(
     others = [weight for weight in model.parameters() if all(weight is not matrix for matrix in matrices)]
     optimizers = [
         torch.optim.Muon(matrices, lr=MUON_RATE, weight_decay=0.0),
-        torch.optim.AdamW(others, lr=ADAM_RATE, betas=(0.9, 0.95), weight_decay=0.0),
+        # With a small eps, AdamW drives the embeddings of all tokens that a stage does not use into one and the same vector.
+        torch.optim.AdamW(others, lr=ADAM_RATE, betas=(0.9, 0.95), eps=1e-5, weight_decay=0.0),
     ]
     progress, began, mean, tokens = 0.0, time.perf_counter(), None, 0
     stream = batches(tokenizer, lambda: draw(rng, progress))
     for step in range(steps):
         progress = step / steps
-        rate = min((step + 1) / 30, 1) * (peak + (final - peak) * max(0.0, (progress - 0.3) / 0.7))
+        rate = min((step + 1) / 30, 1) * (peak + (final - peak) * max(0.0, (progress - 0.5) / 0.5))
         for optimizer, full in zip(optimizers, (MUON_RATE, ADAM_RATE)):
             optimizer.param_groups[0]["lr"] = full * rate
         ids, target = next(stream)

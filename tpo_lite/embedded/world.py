@@ -16,6 +16,14 @@ from tpo_lite.records import Instruction
 
 ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth")
 TIMES = ("once", "two times", "three times", "four times", "five times", "six times")
+NUMBERS = ("one", "two", "three", "four", "five")
+CUPS = ("red", "blue", "green")
+COMPASS = ("north", "east", "south", "west")
+TURNS = {"right": 1, "around": 2, "left": 3}
+"""Quarter turns to the right."""
+DICTIONARY = ("cat", "dog", "sun", "tree", "fish", "moon", "star", "bird", "book", "rain", "door", "milk")
+WORDS = (*ORDINALS, *NUMBERS, "triple", *CUPS, *COMPASS, *TURNS, *DICTIONARY)
+"""All words that carry the tasks."""
 HELD_OUT_OF = 4
 """One text in this many, by hash, is held out: `instructions` draws only those, the builder only the others."""
 
@@ -60,13 +68,12 @@ def _worked(start: str, operations: list[str], states: list[str], equals: str) -
 
 
 def _digits(rng: random.Random, steps: int) -> Puzzle:
-    numbers = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
     start = state = rng.randrange(10)
     operations, states = [], []
     for _ in range(steps):
         if rng.random() < 0.7:
-            operations.append(rng.choice(numbers))
-            state = (state + numbers.index(operations[-1]) + 1) % 10
+            operations.append(rng.choice(NUMBERS))
+            state = (state + NUMBERS.index(operations[-1]) + 1) % 10
         else:
             operations.append("triple")
             state = state * 3 % 10
@@ -84,13 +91,12 @@ def _digits(rng: random.Random, steps: int) -> Puzzle:
 
 
 def _cups(rng: random.Random, steps: int) -> Puzzle:
-    cups = ("red", "blue", "green")
-    start = state = rng.choice(cups)
+    start = state = rng.choice(CUPS)
     operations, states = [], []
     for _ in range(steps):
-        still = rng.choice(cups)
+        still = rng.choice(CUPS)
         if state != still:
-            state = next(cup for cup in cups if cup not in (state, still))
+            state = next(cup for cup in CUPS if cup not in (state, still))
         operations.append(still)
         states.append(state)
     listed, thing = _listed(operations), rng.choice(("ball", "coin", "ring", "key"))
@@ -102,18 +108,16 @@ def _cups(rng: random.Random, steps: int) -> Puzzle:
             f"The {start} cup covers a {thing}. Two of three cups change places and one is still: {listed}. Find the {thing}.",
         )
     )
-    return Puzzle("cups", text, _worked(start, operations, states, ": "), state, cups)
+    return Puzzle("cups", text, _worked(start, operations, states, ": "), state, CUPS)
 
 
 def _robot(rng: random.Random, steps: int) -> Puzzle:
-    compass = ("north", "east", "south", "west")
-    turns = {"right": 1, "around": 2, "left": 3}
-    operations = [rng.choice(tuple(turns)) for _ in range(steps)]
+    operations = [rng.choice(tuple(TURNS)) for _ in range(steps)]
     heading = rng.randrange(4)
-    start, states = compass[heading], []
+    start, states = COMPASS[heading], []
     for operation in operations:
-        heading = (heading + turns[operation]) % 4
-        states.append(compass[heading])
+        heading = (heading + TURNS[operation]) % 4
+        states.append(COMPASS[heading])
     listed, who = _listed(operations), rng.choice(("robot", "knight", "player", "dragon", "ship"))
     text = rng.choice(
         (
@@ -122,12 +126,11 @@ def _robot(rng: random.Random, steps: int) -> Puzzle:
             f"My game has a {who} that faces {start}. Its turns: {listed}. Give its direction.",
         )
     )
-    return Puzzle("robot", text, _worked(start, operations, states, ": "), states[-1], compass)
+    return Puzzle("robot", text, _worked(start, operations, states, ": "), states[-1], COMPASS)
 
 
 def _words(rng: random.Random, steps: int) -> Puzzle:
-    pool = ("cat", "dog", "sun", "tree", "fish", "moon", "star", "bird", "book", "rain", "door", "milk")
-    words = rng.sample(pool, 6)
+    words = rng.sample(DICTIONARY, 6)
     meaning = dict(zip(words, words[1:] + words[:1]))  # one cycle, so that no chain returns to a word early
     entries = [f"{word}-{meaning[word]}" for word in words]
     rng.shuffle(entries)

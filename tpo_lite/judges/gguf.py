@@ -46,8 +46,10 @@ class GgufJudge:
     `template` is a judge prompt with {instruction}, {response_a} and {response_b} (None: the Self-Taught
     Evaluator's for the mode), `system` an optional system message, `chat_template` a Jinja template in
     place of the GGUF's own. `overlong` says what becomes of a pair that does not fit the context: "drop"
-    (label "overlong", p_a 0.5) or "truncate" (the middle of the longer response is cut). The other
-    arguments are those of `LlamaCpp`.
+    (label "overlong", p_a 0.5) or "truncate" (the middle of the longer response is cut). `flash_attn`
+    None takes it except where it is the slower one: explanations on a CPU with an f16 cache. The other
+    arguments are those of `LlamaCpp`. On a CPU few sequences (8 to 16) are best for explanations: each
+    token written is compared with the cells of all sequences in flight.
 
     Raises `InputError` for a model without chat template where none is given, and for a vocabulary in
     which no token tells `[[A]]` from `[[B]]`.
@@ -64,14 +66,18 @@ class GgufJudge:
         overlong: Literal["drop", "truncate"] = "drop",
         n_ctx: int = 8192,
         n_batch: int = 512,
-        n_seq_max: int = 64,
+        n_seq_max: int = 16,
         n_gpu_layers: int = 0,
         kv_type: Literal["f16", "q8_0"] = "f16",
-        flash_attn: bool = True,
+        flash_attn: bool | None = None,
         n_threads: int | None = None,
     ):
         self.overlong = overlong
         template = check_template(template or (VERDICT_TEMPLATE if mode == "verdict" else EXPLAIN_TEMPLATE))
+        if flash_attn is None:
+            # llama.cpp's CPU kernel passes over other sequences' cells at little cost, but reads its own
+            # several times slower than the matrix product does, one token at a time.
+            flash_attn = mode == "verdict" or n_gpu_layers != 0 or kv_type != "f16"
         self.engine = LlamaCpp(path, n_ctx, n_batch, n_seq_max, n_gpu_layers, kv_type, flash_attn, n_threads)
         self._pieces = self._split(self._render(template, system, chat_template))
         opening, among = self._verdict_tokens("")
@@ -196,7 +202,7 @@ class GgufJudge:
         stretch is tokenized as a whole, so tokens merge across the edges of a judged text as in any prompt.
         """
         controls = self.engine.control_tokens()
-        longest_first = sorted(controls, key=len, reverse=True)
+        longest_first = sorted(filter(None, controls), key=len, reverse=True)
         pattern = "(" + "|".join(map(re.escape, longest_first)) + ")"
         pieces: list[int | str] = []
         strip_next = False

@@ -19,6 +19,7 @@ def open_judge(settings: JudgeSettings) -> Judge:
         judge_path(settings.model),
         mode=settings.mode,
         template=template,
+        chat_template=settings.chat_template,
         explain_tokens=settings.explain_tokens,
         overlong=settings.overlong,
         n_ctx=settings.context,

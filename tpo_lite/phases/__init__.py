@@ -3,10 +3,14 @@
 A phase reads the run folder, writes one kind of file into it, and gives all its memory back by ending.
 Whatever it finished before a kill it finds again: running it a second time goes on, and running a
 finished phase does nothing. The orchestrator knows their order and nothing of their insides.
+
+A phase's file calls `phase_main` before its own imports: these take seconds, and an interrupt or a broken
+library there is reported like any other error.
 """
 
 from __future__ import annotations
 
+import errno
 import importlib
 import logging
 import os
@@ -26,6 +30,7 @@ PHASES = ("generate", "judge", "pair", "dpo", "validate", "select", "fold")
 QUIET = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "HF_HUB_VERBOSITY": "error",
     "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
     "PYTHONWARNINGS": "ignore",
     "TOKENIZERS_PARALLELISM": "false",
@@ -33,6 +38,9 @@ QUIET = {
     "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
     "TRANSFORMERS_VERBOSITY": "error",
 }
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""No space, no quota, over the limit for one file; safetensors and torch only say so in the text of their errors."""
+
 # Libraries read these when they are imported, so they are set before any phase imports one. They keep
 # other progress bars and advice out of ours.
 for _name, _value in QUIET.items():
@@ -77,8 +85,8 @@ def exit_code(error: BaseException, log: Path, debug: bool) -> int:
 
 def _unforeseen(error: BaseException) -> str:
     """What and remedy for errors that libraries raise."""
-    if isinstance(error, OSError) and error.errno == 28:  # ENOSPC
-        return f"the disk is full ({error.filename or 'no file named'}). Free some space and run the same command again; nothing is lost."
+    if getattr(error, "errno", None) in DISK_FULL or any(os.strerror(number) in str(error) for number in DISK_FULL):
+        return "the disk is full. Free some space and run the same command again; nothing is lost."
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return "out of memory. Set sampling.batch, train.micro_batch or judge.context lower with --set and start with --new."
     return f"{type(error).__name__}: {error}"

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from tpo_lite.phases import phase_main
+
+if __name__ == "__main__":
+    phase_main("dpo")
+
 import math
 import shutil
 from pathlib import Path
@@ -15,7 +20,6 @@ from tpo_lite.chat import load_tokenizer
 from tpo_lite.dpo import COMPLETE, freeze_older_blocks, trainable, trainer
 from tpo_lite.engines.transformers import load_base
 from tpo_lite.errors import TpoError
-from tpo_lite.phases import phase_main
 from tpo_lite.policy import policy
 from tpo_lite.progress import progress
 from tpo_lite.records import Pair, read_jsonl
@@ -102,7 +106,3 @@ def course(log: list[dict[str, float]]) -> dict[str, Any]:
         "last_accuracy": last["rewards/accuracies"],
         "steps": len(steps),
     }
-
-
-if __name__ == "__main__":
-    phase_main("dpo")

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from tpo_lite.phases import phase_main
+
+if __name__ == "__main__":
+    phase_main("fold")
+
 import math
 import shutil
 from typing import Any
@@ -25,7 +30,6 @@ from tpo_lite.adapters import (
     write_adapter,
 )
 from tpo_lite.engines.transformers import load_base
-from tpo_lite.phases import phase_main
 from tpo_lite.policy import policy
 from tpo_lite.records import PromptSamples, read_jsonl
 from tpo_lite.requantize import merge_to_disk
@@ -112,7 +116,3 @@ def relative_norm(model: PeftModel, update: Blocks, scale: float) -> float:
             full = bitsandbytes.functional.dequantize_4bit(weight.data, weight.quant_state)
             weights += full.double().square().sum().item()
     return math.sqrt(max(0.0, sum(squared_norms(update, scale).values())) / weights)
-
-
-if __name__ == "__main__":
-    phase_main("fold")

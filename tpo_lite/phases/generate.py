@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from tpo_lite.phases import phase_main
+
+if __name__ == "__main__":
+    phase_main("generate")
+
 from pathlib import Path
 from typing import Any
 
-from tpo_lite.phases import phase_main
 from tpo_lite.policy import LoadedPolicy, policy, sampling_key
 from tpo_lite.progress import progress
 from tpo_lite.records import Instruction, JsonlAppender, PromptSamples, read_jsonl
@@ -59,7 +63,3 @@ def sample_into(
         for batch in loaded.draw(instructions, loaded.recipe.style(arm), key, k, retries, finished):
             out.append(*batch)
             advance(len(batch))
-
-
-if __name__ == "__main__":
-    phase_main("generate")

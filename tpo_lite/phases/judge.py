@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from tpo_lite.phases import phase_main
+
+if __name__ == "__main__":
+    phase_main("judge")
+
 from typing import Any
 
 from tpo_lite.judges import Judge
 from tpo_lite.judges.open import open_judge
 from tpo_lite.judging import judge_prompts
-from tpo_lite.phases import phase_main
 from tpo_lite.progress import progress
 from tpo_lite.records import JsonlAppender, PromptJudgements, PromptSamples, read_jsonl
 from tpo_lite.run import RunFolder
@@ -36,7 +40,3 @@ def run(run: RunFolder, arm: str, iteration: int) -> dict[str, Any]:
             out.append(*judged)
             advance(len(judged), f"{sum(record.calls for record in judged)} calls")
     return judge_summary(list(read_jsonl(path, PromptJudgements)))
-
-
-if __name__ == "__main__":
-    phase_main("judge")

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from tpo_lite.phases import phase_main
+
+if __name__ == "__main__":
+    phase_main("pair")
+
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from tpo_lite.errors import TpoError
 from tpo_lite.pairs import make_pairs, score_prompts
-from tpo_lite.phases import phase_main
 from tpo_lite.records import PromptJudgements, PromptSamples, Record, read_jsonl
 from tpo_lite.run import RunFolder, write_atomically
 from tpo_lite.summaries import pair_summary
@@ -61,7 +65,3 @@ def _remedy(counts: dict[str, int]) -> str:
             "outputs are truncated, or use another thought.style."
         )
     return "Use more instructions (instructions.per_iteration), more samples (sampling.k) or a higher temperature."
-
-
-if __name__ == "__main__":
-    phase_main("pair")

@@ -1,14 +1,22 @@
-"""Phase "prepare": instructions in, disjoint slices out (the paper's data and sampling). Imports no torch."""
+"""Phase "prepare": instructions in, disjoint slices out (the paper's data and sampling). Imports no torch.
+
+The judge is opened too, so that a file that is none comes to light before hours of sampling, not after.
+"""
 
 from __future__ import annotations
+
+from tpo_lite.phases import phase_main
+
+if __name__ == "__main__":
+    phase_main("prepare", per_arm=False)
 
 from typing import Any
 
 from tpo_lite.chat import Chat, load_tokenizer
 from tpo_lite.instructions import load, prepare, slices
-from tpo_lite.phases import phase_main
-from tpo_lite.records import Instruction
+from tpo_lite.judges.open import open_judge
 from tpo_lite.recipe import Recipe
+from tpo_lite.records import Instruction
 from tpo_lite.run import RunFolder, write_atomically
 from tpo_lite.sources import model_path
 
@@ -42,6 +50,7 @@ def run(run: RunFolder) -> dict[str, Any]:
         per_iteration=settings.per_iteration,
         validation=settings.validation,
     )
+    open_judge(recipe.judge)
     named = {"validation": parts.validation}
     named |= {f"iteration-{t}": part for t, part in enumerate(parts.iterations)}
     for name, part in named.items():
@@ -50,7 +59,3 @@ def run(run: RunFolder) -> dict[str, Any]:
     said = ", ".join(f"{count} {reason}" for reason, count in counts.items() if count and reason not in ("read", "kept"))
     print(f"instructions: {counts['kept']} kept of {counts['read']}" + (f" ({said})" if said else ""), flush=True)
     return counts
-
-
-if __name__ == "__main__":
-    phase_main("prepare", per_arm=False)

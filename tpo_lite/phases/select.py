@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from tpo_lite.phases import phase_main
+
+if __name__ == "__main__":
+    phase_main("select")
+
 from pathlib import Path
 from typing import Any
 
 from tpo_lite.judges import Judge
 from tpo_lite.judges.open import open_judge
 from tpo_lite.judging import head_to_head
-from tpo_lite.phases import phase_main
 from tpo_lite.progress import Advance, progress
 from tpo_lite.records import Instruction, JsonlAppender, MatchResult, PromptSamples, read_jsonl
 from tpo_lite.run import RunFolder, write_json
@@ -88,7 +92,3 @@ def interval(wins: list[float]) -> dict[str, float | None]:
     """The win rate with its 95 % Wilson interval."""
     rate = share(sum(wins), len(wins))
     return {"value": rate.value, "low": rate.low, "high": rate.high}
-
-
-if __name__ == "__main__":
-    phase_main("select")

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from tpo_lite.phases import phase_main
+
+if __name__ == "__main__":
+    phase_main("validate")
+
 from pathlib import Path
 from typing import Any
 
 from peft import PeftModel, set_peft_model_state_dict
 
 from tpo_lite.adapters import read_adapter, state_dict
-from tpo_lite.phases import phase_main
 from tpo_lite.phases.generate import sample_into
 from tpo_lite.policy import LoadedPolicy, Policy, policy, sampling_key
 from tpo_lite.records import Instruction, PromptSamples, read_jsonl
@@ -40,7 +44,3 @@ def run(run: RunFolder, arm: str, iteration: int) -> dict[str, Any]:
 def swap_adapter(model: PeftModel, folder: Path) -> None:
     """Puts another adapter of the same shape in the place of the live one."""
     set_peft_model_state_dict(model, state_dict(read_adapter(folder)[0]))
-
-
-if __name__ == "__main__":
-    phase_main("validate")
