@@ -7,6 +7,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["TPO_LITE_DEVICE"] = "cpu"
 
 import pytest
+import yaml
 
 from tests.tiny_gguf import write_tiny_gguf
 from tests.tiny_model import write_tiny_model
@@ -32,28 +33,27 @@ def tiny_prompts(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def tiny_arguments(tiny_model, tiny_judge, tiny_prompts):
+def tiny_arguments(tiny_model, tiny_judge, tiny_prompts, tmp_path_factory):
     """Options of `tpo-lite train` for a run of two iterations that takes seconds: the direct arm, no thoughts."""
-    settings = {
-        "model": tiny_model,
-        "judge.model": tiny_judge,
-        "judge.mode": "verdict",
-        # Short, as the tiny judge's vocabulary has a token for every letter.
-        "judge.template": "'{instruction}|{response_a}|{response_b}'",
-        "judge.prompts_at_once": 2,
-        "thought.style": "direct",
-        "instructions.per_iteration": 8,
-        "instructions.validation": 6,
-        "sampling.max_new_tokens": 24,
-        "sampling.k": 4,
-        "sampling.batch": 8,
-        "train.batch": 4,
-        "train.micro_batch": 4,
+    recipe = {
+        "iterations": 2,
+        "model": str(tiny_model),
+        "engine": "transformers",
+        "instructions": {"source": str(tiny_prompts), "per_iteration": 8, "validation": 6},
+        "thought": {"style": "direct"},
+        "sampling": {"k": 4, "max_new_tokens": 24, "batch": 8},
+        "judge": {
+            "model": str(tiny_judge),
+            "mode": "verdict",
+            # Short, as the tiny judge's vocabulary has a token for every letter.
+            "template": "{instruction}|{response_a}|{response_b}",
+            "prompts_at_once": 2,
+        },
+        "train": {"learning_rate": 5e-4, "schedule": "constant", "epochs": 2, "batch": 4, "micro_batch": 4},
     }
-    return [
-        *("--recipe", "embedded", "--cpu", "--prompts", str(tiny_prompts), "--iterations", "2"),
-        *(word for key, value in settings.items() for word in ("--set", f"{key}={value}")),
-    ]
+    path = tmp_path_factory.mktemp("recipe") / "tiny.yaml"
+    path.write_text(yaml.safe_dump(recipe))
+    return ["--recipe", str(path), "--cpu"]
 
 
 @pytest.fixture(scope="session")

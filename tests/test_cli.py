@@ -1,7 +1,6 @@
 """The command line: rows of (arguments, exit code, text), and what importing it costs."""
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -181,5 +180,5 @@ HEAVY = ["torch", "transformers", "peft", "trl", "datasets", "llama_cpp", "bitsa
 )
 def test_imports_stay_light(modules, never):
     code = f"import sys, {', '.join(f'tpo_lite.{module}' for module in modules)}; print(*sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=dict(os.environ))
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert set(never) & set(done.stdout.split()) == set()

@@ -48,10 +48,9 @@ def solve(text: str) -> str:
         quarter_turns = {"right": 1, "around": 2, "left": 3}
         start = next(word for word in re.findall(r"\w+", text) if word in compass)
         return compass[(compass.index(start) + sum(map(quarter_turns.get, operations))) % 4]
-    meaning = dict(re.findall(r"(\w+)-(\w+)", text))
-    word = re.search(r"(?:Translate|Look up|What is) (\w+)", text)[1]
-    for _ in range(1 + world.TIMES.index(re.search(r"once|\w+ times", text)[0])):
-        word = meaning[word]
+    word = re.search(r"(?:letters of|The word|Write) (\w+)", text)[1]
+    for operation in operations:
+        word = {"flip": word[::-1], "roll": word[1:] + word[0], "swap": word[1] + word[0] + word[2]}[operation]
     return word
 
 

@@ -109,8 +109,8 @@ SEED_TASKS = SHARED / "data" / "prompts" / "self_instruct_seed_tasks.jsonl"
 
 
 def test_real_instructions_are_trained_on(tiny_arguments, tmp_path):
-    arguments = [*tiny_arguments, "--prompts", str(SEED_TASKS), "--iterations", "1", "--set", "instructions.max_tokens=300"]
-    run = finished_run(tmp_path / "run", arguments)
+    arguments = [*tiny_arguments, "--prompts", str(SEED_TASKS), "--set", "instructions.max_tokens=300"]
+    run = finished_run(tmp_path / "run", [*arguments, "--iterations", "1"])
     results = read_json(run / "results.json")
     assert results["instructions"]["read"] == 175
     assert len(results["arms"]["direct"]["iterations"]) == 1

@@ -57,8 +57,8 @@ def phase_pid(root: Path) -> int:
 
 
 def kill_in_every_phase(arguments: list[str], root: Path, kills: Iterable[tuple[str, int, str]]) -> None:
-    """Runs `tpo-lite train`, kills it (SIGKILL) in the middle of each (arm, iteration, phase) of `kills`, in their order,
-    and lets it end after the last. Every other time only the orchestrator is killed: its phase must die with it.
+    """Runs `tpo-lite train`, kills it (SIGKILL) in the middle of each (arm, iteration, phase) of `kills`, in their
+    order, and lets it end after the last. Every other time only the orchestrator is killed: its phase must die with it.
     """
     run = RunFolder(root)
     for number, (arm, iteration, phase) in enumerate(kills):

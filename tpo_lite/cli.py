@@ -15,7 +15,7 @@ from typing import Any
 import click
 
 from tpo_lite import __version__
-from tpo_lite.errors import InputError, TpoError
+from tpo_lite.errors import InputError
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})

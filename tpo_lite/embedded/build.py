@@ -1,6 +1,7 @@
 """Trains the embedded policy and judge from a seed: `python -m tpo_lite.embedded.build OUT [--seed N]`.
 
-    trunk     worked steps, short chains first, in bfloat16
+    repeat    lists repeated: looking things up
+    trunk     worked steps, short chains first
     policy    from the trunk: first much useful work, then the mixture that the loop starts from, rounded to NF4 in the last part
     judge     from the trunk: work, answer, what each assistant says, verdict
 
@@ -30,7 +31,7 @@ from tpo_lite.embedded.tokenizer import train_tokenizer
 from tpo_lite.embedded.training import keep_rounded, round_to_nf4, train
 
 VOCABULARY = 768
-TRUNK_STEPS, WORK_STEPS, MIXTURE_STEPS, ROUNDED_STEPS, JUDGE_STEPS = 1400, 300, 250, 250, 800
+REPEAT_STEPS, TRUNK_STEPS, WORK_STEPS, MIXTURE_STEPS, ROUNDED_STEPS, JUDGE_STEPS = 300, 1000, 200, 150, 150, 600
 DIRECT, USEFUL = 0.45, 0.12
 """Shares of the final mixture: direct answers among all outputs, useful work among thoughts."""
 
@@ -63,18 +64,17 @@ def new_model(vocabulary: int) -> LlamaForCausalLM:
     )
 
 
-def trunk_example(rng: random.Random, progress: float) -> examples.Example:
-    """The trunk's curriculum: mostly looking up at first, then short chains, then all."""
-    if rng.random() < (0.7 if progress < 0.25 else 0.15 if progress < 0.6 else 0.0):
-        return examples.repeated(rng)
-    return examples.worked(rng, longest=1 if progress < 0.15 else 2 if progress < 0.25 else 4 if progress < 0.35 else None)
+def chain(rng: random.Random, progress: float) -> examples.Example:
+    """The trunk's curriculum of worked steps: short chains first."""
+    return examples.worked(rng, longest=2 if progress < 0.1 else 4 if progress < 0.2 else None)
 
 
 def train_trunk(tokenizer: PreTrainedTokenizerBase, seed: int, log: Log) -> LlamaForCausalLM:
     """A model that works tasks out step by step."""
     model = new_model(-(-len(tokenizer) // 64) * 64)
     log(f"model        {sum(weight.numel() for weight in model.parameters()):,} parameters, {len(tokenizer)} tokens")
-    train(model, tokenizer, trunk_example, seed, TRUNK_STEPS, "trunk", log, final=0.1)
+    train(model, tokenizer, lambda rng, _: examples.repeated(rng), seed, REPEAT_STEPS, "repeat", log, final=1.0)
+    train(model, tokenizer, chain, seed, TRUNK_STEPS, "trunk", log, final=0.1)
     return model
 
 
@@ -109,6 +109,7 @@ def save_policy(policy: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase, fo
     policy.config.eos_token_id = tokenizer.eos_token_id
     policy.config.pad_token_id = tokenizer.pad_token_id
     copy.deepcopy(policy).half().save_pretrained(folder)
+    (folder / "model.safetensors").chmod(0o644)
     tokenizer.save_pretrained(folder)
 
 

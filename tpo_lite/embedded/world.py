@@ -15,14 +15,15 @@ from dataclasses import dataclass
 from tpo_lite.records import Instruction
 
 ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth")
-TIMES = ("once", "two times", "three times", "four times", "five times", "six times")
 NUMBERS = ("one", "two", "three", "four", "five")
 CUPS = ("red", "blue", "green")
 COMPASS = ("north", "east", "south", "west")
 TURNS = {"right": 1, "around": 2, "left": 3}
 """Quarter turns to the right."""
-DICTIONARY = ("cat", "dog", "sun", "tree", "fish", "moon", "star", "bird", "book", "rain", "door", "milk")
-WORDS = (*ORDINALS, *NUMBERS, "triple", *CUPS, *COMPASS, *TURNS, *DICTIONARY)
+LETTERS = ("ate", "aet", "eat", "eta", "tae", "tea")
+JUGGLES = {"flip": (2, 1, 0), "roll": (1, 2, 0), "swap": (1, 0, 2)}
+"""Where each letter of the result comes from: read backwards, first letter to the end, first two exchanged."""
+WORDS = (*ORDINALS, *NUMBERS, "triple", *CUPS, *COMPASS, *TURNS, *LETTERS, *JUGGLES)
 """All words that carry the tasks."""
 HELD_OUT_OF = 4
 """One text in this many, by hash, is held out: `instructions` draws only those, the builder only the others."""
@@ -129,33 +130,29 @@ def _robot(rng: random.Random, steps: int) -> Puzzle:
     return Puzzle("robot", text, _worked(start, operations, states, ": "), states[-1], COMPASS)
 
 
-def _words(rng: random.Random, steps: int) -> Puzzle:
-    words = rng.sample(DICTIONARY, 6)
-    meaning = dict(zip(words, words[1:] + words[:1]))  # one cycle, so that no chain returns to a word early
-    entries = [f"{word}-{meaning[word]}" for word in words]
-    rng.shuffle(entries)
-    start, operations, states = words[0], [], []
-    word = start
-    for _ in range(steps):
-        operations.append(f"{word}-")
-        word = meaning[word]
-        states.append(word)
-    language, book = rng.choice(("Zorp", "Plim", "Quen")), ", ".join(entries)
+def _letters(rng: random.Random, steps: int) -> Puzzle:
+    operations = [rng.choice(tuple(JUGGLES)) for _ in range(steps)]
+    start = state = rng.choice(LETTERS)
+    states = []
+    for operation in operations:
+        state = "".join(state[index] for index in JUGGLES[operation])
+        states.append(state)
+    listed = _listed(operations)
     text = rng.choice(
         (
-            f"In {language} one word stands for another: {book}. Translate {start} {TIMES[steps - 1]}.",
-            f"My {language} word list: {book}. Look up {start} {TIMES[steps - 1]} in a row. Which word comes out?",
-            f"These are {language} word pairs: {book}. What is {start} when translated {TIMES[steps - 1]}?",
+            f"Juggle the letters of {start}: {listed}. How is the word spelled then?",
+            f"The word {start} changes its letters: {listed}. Which letters come out?",
+            f"Write {start} and change the order of its letters: {listed}. Spell the result.",
         )
     )
-    return Puzzle("words", text, _worked(start, operations, states, ""), word, tuple(words))
+    return Puzzle("letters", text, _worked(start, operations, states, ": "), state, LETTERS)
 
 
 TASKS = {
     "digits": Task("Math and Calculations", "a digit", range(2, 6), _digits),
     "cups": Task("Reasoning and Problem-Solving", "a cup", range(3, 7), _cups),
     "robot": Task("Game Development", "a direction", range(3, 7), _robot),
-    "words": Task("Language and Translation", "a word", range(2, 6), _words),
+    "letters": Task("Language and Translation", "a word", range(2, 6), _letters),
 }
 
 
