@@ -30,7 +30,7 @@ CHAT = Chat(TOKENIZER)
 
 def solve(text: str) -> str:
     """An independent solver that reads nothing but the instruction."""
-    operations = re.findall(r"(?:first|second|third|fourth|fifth|sixth) (\w+)", text)
+    operations = re.findall(r"(?:first|second|third|fourth|fifth) (\w+)", text)
     if "triple" in text:
         state = int(re.search(r"(?:Start with|Begin at|number) (\d)", text)[1])
         numbers = "zero one two three four five six seven eight nine".split()
@@ -85,11 +85,11 @@ def test_judge_examples_prefer_the_right_response():
     rng, seen = random.Random(0), {"A": 0, "B": 0}
     for _ in range(1000):
         output = examples.judged(rng).output
-        answer, a, b, verdict = re.search(
-            r"The answer is (\w+)\. A says (\w+)\. B says (\w+)\. \[\[([AB])\]\]$", output
+        answer, a, b, said_by, verdict = re.search(
+            r"The answer is (\w+)\. Given (\w+) A, (\w+) B\. So \1 (\w+)\. \[\[([AB])\]\]$", output
         ).groups()
-        if (a == answer) != (b == answer):
-            assert verdict == ("A" if a == answer else "B")
+        assert said_by == {(1, 0): "A", (0, 1): "B", (1, 1): "both", (0, 0): "none"}[(a == answer, b == answer)]
+        assert said_by in ("both", "none", verdict)
         seen[verdict] += 1
     assert min(seen.values()) > 420
 

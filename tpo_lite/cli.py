@@ -7,15 +7,15 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
-from functools import wraps
 from pathlib import Path
 from typing import Any
 
 import click
 
 from tpo_lite import __version__
+from tpo_lite.cli_judge import judge
 from tpo_lite.errors import InputError
+from tpo_lite.reporting import reporting
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -26,25 +26,6 @@ def main() -> None:
     `tpo-lite train` runs the whole loop: sample thoughts and responses, judge the responses, pair best and
     worst, train with DPO, fold the adapter, and again.
     """
-
-
-def reporting(command: Callable[..., None]) -> Callable[..., None]:
-    """Turns errors into one message and an exit code; adds --debug."""
-
-    @wraps(command)
-    @click.option("--debug", is_flag=True, help="Show tracebacks.")
-    def wrapped(debug: bool, **options: Any) -> None:
-        from tpo_lite.phases import exit_code
-
-        try:
-            command(debug=debug, **options)
-        except (Exception, KeyboardInterrupt) as error:
-            if isinstance(error, click.ClickException | click.exceptions.Exit):
-                raise
-            root = options.get("run_dir") or options.get("out") or Path(".")
-            sys.exit(exit_code(error, Path(root) / "log" / "tpo-lite.log", debug))
-
-    return wrapped
 
 
 @main.command()
@@ -201,8 +182,14 @@ def show_recipe(name: str, debug: bool) -> None:
     click.echo(recipe_path(name).read_text(encoding="utf-8"), nl=False)
 
 
+main.add_command(judge)
+
+
 def _add_phase(name: str, summary: str, per_arm: bool) -> None:
-    @main.command(name, help=f"{summary} A phase of `train`, by hand.")
+    # `judge` does more than the phase, which is `judge RUN_DIR`.
+    group, shown = (judge, judge.phase) if name == "judge" else (main, name)
+
+    @group.command(shown, help=f"{summary} A phase of `train`, by hand.")
     @click.argument("run_dir", type=click.Path(path_type=Path, exists=True, file_okay=False))
     @click.option("--arm", default=None, help="thinking or direct; default: the run's first.")
     @click.option("--iteration", type=click.IntRange(min=0), default=0, show_default=True, help="t: from M_t to M_{t+1}.")

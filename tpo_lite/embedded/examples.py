@@ -16,7 +16,7 @@ from tpo_lite.thoughts import GENERIC, thought_prompt
 
 WORK_PROMPT = "User query: {instruction}"
 JUDGE_PROMPT = (Path(__file__).parent / "judge_prompt.txt").read_text().rstrip("\n")
-CARELESS = 0.3
+CARELESS = 0.35
 """How often an answer after empty talk is a random wrong one: talk distracts, so that untrained thinking does not pay."""
 
 
@@ -28,6 +28,8 @@ class Example:
     """The user's turn."""
     output: str
     """The assistant's turn."""
+    given: str = ""
+    """How that turn begins where its beginning is only to be read, not learned."""
 
 
 def worked(rng: random.Random, longest: int | None) -> Example:
@@ -36,11 +38,22 @@ def worked(rng: random.Random, longest: int | None) -> Example:
     return Example(WORK_PROMPT.format(instruction=drawn.text), f"{drawn.work} The answer is {drawn.answer}.")
 
 
-def policy(rng: random.Random, direct: float, useful: float) -> Example:
-    """A policy example: the share `direct` has no thought; of the others, the share `useful` has worked steps."""
+def direct(rng: random.Random, longest: int | None) -> Example:
+    """An instruction and its answer at once."""
+    drawn = world.puzzle(rng, held=False, longest=longest)
+    return Example(drawn.text, world.response(rng, drawn.answer))
+
+
+def policy(rng: random.Random, direct_share: float, useful: float, practice: float = 0.0) -> Example:
+    """A policy example: `direct_share` of them have no thought; of the others, the share `useful` has worked steps.
+
+    The share `practice` of all are the trunk's examples instead, which keep the skill of working alive where thoughts seldom do.
+    """
+    if rng.random() < practice:
+        return worked(rng, None)
+    if rng.random() < direct_share:
+        return direct(rng, None)
     drawn = world.puzzle(rng, held=False)
-    if rng.random() < direct:
-        return Example(drawn.text, world.response(rng, drawn.answer))
     answer = drawn.answer
     if rng.random() < useful:
         thought = world.useful_thought(rng, drawn)
@@ -55,8 +68,9 @@ def policy(rng: random.Random, direct: float, useful: float) -> Example:
 
 
 def judged(rng: random.Random) -> Example:
-    """A judge example: the work, the right answer, what each assistant says, the verdict.
+    """A judge example: the work, the right answer, what is said by whom, the verdict.
 
+    Who is right is a look-up again: among "red A, blue B" find "red".
     Where neither response is better (both right, or both wrong) the verdict is a coin's.
     """
     drawn = world.puzzle(rng, held=False)
@@ -70,10 +84,15 @@ def judged(rng: random.Random) -> Example:
     if swap:
         (second, says_second), (first, says_first) = sides
     verdict = ("B" if swap else "A") if better else rng.choice("AB")
-    return Example(
-        JUDGE_PROMPT.format(instruction=drawn.text, response_a=first, response_b=second),
-        f"{drawn.work} The answer is {drawn.answer}. A says {says_first}. B says {says_second}. [[{verdict}]]",
+    said_by = verdict if better else "both" if kinds[0] == "right" else "none"
+    conclusion = (
+        f" The answer is {drawn.answer}. Given {says_first} A, {says_second} B. So {drawn.answer} {said_by}. [[{verdict}]]"
     )
+    prompt = JUDGE_PROMPT.format(instruction=drawn.text, response_a=first, response_b=second)
+    # The trunk can do the work already; most examples spend all their loss on the conclusion.
+    if rng.random() < 0.7:
+        return Example(prompt, conclusion, given=drawn.work)
+    return Example(prompt, drawn.work + conclusion)
 
 
 def _shown(rng: random.Random, drawn: Puzzle, kind: str) -> tuple[str, str]:
@@ -102,8 +121,15 @@ def _garbage(rng: random.Random, drawn: Puzzle) -> str:
 
 
 def repeated(rng: random.Random) -> Example:
-    """A list of random entries and the same list again: practice in looking things up, with nothing to work out."""
-    words = rng.sample(world.WORDS, rng.randint(6, 20))
+    """A list of random entries and the same list again: practice in looking things up, with nothing to work out.
+
+    Half of the lists take their words from other examples: a token that is never used is hard to learn later.
+    """
+    words = list(world.WORDS)
+    if rng.random() < 0.5:
+        other = rng.choice((policy(rng, 0.0, 0.0), judged(rng)))
+        words = sorted(set(f"{other.prompt} {other.output}".split()))
+    words = rng.sample(words, rng.randint(6, 20))
     entries = [
         rng.choice((word, f"{word}:", f"{word}={rng.randrange(10)}", f"{word}-{rng.choice(world.WORDS)}")) for word in words
     ]

@@ -48,10 +48,10 @@ def keep_rounded(model: LlamaForCausalLM) -> None:
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, example: Example) -> tuple[list[int], list[int]]:
-    """Token ids of an example's prompt in the chat template and of its output with the end-of-turn token."""
+    """Token ids of an example's prompt in the chat template (and what is given) and of its output with the end-of-turn token."""
     turn = [{"role": "user", "content": example.prompt}]
     prompt = tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
-    return tokenizer.encode(prompt), [*tokenizer.encode(example.output), tokenizer.eos_token_id]
+    return tokenizer.encode(prompt + example.given), [*tokenizer.encode(example.output), tokenizer.eos_token_id]
 
 
 def batches(tokenizer: PreTrainedTokenizerBase, draw: Callable[[], Example]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 
 from tpo_lite.records import Instruction
 
-ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth")
-NUMBERS = ("one", "two", "three", "four", "five")
+ORDINALS = ("first", "second", "third", "fourth", "fifth")
+NUMBERS = ("one", "two", "three")
 CUPS = ("red", "blue", "green")
 COMPASS = ("north", "east", "south", "west")
 TURNS = {"right": 1, "around": 2, "left": 3}
@@ -149,10 +149,10 @@ def _letters(rng: random.Random, steps: int) -> Puzzle:
 
 
 TASKS = {
-    "digits": Task("Math and Calculations", "a digit", range(2, 6), _digits),
-    "cups": Task("Reasoning and Problem-Solving", "a cup", range(3, 7), _cups),
-    "robot": Task("Game Development", "a direction", range(3, 7), _robot),
-    "letters": Task("Language and Translation", "a word", range(2, 6), _letters),
+    "digits": Task("Math and Calculations", "a digit", range(1, 5), _digits),
+    "cups": Task("Reasoning and Problem-Solving", "a cup", range(2, 6), _cups),
+    "robot": Task("Game Development", "a direction", range(2, 6), _robot),
+    "letters": Task("Language and Translation", "a word", range(1, 5), _letters),
 }
 
 

@@ -1,0 +1,260 @@
+"""`tpo-lite judge`: judge pairs of responses, and see how far a judge can be trusted."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import time
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from tpo_lite.errors import InputError
+from tpo_lite.reporting import reporting
+
+if TYPE_CHECKING:
+    from tpo_lite.gold_pairs import ResponsePair
+    from tpo_lite.judge_outputs import JudgedPair
+
+PAIRS_AT_ONCE = 32
+"""Pairs judged as one unit of work: what a kill can cost."""
+
+
+class JudgeGroup(click.Group):
+    """A group whose first argument, where it is none of its commands, belongs to the phase: `judge RUN_DIR`."""
+
+    phase = "phase"
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Puts the phase's name before arguments that name no command."""
+        if args and args[0] not in self.commands and args[0] not in ctx.help_option_names:
+            args = [self.phase, *args]
+        return super().parse_args(ctx, args)
+
+
+@click.group(cls=JudgeGroup)
+def judge() -> None:
+    """Judges pairs of responses, and tells how far a judge can be trusted.
+
+    `tpo-lite judge RUN_DIR` is short for `tpo-lite judge phase RUN_DIR`.
+
+    PAIRS are JSONL lines of instruction, response_1, response_2 and, if known, label (1 or 2: the better
+    one) and id; or a file of LLMBar or JudgeBench as it is.
+    """
+
+
+FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
+
+
+def judging(command: Callable[..., None]) -> Callable[..., None]:
+    """Adds the pairs and the options that choose a judge."""
+    options = (
+        click.argument("pairs", type=FILE),
+        click.option("--judge", "model", required=True, help="A GGUF file, hub:owner/repo/file.gguf, or embedded."),
+        click.option(
+            "--mode",
+            type=click.Choice(["verdict", "explain"]),
+            default="verdict",
+            show_default=True,
+            help="Read the verdict at once, or let the judge explain itself first.",
+        ),
+        click.option(
+            "--context",
+            type=click.IntRange(min=1),
+            default=8192,
+            show_default=True,
+            help="Tokens that all comparisons decoded together may hold.",
+        ),
+        click.option("--gpu", type=int, help="Index of the GPU to use, as nvidia-smi counts. [default: none]"),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+@judge.command()
+@click.argument("outputs", type=FILE)
+@click.option("--gold", multiple=True, type=FILE, help="Pairs that were judged; only they count. May be repeated.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--plot", type=click.Path(path_type=Path, dir_okay=False), help="Write a reliability plot (SVG).")
+@reporting
+def stats(outputs: Path, gold: tuple[Path, ...], as_json: bool, plot: Path | None, debug: bool) -> None:
+    """Shows accuracy and biases of recorded judge outputs.
+
+    OUTPUTS is a result file of LLMBar, JudgeBench or Arena-Hard as it is, or of `tpo-lite judge run`. --gold
+    adds labels and the lengths of the responses.
+    """
+    from tpo_lite.gold_pairs import read_pairs
+    from tpo_lite.judge_outputs import read_outputs, with_gold
+
+    found = read_outputs(outputs)
+    judged = with_gold(found.pairs, [pair for path in gold for pair in read_pairs(path)]) if gold else found.pairs
+    facts: dict[str, Any] = {"outputs": str(outputs), "recorded": found.recorded, "differing": found.differing}
+    said = [f"{outputs.name}: {len(judged)} pairs, both orders"]
+    if found.recorded:
+        differing = f"; they differ in {', '.join(found.differing[:5])}" if found.differing else ""
+        said.append(
+            f"{found.recorded} verdicts parsed from text, and compared with the recorded ones: "
+            f"{len(found.differing)} pairs differ{differing}"
+        )
+    _show(judged, facts, said, as_json, plot)
+
+
+@judge.command()
+@judging
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--plot", type=click.Path(path_type=Path, dir_okay=False), help="Write a reliability plot (SVG).")
+@reporting
+def calibrate(
+    pairs: Path, model: str, mode: str, context: int, gpu: int | None, as_json: bool, plot: Path | None, debug: bool
+) -> None:
+    """Shows accuracy and biases of a judge on gold-labelled pairs.
+
+    Nothing is kept. For hours of judging, `tpo-lite judge run` can be stopped and gone on with, and
+    `tpo-lite judge stats` shows the same figures of its output.
+    """
+    from tpo_lite.gold_pairs import read_pairs
+    from tpo_lite.judge_outputs import judge_both_orders
+    from tpo_lite.progress import progress
+
+    gold = read_pairs(pairs)
+    if all(pair.label is None for pair in gold):
+        raise InputError(f"{pairs} has no labels to compare a judge with. Give labelled pairs, or use `judge run`.")
+    opened, name = _open_judge(model, mode, context, gpu)
+    judged: list[JudgedPair] = []
+    began = time.perf_counter()
+    # Progress is written to stdout, where --json wants nothing but JSON.
+    with nullcontext(lambda units: None) if as_json else progress("judge", len(gold), "pairs") as advance:
+        for group in _groups(gold):
+            judged += judge_both_orders(opened, group, name)
+            advance(len(group))
+    seconds = time.perf_counter() - began
+    calls, tokens = 2 * len(judged), opened.engine.tokens_decoded
+    speed = {"calls_per_second": calls / seconds, "tokens_per_second": tokens / seconds}
+    facts = {"pairs": str(pairs), "judge": name, "calls": calls, "tokens": tokens, "seconds": seconds} | speed
+    said = [
+        f"{name} on {pairs.name}: {len(judged)} pairs, both orders",
+        f"{calls} calls in {seconds:.1f} s: {calls / seconds:.1f} calls/s, {tokens / seconds:.0f} tokens/s "
+        "(shared prefixes counted once)",
+    ]
+    _show(judged, facts, said + _overlong(judged, context), as_json, plot)
+
+
+@judge.command()
+@judging
+@click.option("--out", "output", required=True, type=click.Path(path_type=Path, dir_okay=False), help="JSONL to write.")
+@reporting
+def run(pairs: Path, model: str, mode: str, context: int, gpu: int | None, output: Path, debug: bool) -> None:
+    """Judges pairs in both orders and writes what the judge says.
+
+    A line a pair, as in tpo_lite/judge_outputs.py (JudgedPair). Run the same command again to go on after a
+    stop; lines that are there are kept.
+    """
+    from tpo_lite.gold_pairs import read_pairs
+    from tpo_lite.judge_outputs import JudgedPair, judge_both_orders
+    from tpo_lite.progress import progress
+    from tpo_lite.records import JsonlAppender, read_jsonl
+
+    given = read_pairs(pairs)
+    name = _name(model, mode)
+    finished = _finished(output, given, name)
+    if len(finished) < len(given):
+        opened, _ = _open_judge(model, mode, context, gpu)
+        with JsonlAppender(output) as out, progress("judge", len(given), "pairs", len(finished)) as advance:
+            # A group is judged whole even where a kill left half of it: what shares a batch decides the last
+            # bits of the logits, and a resumed file must end with the same bytes.
+            for group in _groups(given):
+                if all(pair.id in finished for pair in group):
+                    continue
+                judged = [pair for pair in judge_both_orders(opened, group, name) if pair.id not in finished]
+                out.append(*judged)
+                advance(len(judged))
+    judged = list(read_jsonl(output, JudgedPair))
+    click.echo(f"{output}: {len(judged)} pairs, both orders, by {name}")
+    for line in _overlong(judged, context):
+        click.echo(line)
+
+
+def _finished(output: Path, given: Sequence[ResponsePair], name: str) -> set[str]:
+    """Ids of the pairs in the output file; raises `InputError` if it is not one of this judge on these pairs."""
+    from tpo_lite.judge_outputs import JudgedPair
+    from tpo_lite.records import read_jsonl
+
+    try:
+        there = list(read_jsonl(output, JudgedPair))
+    except InputError as error:
+        raise InputError(f"--out {output} holds something else than judgements ({error}) Give another file.") from error
+    if not there and output.exists() and output.stat().st_size:
+        raise InputError(f"--out {output} holds no judgement. Give another file, or delete it.")
+    lengths = {pair.id: pair.lengths for pair in given}
+    for pair in there:
+        if pair.judge != name:
+            raise InputError(f"--out {output} was written by {pair.judge!r}, not {name!r}. Give another file.")
+        if lengths.get(pair.id) != pair.lengths:
+            raise InputError(f"--out {output} has a pair {pair.id!r} that is not among those given. Give another file.")
+    return {pair.id for pair in there}
+
+
+def _groups(pairs: Sequence[ResponsePair]) -> list[Sequence[ResponsePair]]:
+    return [pairs[start : start + PAIRS_AT_ONCE] for start in range(0, len(pairs), PAIRS_AT_ONCE)]
+
+
+def _name(model: str, mode: str) -> str:
+    return f"{Path(model).name} {mode}"
+
+
+def _open_judge(model: str, mode: str, context: int, gpu: int | None) -> tuple[Any, str]:
+    """The GGUF judge, loaded, and what records call it."""
+    from tpo_lite.cli import check_gpu
+    from tpo_lite.judges.open import open_judge
+    from tpo_lite.recipe import JudgeSettings
+
+    if gpu is not None:
+        check_gpu(gpu)
+    os.environ["TPO_LITE_DEVICE"] = "cpu" if gpu is None else "cuda"
+    os.environ["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
+    os.environ["CUDA_VISIBLE_DEVICES"] = "" if gpu is None else str(gpu)
+    return open_judge(JudgeSettings(model=model, mode=mode, context=context)), _name(model, mode)
+
+
+def _overlong(judged: Sequence[JudgedPair], context: int) -> list[str]:
+    ids = [pair.id for pair in judged if any(c.verdict == "overlong" for c in pair.comparisons)]
+    if not ids:
+        return []
+    named = ", ".join(ids[:5]) + (", ..." if len(ids) > 5 else "")
+    remedy = "Give a larger --context, or take a judge that has it."
+    return [f"too long for {context} tokens: {len(ids)} of {len(judged)} pairs ({named}). {remedy}"]
+
+
+def _show(
+    judged: Sequence[JudgedPair], facts: dict[str, Any], said: list[str], as_json: bool, plot: Path | None
+) -> None:
+    """Prints the report on all pairs and on each group of them, and writes the plot."""
+    from tpo_lite import calibration_views as views
+    from tpo_lite.calibration import report
+
+    whole = report(judged)
+    names = dict.fromkeys(pair.group for pair in judged)
+    groups = {name: report([pair for pair in judged if pair.group == name]) for name in names}
+    if as_json:
+        reports = {"report": dataclasses.asdict(whole), "groups": {n: dataclasses.asdict(g) for n, g in groups.items()}}
+        click.echo(json.dumps(facts | reports, indent=2))
+    else:
+        sections = [said, views.report_lines(whole)]
+        if len(groups) > 1:
+            sections.append(views.group_lines(groups))
+        if whole.reliability is not None:
+            sections.append(views.reliability_lines(whole.reliability))
+        click.echo("\n\n".join("\n".join(section) for section in sections))
+    # Last, so that a plot that cannot be written costs no figures.
+    if plot is not None:
+        if whole.reliability is None:
+            raise InputError("--plot needs probabilities and labels. Leave it out, or give --gold.")
+        try:
+            plot.write_text(views.reliability_svg(whole.reliability, said[0]), encoding="utf-8")
+        except OSError as error:
+            raise InputError(f"--plot {plot} cannot be written: {error.strerror}. Give another file.") from error
