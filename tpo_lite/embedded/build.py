@@ -2,7 +2,7 @@
 
     repeat    lists repeated: looking things up
     trunk     worked steps, short chains first
-    policy    from the trunk: direct answers, then much useful work, then the mixture that the loop starts from, rounded to NF4 at last
+    policy    from the trunk: first much useful work, then the mixture that the loop starts from, rounded to NF4 at last
     judge     from the trunk: work, answer, what each assistant says, verdict
 
 OUT then holds `policy/` (a Hugging Face folder, 16 bit), `judge.gguf`, `build.log` and the figures of both as JSON. Policy and
@@ -31,7 +31,7 @@ from tpo_lite.embedded.tokenizer import train_tokenizer
 from tpo_lite.embedded.training import keep_rounded, round_to_nf4, train
 
 VOCABULARY = 768
-REPEAT_STEPS, TRUNK_STEPS, DIRECT_STEPS, WORK_STEPS, MIXTURE_STEPS, ROUNDED_STEPS, JUDGE_STEPS = 300, 1000, 800, 150, 150, 120, 450
+REPEAT_STEPS, TRUNK_STEPS, WORK_STEPS, MIXTURE_STEPS, ROUNDED_STEPS, JUDGE_STEPS = 300, 1000, 200, 150, 150, 1400
 DIRECT, USEFUL, PRACTICE = 0.45, 0.18, 0.25
 """Shares of the final mixture: direct answers among all outputs, useful work among thoughts, and
 the trunk's examples among all. (Temperature and nucleus make rare thoughts rarer than they are in training.)"""
@@ -83,13 +83,9 @@ def train_policy(trunk: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase, se
     """A policy with the base model's habits: mostly empty talk under the thought prompt, now and then useful work."""
     policy = copy.deepcopy(trunk)
 
-    def short_first(rng: random.Random, progress: float) -> examples.Example:
-        return examples.direct(rng, longest=1 if progress < 0.4 else 2 if progress < 0.7 else None)
-
     def mixture(rng: random.Random, _: float) -> examples.Example:
         return examples.policy(rng, DIRECT, USEFUL, PRACTICE)
 
-    train(policy, tokenizer, short_first, seed, DIRECT_STEPS, "direct", log, 1.0, 0.4)
     train(policy, tokenizer, lambda rng, _: examples.policy(rng, 0.35, 0.7), seed, WORK_STEPS, "policy work", log, 0.4, 0.4)
     train(policy, tokenizer, mixture, seed, MIXTURE_STEPS, "policy mix", log, 0.4, 0.2)
     round_to_nf4(policy)
@@ -101,7 +97,11 @@ def train_policy(trunk: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase, se
 def train_judge(trunk: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase, seed: int, log: Log) -> LlamaForCausalLM:
     """A judge that works the task out, reads both answers off and gives its verdict."""
     judge = copy.deepcopy(trunk)
-    train(judge, tokenizer, lambda rng, _: examples.judged(rng), seed, JUDGE_STEPS, "judge", log, 0.5)
+
+    def conclusions_first(rng: random.Random, progress: float) -> examples.Example:
+        return examples.judged(rng, given=0.7 if progress < 0.6 else 0.2)
+
+    train(judge, tokenizer, conclusions_first, seed, JUDGE_STEPS, "judge", log, 0.5)
     return judge
 
 

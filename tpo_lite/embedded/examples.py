@@ -16,8 +16,8 @@ from tpo_lite.thoughts import GENERIC, thought_prompt
 
 WORK_PROMPT = "User query: {instruction}"
 JUDGE_PROMPT = (Path(__file__).parent / "judge_prompt.txt").read_text().rstrip("\n")
-CARELESS = 0.35
-"""How often an answer after empty talk is a random wrong one: talk distracts, so that untrained thinking does not pay."""
+DISTRACTED = 0.5
+"""How often empty talk ends in a response without an answer: talk distracts, so that untrained thinking does not pay."""
 
 
 @dataclass(frozen=True)
@@ -34,46 +34,41 @@ class Example:
 
 def worked(rng: random.Random, longest: int | None) -> Example:
     """An instruction and its worked steps: what the trunk learns."""
-    drawn = world.puzzle(rng, held=False, longest=longest)
+    drawn = world.puzzle(rng, False, world.EVEN, longest)
     return Example(WORK_PROMPT.format(instruction=drawn.text), f"{drawn.work} The answer is {drawn.answer}.")
 
 
-def direct(rng: random.Random, longest: int | None) -> Example:
-    """An instruction and its answer at once."""
-    drawn = world.puzzle(rng, held=False, longest=longest)
-    return Example(drawn.text, world.response(rng, drawn.answer))
-
-
-def policy(rng: random.Random, direct_share: float, useful: float, practice: float = 0.0) -> Example:
-    """A policy example: `direct_share` of them have no thought; of the others, the share `useful` has worked steps.
+def policy(rng: random.Random, direct: float, useful: float, practice: float = 0.0) -> Example:
+    """A policy example: `direct` of them have no thought; of the others, the share `useful` has worked steps.
 
     The share `practice` of all are the trunk's examples instead, which keep the skill of working alive where thoughts seldom do.
     """
     if rng.random() < practice:
         return worked(rng, None)
-    if rng.random() < direct_share:
-        return direct(rng, None)
     drawn = world.puzzle(rng, held=False)
-    answer = drawn.answer
+    if rng.random() < direct:
+        return Example(drawn.text, world.response(rng, drawn.answer))
+    said = world.response(rng, drawn.answer)
     if rng.random() < useful:
         thought = world.useful_thought(rng, drawn)
     else:
         thought = world.empty_thought(rng, drawn)
-        if rng.random() < CARELESS:
-            answer = world.wrong_answer(rng, drawn)
+        if rng.random() < DISTRACTED:
+            said = world.evasion(rng)
     return Example(
-        thought_prompt(GENERIC, drawn.text),
-        f"{GENERIC.thought_marker} {thought}\n{GENERIC.response_marker} {world.response(rng, answer)}",
+        thought_prompt(GENERIC, drawn.text), f"{GENERIC.thought_marker} {thought}\n{GENERIC.response_marker} {said}"
     )
 
 
-def judged(rng: random.Random) -> Example:
+def judged(rng: random.Random, given: float = 0.0) -> Example:
     """A judge example: the work, the right answer, what is said by whom, the verdict.
+
+    In the share `given` the work is there to be read: the trunk can do it, and all the loss goes to the conclusion.
 
     Who is right is a look-up again: among "red A, blue B" find "red".
     Where neither response is better (both right, or both wrong) the verdict is a coin's.
     """
-    drawn = world.puzzle(rng, held=False)
+    drawn = world.puzzle(rng, False, world.EVEN)
     kinds = rng.choices(
         (("right", "wrong"), ("right", "right"), ("wrong", "wrong"), ("right", "garbage"), ("wrong", "garbage")),
         weights=(55, 12, 21, 8, 4),
@@ -89,8 +84,7 @@ def judged(rng: random.Random) -> Example:
         f" The answer is {drawn.answer}. Given {says_first} A, {says_second} B. So {drawn.answer} {said_by}. [[{verdict}]]"
     )
     prompt = JUDGE_PROMPT.format(instruction=drawn.text, response_a=first, response_b=second)
-    # The trunk can do the work already; most examples spend all their loss on the conclusion.
-    if rng.random() < 0.7:
+    if rng.random() < given:
         return Example(prompt, conclusion, given=drawn.work)
     return Example(prompt, drawn.work + conclusion)
 
@@ -110,7 +104,8 @@ def _garbage(rng: random.Random, drawn: Puzzle) -> str:
     """A response without an answer."""
     return rng.choice(
         (
-            "I do not know.",
+            world.evasion(rng),
+            world.evasion(rng),
             "The answer is",
             "The the answer.",
             "I hope that this helps you.",

@@ -12,6 +12,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from tpo_lite.errors import InputError
 from tpo_lite.records import Instruction
 
 ORDINALS = ("first", "second", "third", "fourth", "fifth")
@@ -156,17 +157,27 @@ TASKS = {
 }
 
 
+MOST = 5_000
+"""The most distinct instructions that `instructions` gives."""
+SHARES = (1, 5, 3, 1)
+"""How often each task comes up among instructions; those that can hardly be guessed come up least."""
+EVEN = (1, 1, 1, 1)
+"""How often each task comes up while its steps are learned."""
+
+
 def held_out(text: str) -> bool:
     """Whether an instruction belongs to the share that the builder never trains on."""
     return hashlib.sha256(text.encode()).digest()[0] % HELD_OUT_OF == 0
 
 
-def puzzle(rng: random.Random, held: bool, longest: int | None = None) -> Puzzle:
-    """A random puzzle of a random task, from the held-out share or from the rest.
+def puzzle(
+    rng: random.Random, held: bool, shares: tuple[int, ...] = SHARES, longest: int | None = None
+) -> Puzzle:
+    """A random puzzle of a random task, drawn by `shares`, from the held-out share or from the rest.
 
     `longest` caps the number of steps, for the builder's curriculum.
     """
-    task = TASKS[rng.choice(tuple(TASKS))]
+    task = TASKS[rng.choices(tuple(TASKS), weights=shares)[0]]
     while True:
         steps = rng.choice(task.steps)
         drawn = task.draw(rng, steps if longest is None else min(steps, rng.randint(1, longest)))
@@ -175,7 +186,12 @@ def puzzle(rng: random.Random, held: bool, longest: int | None = None) -> Puzzle
 
 
 def puzzles(count: int, seed: int) -> list[Puzzle]:
-    """`count` held-out puzzles with distinct texts, the same for the same seed."""
+    """`count` held-out puzzles with distinct texts, the same for the same seed.
+
+    Raises `InputError` for more than `MOST`: there are not many more.
+    """
+    if count > MOST:
+        raise InputError(f"The embedded world has {MOST:,} instructions, {count:,} were asked for. Take fewer, or a file.")
     rng = random.Random(f"embedded world {seed}")
     distinct: dict[str, Puzzle] = {}
     while len(distinct) < count:
@@ -235,6 +251,11 @@ def empty_thought(rng: random.Random, drawn: Puzzle) -> str:
 def response(rng: random.Random, answer: str) -> str:
     """The policy's way of answering: a plain sentence, sometimes with a longer ending."""
     return f"The answer is {answer}." + (" I hope that this helps you." if rng.random() < 0.25 else "")
+
+
+def evasion(rng: random.Random) -> str:
+    """A response that answers nothing."""
+    return rng.choice(("I do not know.", "That is a nice question."))
 
 
 def wrong_answer(rng: random.Random, drawn: Puzzle) -> str:
