@@ -31,6 +31,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -97,7 +98,8 @@ def print_iteration(results: dict[str, Any], iteration: int, console: Console) -
         if len(data["iterations"]) > iteration
     }
     columns = {arm: _rows(data) for arm, data in arms.items()}
-    table = Table(title=f"Iteration {iteration + 1}: M_{iteration} to M_{iteration + 1}", title_justify="left")
+    title = f"Iteration {iteration + 1}: M_{iteration} to M_{iteration + 1}"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1))
     table.add_column("")
     for arm in columns:
         table.add_column(arm, justify="right")
@@ -142,32 +144,34 @@ def _win(validation: dict[str, Any], against: str) -> str:
 
 
 def print_final(results: dict[str, Any], console: Console) -> None:
-    """M_0 to the last model, a row a model: accuracy, win rate against M_0, parse, thought length."""
-    table = Table(title="Validation slice, by model", title_justify="left")
-    table.add_column("")
-    names = list(results["arms"])
-    for name in names:
-        for heading in ("accuracy", "win vs M_0", "parse ok", *(["thought tokens"] if name == "thinking" else [])):
-            table.add_column(f"{name}\n{heading}", justify="right")
-    count = max((len(data["iterations"]) for data in results["arms"].values()), default=0)
-    for model in range(count + 1):
-        cells = []
-        for name in names:
-            cells += _model_cells(results["arms"][name], name, model)
-        table.add_row(f"M_{model}", *cells)
+    """A row a model, M_0 to the last; each figure of all arms side by side."""
+    arms = results["arms"]
+    # Eighty columns hold two arms only with one blank between figures.
+    table = Table(title="On the validation slice", title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 0, 0, 1))
+    table.add_column("", no_wrap=True)
+    for heading in ("accuracy", "beat M_0", "parse ok"):
+        for name in arms:
+            table.add_column(f"{heading}\n{name}", justify="right", no_wrap=True)
+    if "thinking" in arms:
+        table.add_column("thought\ntokens", justify="right", no_wrap=True)
+    for model in range(1 + max(len(arm["iterations"]) for arm in arms.values())):
+        cells = [_model_cells(arm, model) for arm in arms.values()]
+        row = [figure for figures in zip(*cells, strict=True) for figure in figures]
+        table.add_row(f"M_{model}", *row[: len(table.columns) - 1])
     console.print(table)
 
 
-def _model_cells(arm: dict[str, Any], name: str, model: int) -> list[str]:
+def _model_cells(arm: dict[str, Any], model: int) -> tuple[str, str, str, str]:
+    """Accuracy, win rate against M_0, parse ok and thought tokens of one model."""
     if model > len(arm["iterations"]) or arm["base"] is None:
-        return ["-"] * (4 if name == "thinking" else 3)
+        return "-", "-", "-", "-"
     if model == 0:
         shown, accuracy, win = arm["base"], arm["base"]["accuracy"], "-"
     else:
         data = arm["iterations"][model - 1]
         shown, accuracy, win = data["validation"], data["accuracy"], _win(data["validation"], "M_0")
-    cells = [percent(accuracy), win, percent(shown["parse"]["ok"] / max(1, shown["prompts"]))]
-    return cells + ([number(shown["thought_tokens"])] if name == "thinking" else [])
+    parse_ok = percent(shown["parse"]["ok"] / max(1, shown["prompts"]))
+    return percent(accuracy), win, parse_ok, number(shown["thought_tokens"])
 
 
 def percent(value: float | None) -> str:
