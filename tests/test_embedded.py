@@ -16,7 +16,7 @@ from tpo_lite.chat import Chat, load_tokenizer
 from tpo_lite.checking import final_answer, is_right
 from tpo_lite.embedded import examples, world
 from tpo_lite.embedded.gguf_export import write_gguf
-from tpo_lite.embedded.training import keep_rounded, linears, round_to_nf4
+from tpo_lite.embedded.training import keep_rounded, linears, round_to_nf4, train
 from tpo_lite.errors import InputError
 from tpo_lite.judges import JudgeRequest
 from tpo_lite.judges.gguf import GgufJudge
@@ -32,12 +32,12 @@ CHAT = Chat(TOKENIZER)
 def solve(text: str) -> str:
     """An independent solver that reads nothing but the instruction."""
     operations = re.findall(r"(?:first|second|third|fourth|fifth) (\w+)", text)
-    if "triple" in text:
-        state = int(re.search(r"(?:Start with|Begin at|number) (\d)", text)[1])
+    if "digit" in text:
         numbers = "zero one two three four five six seven eight nine".split()
+        state = numbers.index(re.search(r"(?:Start with|Begin at|number) (\w+)", text)[1])
         for operation in operations:
-            state = state * 3 if operation == "triple" else state + numbers.index(operation)
-        return str(state % 10)
+            state = {"up": state + 1, "jump": state + 3, "double": 2 * state, "triple": 3 * state}[operation]
+        return numbers[state % 10]
     if "cup" in text:
         cups = {"red", "blue", "green"}
         state = re.search(r"(\w+) cup", text)[1]
@@ -181,6 +181,21 @@ def test_rounding_to_nf4_lets_gradients_through_and_is_kept():
     rounded = rounded.detach().clone()
     keep_rounded(model)
     torch.testing.assert_close(layer.weight.detach(), rounded)
+
+
+def test_training_depends_on_the_seed_alone():
+    def weights(seed: int) -> torch.Tensor:
+        torch.manual_seed(0)
+        model = LlamaForCausalLM(
+            LlamaConfig(
+                vocab_size=len(TOKENIZER), hidden_size=64, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2
+            )
+        )
+        train(model, TOKENIZER, lambda rng, _: examples.judged(rng), seed, steps=2, name="test", log=lambda line: None)
+        return linears(model)[0].weight.detach()
+
+    assert torch.equal(weights(1), weights(1))
+    assert not torch.equal(weights(1), weights(2))
 
 
 def test_the_shipped_models_are_small_and_16_bit():

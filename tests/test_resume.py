@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.tiny_run import command, tpo_lite
+from tests.tiny_run import command, finished_run, tpo_lite
 from tpo_lite.phases import PHASES, run_phase
 from tpo_lite.run import RunFolder, read_json
 
@@ -152,3 +152,21 @@ def test_a_phase_that_the_system_ends_is_named(tiny_arguments, tmp_path):
     assert process.returncode == 1
     assert "error: the prepare phase was ended by SIGKILL; if the machine is out of memory, set sampling.batch" in said
     assert "Traceback" not in said
+
+
+def test_the_embedded_recipe_killed_in_every_phase_ends_as_if_it_had_not_been(tmp_path):
+    """The recipe of the demo, both arms, on fewer instructions."""
+    fewer = {
+        "iterations": 2,
+        "instructions.per_iteration": 16,
+        "instructions.validation": 24,
+        "sampling.batch": 32,
+        "judge.prompts_at_once": 1,
+        "train.epochs": 2,
+    }
+    arguments = ["--recipe", "embedded", "--cpu"] + [f"--set={key}={value}" for key, value in fewer.items()]
+    whole = finished_run(tmp_path / "whole", arguments)
+    kills = [("thinking", 0, phase) for phase in BEGUN] + [("direct", 0, "judge"), ("thinking", 1, "generate")]
+    kill_in_every_phase(arguments, tmp_path / "killed", kills)
+    check_same_run(tmp_path / "killed", whole)
+    assert set(read_json(whole / "results.json")["arms"]) == {"thinking", "direct"}

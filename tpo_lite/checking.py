@@ -13,7 +13,7 @@ PHRASE = re.compile(r".*\banswer is\b:?", re.DOTALL | re.IGNORECASE)
 def final_answer(response: str) -> str:
     """What a response answers, normalised.
 
-    That is what follows the last "answer is" up to the end of its sentence or line; without that phrase, the whole response.
+    That is what follows the last "answer is" up to the end of its sentence or line; without that phrase, all of it.
     Normalised: lower case, punctuation gone, single spaces, no leading article.
 
     >>> final_answer("The answer is 4. No: the answer is **The Moon**. Hope this helps!")

@@ -5,8 +5,8 @@
     policy    from the trunk: first much useful work, then the mixture that the loop starts from, rounded to NF4 at last
     judge     from the trunk: work, answer, what each assistant says, verdict
 
-OUT then holds `policy/` (a Hugging Face folder, 16 bit), `judge.gguf`, `build.log` and the figures of both as JSON. Policy and
-judge train side by side, each on one core. The same seed, versions and kind of machine give the same bytes.
+OUT then holds `policy/` (a Hugging Face folder, 16 bit), `judge.gguf`, `build.log` and the figures of both as JSON.
+Policy and judge train side by side, each on one core. The same seed, versions and kind of machine give the same bytes.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ from tpo_lite.embedded.tokenizer import train_tokenizer
 from tpo_lite.embedded.training import keep_rounded, round_to_nf4, train
 
 VOCABULARY = 768
-REPEAT_STEPS, TRUNK_STEPS, WORK_STEPS, MIXTURE_STEPS, ROUNDED_STEPS, JUDGE_STEPS = 300, 1000, 200, 150, 150, 1400
-DIRECT, USEFUL, PRACTICE = 0.45, 0.18, 0.25
+REPEAT_STEPS, TRUNK_STEPS, WORK_STEPS, MIXTURE_STEPS, ROUNDED_STEPS, JUDGE_STEPS = 300, 1000, 200, 150, 180, 1200
+DIRECT, USEFUL, PRACTICE = 0.45, 0.2, 0.3
 """Shares of the final mixture: direct answers among all outputs, useful work among thoughts, and
 the trunk's examples among all. (Temperature and nucleus make rare thoughts rarer than they are in training.)"""
 
@@ -83,10 +83,13 @@ def train_policy(trunk: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase, se
     """A policy with the base model's habits: mostly empty talk under the thought prompt, now and then useful work."""
     policy = copy.deepcopy(trunk)
 
+    def much_work(rng: random.Random, _: float) -> examples.Example:
+        return examples.policy(rng, direct=0.35, useful=0.7)
+
     def mixture(rng: random.Random, _: float) -> examples.Example:
         return examples.policy(rng, DIRECT, USEFUL, PRACTICE)
 
-    train(policy, tokenizer, lambda rng, _: examples.policy(rng, 0.35, 0.7), seed, WORK_STEPS, "policy work", log, 0.4, 0.4)
+    train(policy, tokenizer, much_work, seed, WORK_STEPS, "policy work", log, 0.4, 0.4)
     train(policy, tokenizer, mixture, seed, MIXTURE_STEPS, "policy mix", log, 0.4, 0.2)
     round_to_nf4(policy)
     train(policy, tokenizer, mixture, seed, ROUNDED_STEPS, "policy nf4", log, 0.2)
@@ -101,7 +104,7 @@ def train_judge(trunk: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase, see
     def conclusions_first(rng: random.Random, progress: float) -> examples.Example:
         return examples.judged(rng, given=0.7 if progress < 0.6 else 0.2)
 
-    train(judge, tokenizer, conclusions_first, seed, JUDGE_STEPS, "judge", log, 0.5)
+    train(judge, tokenizer, conclusions_first, seed, JUDGE_STEPS, "judge", log, 0.4)
     return judge
 
 
@@ -152,12 +155,10 @@ def main(out: Path, seed: int) -> None:
     log, began = Log(out / "build.log"), time.perf_counter()
     tokenizer = train_tokenizer(examples.tokenizer_texts(1500, random.Random(seed)), VOCABULARY)
     trunk = train_trunk(tokenizer, seed, log)
-    # One process for each model: at these sizes a second thread gains a model little, and a second model costs it little.
+    # One process for each model: at these sizes a second thread gains a model less than it costs the other.
     with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as processes:
-        stages = [
-            processes.submit(_on_one_core, stage, trunk, tokenizer, out, seed, log) for stage in (build_policy, build_judge)
-        ]
-        for stage in stages:
+        arguments = (trunk, tokenizer, out, seed, log)
+        for stage in [processes.submit(_on_one_core, build, *arguments) for build in (build_policy, build_judge)]:
             stage.result()
     log(f"built in {(time.perf_counter() - began) / 60:.1f} minutes")
 

@@ -1,6 +1,6 @@
 """Training examples of the embedded world: a prompt and the output that follows it, as text.
 
-An `Example` is what a chat model sees: one user turn and the assistant's. Three readers learn from them: the shared trunk
+An `Example` is what a chat model sees: one user turn and the assistant's. Three learn from them: the shared trunk
 (worked steps), the policy (direct answers and thoughts) and the judge (a worked comparison). Knows nothing of tokens.
 """
 
@@ -17,7 +17,7 @@ from tpo_lite.thoughts import GENERIC, thought_prompt
 WORK_PROMPT = "User query: {instruction}"
 JUDGE_PROMPT = (Path(__file__).parent / "judge_prompt.txt").read_text().rstrip("\n")
 DISTRACTED = 0.5
-"""How often empty talk ends in a response without an answer: talk distracts, so that untrained thinking does not pay."""
+"""How often empty talk ends without an answer: talk distracts, so that untrained thinking does not pay."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ def worked(rng: random.Random, longest: int | None) -> Example:
 def policy(rng: random.Random, direct: float, useful: float, practice: float = 0.0) -> Example:
     """A policy example: `direct` of them have no thought; of the others, the share `useful` has worked steps.
 
-    The share `practice` of all are the trunk's examples instead, which keep the skill of working alive where thoughts seldom do.
+    The share `practice` of all are the trunk's examples instead: they keep a skill alive that thoughts seldom show.
     """
     if rng.random() < practice:
         return worked(rng, None)
@@ -80,9 +80,8 @@ def judged(rng: random.Random, given: float = 0.0) -> Example:
         (second, says_second), (first, says_first) = sides
     verdict = ("B" if swap else "A") if better else rng.choice("AB")
     said_by = verdict if better else "both" if kinds[0] == "right" else "none"
-    conclusion = (
-        f" The answer is {drawn.answer}. Given {says_first} A, {says_second} B. So {drawn.answer} {said_by}. [[{verdict}]]"
-    )
+    reading = f"The answer is {drawn.answer}. Given {says_first} A, {says_second} B."
+    conclusion = f" {reading} So {drawn.answer} {said_by}. [[{verdict}]]"
     prompt = JUDGE_PROMPT.format(instruction=drawn.text, response_a=first, response_b=second)
     if rng.random() < given:
         return Example(prompt, conclusion, given=drawn.work)
@@ -125,9 +124,7 @@ def repeated(rng: random.Random) -> Example:
         other = rng.choice((policy(rng, 0.0, 0.0), judged(rng)))
         words = sorted(set(f"{other.prompt} {other.output}".split()))
     words = rng.sample(words, rng.randint(6, 20))
-    entries = [
-        rng.choice((word, f"{word}:", f"{word}={rng.randrange(10)}", f"{word}-{rng.choice(world.WORDS)}")) for word in words
-    ]
+    entries = [rng.choice((word, f"{word}:", f"{word}-{rng.choice(world.WORDS)}")) for word in words]
     text = "So " + ", ".join(entries) + "."
     return Example(text, text)
 

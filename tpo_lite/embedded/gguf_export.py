@@ -1,6 +1,6 @@
 """Writes a small Llama and its byte-level BPE tokenizer as a GGUF file that llama.cpp reads.
 
-Assumes tied embeddings, no biases, and the `qwen2` pre-tokenizer of `tokenizer.py`. Weights are stored in 16 bit, norms in 32.
+Assumes tied embeddings, no biases, and the `qwen2` pre-tokenizer of `tokenizer.py`. Weights become 16 bit, norms 32.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def write_gguf(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase, path
 
 
 def _interleaved(weight: torch.Tensor, heads: int) -> torch.Tensor:
-    """Rows of a query or key projection in llama.cpp's rotary order: pairs (2i, 2i+1) where transformers pairs (i, i+d/2)."""
+    """A query or key projection's rows in llama.cpp's rotary order: it pairs (2i, 2i+1), transformers (i, i+d/2)."""
     rows, columns = weight.shape
     return weight.view(heads, 2, rows // heads // 2, columns).transpose(1, 2).reshape(rows, columns)
 

@@ -67,8 +67,8 @@ def measure_policy(folder: Path, seed: int, count: int = 300, k: int = 2) -> dic
 def measure_judge(path: Path, seed: int, count: int = 200) -> dict[str, float]:
     """Shares between 0 and 1 over `count` held-out (right, wrong) pairs, each asked in both orders (explain mode).
 
-    Responses are phrased as the policy phrases them. The last figure is the mean distance from 0.5 of P(A), averaged over both
-    orders, for two right answers phrased differently: 0 is a judge that sees no difference.
+    Responses are phrased as the policy phrases them. "preference among equals" is the mean distance from 0.5 of P(A),
+    averaged over both orders, for two right answers phrased differently: 0 is a judge that sees no difference.
     """
     judge = GgufJudge(path, "explain", examples.JUDGE_PROMPT, explain_tokens=128, n_ctx=16384)
     rng, puzzles = random.Random(f"judge {seed}"), world.puzzles(count, seed)

@@ -16,7 +16,9 @@ from tpo_lite.errors import InputError
 from tpo_lite.records import Instruction
 
 ORDINALS = ("first", "second", "third", "fourth", "fifth")
-NUMBERS = ("one", "two", "three")
+NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+ARITHMETIC = {"up": (1, 1), "jump": (1, 3), "double": (2, 0), "triple": (3, 0)}
+"""Factor and addend; only the last digit is kept."""
 CUPS = ("red", "blue", "green")
 COMPASS = ("north", "east", "south", "west")
 TURNS = {"right": 1, "around": 2, "left": 3}
@@ -24,7 +26,7 @@ TURNS = {"right": 1, "around": 2, "left": 3}
 LETTERS = ("ate", "aet", "eat", "eta", "tae", "tea")
 JUGGLES = {"flip": (2, 1, 0), "roll": (1, 2, 0), "swap": (1, 0, 2)}
 """Where each letter of the result comes from: read backwards, first letter to the end, first two exchanged."""
-WORDS = (*ORDINALS, *NUMBERS, "triple", *CUPS, *COMPASS, *TURNS, *LETTERS, *JUGGLES)
+WORDS = (*ORDINALS, *NUMBERS, *ARITHMETIC, *CUPS, *COMPASS, *TURNS, *LETTERS, *JUGGLES)
 """All words that carry the tasks."""
 HELD_OUT_OF = 4
 """One text in this many, by hash, is held out: `instructions` draws only those, the builder only the others."""
@@ -41,7 +43,7 @@ class Puzzle:
     work: str
     """The steps written out; their last state is the answer."""
     answer: str
-    """The right answer, one word or digit."""
+    """The right answer, one word."""
     choices: tuple[str, ...]
     """All answers that could be given, the right one included."""
 
@@ -64,32 +66,28 @@ def _listed(operations: list[str]) -> str:
     return ", ".join(f"{ordinal} {operation}" for ordinal, operation in zip(ORDINALS, operations))
 
 
-def _worked(start: str, operations: list[str], states: list[str], equals: str) -> str:
+def _worked(start: str, operations: list[str], states: list[str]) -> str:
     lines = zip(ORDINALS, operations, states)
-    return f"Start at {start}, " + ", ".join(f"{o} {op}{equals}{state}" for o, op, state in lines) + "."
+    return f"Start at {start}, " + ", ".join(f"{ordinal} {step}: {state}" for ordinal, step, state in lines) + "."
 
 
 def _digits(rng: random.Random, steps: int) -> Puzzle:
-    start = state = rng.randrange(10)
-    operations, states = [], []
-    for _ in range(steps):
-        if rng.random() < 0.7:
-            operations.append(rng.choice(NUMBERS))
-            state = (state + NUMBERS.index(operations[-1]) + 1) % 10
-        else:
-            operations.append("triple")
-            state = state * 3 % 10
-        states.append(str(state))
+    operations = [rng.choice(tuple(ARITHMETIC)) for _ in range(steps)]
+    digit = rng.randrange(10)
+    start, states = NUMBERS[digit], []
+    for operation in operations:
+        factor, addend = ARITHMETIC[operation]
+        digit = (digit * factor + addend) % 10
+        states.append(NUMBERS[digit])
     listed = _listed(operations)
     text = rng.choice(
         (
-            f"Start with {start}, add or triple, and keep only the last digit each time: {listed}. What is left?",
-            f"Begin at {start}. Add these or triple, always keeping the last digit: {listed}. Which digit comes out?",
-            f"Take the number {start} and add or triple: {listed}. After each step keep the last digit. What do you get?",
+            f"Start with {start} and keep only the last digit each time: {listed}. Which digit is left?",
+            f"Begin at {start} and always keep the last digit: {listed}. Which digit comes out?",
+            f"Take the number {start}: {listed}. Only the last digit is kept after each step. What do you get?",
         )
     )
-    work = _worked(str(start), operations, states, "=")
-    return Puzzle("digits", text, work, states[-1], tuple("0123456789"))
+    return Puzzle("digits", text, _worked(start, operations, states), states[-1], NUMBERS)
 
 
 def _cups(rng: random.Random, steps: int) -> Puzzle:
@@ -106,11 +104,13 @@ def _cups(rng: random.Random, steps: int) -> Puzzle:
         (
             f"A {thing} is under the {start} cup. Each time one cup stays and the other two swap. "
             f"These stay: {listed}. Which cup hides the {thing}?",
-            f"I hide a {thing} under the {start} cup of three and swap all cups but one: {listed}. Where is the {thing} now?",
-            f"The {start} cup covers a {thing}. Two of three cups change places and one is still: {listed}. Find the {thing}.",
+            f"I hide a {thing} under the {start} cup of three and swap all cups but one: {listed}. "
+            f"Where is the {thing} now?",
+            f"The {start} cup covers a {thing}. Two of three cups change places and one is still: {listed}. "
+            f"Find the {thing}.",
         )
     )
-    return Puzzle("cups", text, _worked(start, operations, states, ": "), state, CUPS)
+    return Puzzle("cups", text, _worked(start, operations, states), state, CUPS)
 
 
 def _robot(rng: random.Random, steps: int) -> Puzzle:
@@ -128,7 +128,7 @@ def _robot(rng: random.Random, steps: int) -> Puzzle:
             f"My game has a {who} that faces {start}. Its turns: {listed}. Give its direction.",
         )
     )
-    return Puzzle("robot", text, _worked(start, operations, states, ": "), states[-1], COMPASS)
+    return Puzzle("robot", text, _worked(start, operations, states), states[-1], COMPASS)
 
 
 def _letters(rng: random.Random, steps: int) -> Puzzle:
@@ -146,7 +146,7 @@ def _letters(rng: random.Random, steps: int) -> Puzzle:
             f"Write {start} and change the order of its letters: {listed}. Spell the result.",
         )
     )
-    return Puzzle("letters", text, _worked(start, operations, states, ": "), state, LETTERS)
+    return Puzzle("letters", text, _worked(start, operations, states), state, LETTERS)
 
 
 TASKS = {
@@ -191,7 +191,7 @@ def puzzles(count: int, seed: int) -> list[Puzzle]:
     Raises `InputError` for more than `MOST`: there are not many more.
     """
     if count > MOST:
-        raise InputError(f"The embedded world has {MOST:,} instructions, {count:,} were asked for. Take fewer, or a file.")
+        raise InputError(f"The embedded world has {MOST:,} instructions, not {count:,}. Take fewer, or a file.")
     rng = random.Random(f"embedded world {seed}")
     distinct: dict[str, Puzzle] = {}
     while len(distinct) < count:
