@@ -188,7 +188,11 @@ def test_training_depends_on_the_seed_alone():
         torch.manual_seed(0)
         model = LlamaForCausalLM(
             LlamaConfig(
-                vocab_size=len(TOKENIZER), hidden_size=64, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2
+                vocab_size=len(TOKENIZER),
+                hidden_size=64,
+                intermediate_size=64,
+                num_hidden_layers=1,
+                num_attention_heads=2,
             )
         )
         train(model, TOKENIZER, lambda rng, _: examples.judged(rng), seed, steps=2, name="test", log=lambda line: None)

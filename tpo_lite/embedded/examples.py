@@ -95,8 +95,8 @@ def _shown(rng: random.Random, drawn: Puzzle, kind: str) -> tuple[str, str]:
     answer = drawn.answer if kind == "right" else world.wrong_answer(rng, drawn)
     if rng.random() < 0.7:
         return world.response(rng, answer), answer
-    sentence = rng.choice(("It is {}.", "{}", "I think it is {}.", "My answer is {}.", "So it is {}. Thank you.", "{}."))
-    return sentence.format(answer), answer
+    sentences = ("It is {}.", "{}", "I think it is {}.", "My answer is {}.", "So it is {}. Thank you.", "{}.")
+    return rng.choice(sentences).format(answer), answer
 
 
 def _garbage(rng: random.Random, drawn: Puzzle) -> str:

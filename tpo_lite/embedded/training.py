@@ -49,7 +49,7 @@ def keep_rounded(model: LlamaForCausalLM) -> None:
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, example: Example) -> tuple[list[int], list[int]]:
-    """Token ids of what is read (the prompt in the chat template, and what is given) and of what is learned, with its end."""
+    """Token ids of what is read (the prompt in its template, and what is given) and of what is learned, with its end."""
     turn = [{"role": "user", "content": example.prompt}]
     prompt = tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
     return tokenizer.encode(prompt + example.given), [*tokenizer.encode(example.output), tokenizer.eos_token_id]
