@@ -101,7 +101,7 @@ def test_a_finished_run_is_shown_again(tiny_run, tiny_arguments):
     done = invoke("train", *tiny_arguments, "--out", tiny_run)
     assert done.exit_code == 0, done.output
     assert f"run folder: {tiny_run}" in done.output
-    assert "Validation slice, by model" in done.output
+    assert "On the validation slice" in done.output
     assert f"direct M_2: {tiny_run}/direct/iteration-1/adapter" in done.output.replace("\n", "")
 
 
