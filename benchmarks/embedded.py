@@ -21,6 +21,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+import tpo_lite.phases  # noqa: F401  keeps the libraries quiet, as in a phase
 from tpo_lite import __version__
 from tpo_lite.run import RunFolder, read_json, write_json
 from tpo_lite.statistics import mean
@@ -160,6 +161,7 @@ def main() -> None:
             write_json(run / "held-out.json", measure_run(run))
         print(f"seed {seed}: {json.dumps(read_json(run / 'held-out.json'))} in {time.monotonic() - start:.0f} s", flush=True)
     command = " ".join(["python", "benchmarks/embedded.py", *sys.argv[1:]])
+    options.results.parent.mkdir(parents=True, exist_ok=True)
     options.results.write_text(report(runs, measure_judge(seeds), command))
     print(options.results.read_text())
 
