@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tpo_lite.records import Comparison
-from tpo_lite.statistics import T_95, Mean, Share, first_slot_rate, flip_rate, mean, share, win_rate
+from tpo_lite.statistics import T_95, Mean, Share, first_slot_rate, flip_rate, mean, share
 
 
 def test_wilson_by_hand() -> None:
@@ -46,11 +46,6 @@ def test_mean_by_hand() -> None:
     assert mean([0.5] * 40).half_width == 0.0
     with pytest.raises(ValueError, match="at least one"):
         mean([])
-
-
-def test_win_rate() -> None:
-    assert win_rate(3, 2, 5) == share(4, 10)
-    assert win_rate(0, 1, 0).value == 0.5
 
 
 # Prompt 1: 0 beats 1 in both orders; 0 against 2 goes to the first slot both times.

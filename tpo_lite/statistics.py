@@ -73,11 +73,6 @@ def mean(values: Sequence[float]) -> Mean:
     return Mean(average, T_95[min(n - 1, len(T_95)) - 1] * math.sqrt(variance / n), n)
 
 
-def win_rate(wins: int, ties: int, losses: int) -> Share:
-    """(wins + ties / 2) / games."""
-    return share(wins + ties / 2, wins + ties + losses)
-
-
 def first_slot_rate(prompts: Iterable[Sequence[Comparison]]) -> Share:
     """The share of readable verdicts that are "A"; 0.5 without position bias when both orders are asked."""
     verdicts = [comparison.verdict for comparisons in prompts for comparison in comparisons]
