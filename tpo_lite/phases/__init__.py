@@ -26,6 +26,8 @@ from tpo_lite.run import RunFolder
 PHASES = ("generate", "judge", "pair", "dpo", "validate", "select", "fold")
 """The order within an iteration; "prepare" comes once, before the first."""
 
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""No space, no quota, over the limit for one file; safetensors and torch only say so in the text of their errors."""
 
 QUIET = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
@@ -38,9 +40,6 @@ QUIET = {
     "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
     "TRANSFORMERS_VERBOSITY": "error",
 }
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""No space, no quota, over the limit for one file; safetensors and torch only say so in the text of their errors."""
-
 # Libraries read these when they are imported, so they are set before any phase imports one. They keep
 # other progress bars and advice out of ours.
 for _name, _value in QUIET.items():
