@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from tests.shared import SHARED
-from tests.tiny_run import finished_run, tpo_lite
+from tests.tiny_run import finished_run, tpo_lite, train_here
 from tpo_lite.adapters import rank_of, read_adapter
 from tpo_lite.errors import TpoError
 from tpo_lite.phases import PHASES, run_phase
@@ -103,6 +103,25 @@ def test_requantize_writes_a_whole_model_and_says_what_it_cost(tiny_arguments, t
         assert data["merge"]["rank"] == 16
         assert data["probe"] is None  # there is no adapter to probe
         AutoModelForCausalLM.from_pretrained(run / "direct" / f"iteration-{t}" / "model")
+
+
+def test_an_iteration_whose_checkpoints_the_judge_likes_no_better_keeps_its_model(tiny_arguments, tmp_path):
+    run = finished_run(tmp_path / "run", [*tiny_arguments, "--seed", "0"])
+    for t, data in enumerate(iterations(run)):
+        rates = data["validation"]["checkpoints"]
+        assert rates.pop("M_t") == 0.5
+        assert len(rates) == 2 and max(rates.values()) < 0.5
+        assert data["validation"]["chosen"] == "M_t"
+        assert {win["value"] for win in data["validation"]["win_rate"].values()} == {0.5}
+        assert data["merge"] == {"merge": "fold", "rank": 0, "update_norm": 0.0, "kl": 0.0}
+        assert data["dpo"]["reference"] == f"M_{t}" and data["dpo"]["rank"] == 16
+        assert data["probe"] is None  # M_1 is M_0, which has no adapter
+    base = read_json(run / "results.json")["arms"]["direct"]["base"]
+    assert all(data["accuracy"] == base["accuracy"] for data in iterations(run))
+    assert not list(run.glob("direct/*/adapter"))
+    assert train_here(*tiny_arguments, "--seed", "0", "--out", run).output.endswith(
+        "direct M_2: M_0 itself; the judge preferred no checkpoint\n"
+    )
 
 
 SEED_TASKS = SHARED / "data" / "prompts" / "self_instruct_seed_tasks.jsonl"

@@ -43,6 +43,7 @@ def test_the_paper_recipe_has_the_papers_sizes():
         ("judge.mode=loud", "'verdict' or 'explain'"),
         ("thought.style=custom", "give thought.prompt and thought.response_marker too"),
         ("thought.prompt=Think. {instruction}", "set it to custom"),
+        ("thought.style=specific", "thought.style: 'specific' does not fit the embedded policy"),
         ("iterations", "is not key.path=value"),
         ("seed.value=3", "seed is not a section"),
         ("seed=[1", "is not a YAML value"),
@@ -69,7 +70,7 @@ def test_a_file_that_is_not_yaml(tmp_path):
 
 def test_a_file_of_the_users_own_and_overrides(tmp_path):
     path = tmp_path / "mine.yaml"
-    path.write_text("seed: 3\ntrain:\n  epochs: 4\n")
+    path.write_text("seed: 3\nmodel: some/model\ntrain:\n  epochs: 4\n")
     recipe = load_recipe(str(path), ["train.beta=0.2", "thought.style=specific"])
     assert (recipe.seed, recipe.train.epochs, recipe.train.beta, recipe.thought.style) == (3, 4, 0.2, "specific")
 

@@ -10,7 +10,7 @@ from tpo_lite.results import number, percent, print_final, print_iteration
 PARSE = {"ok": 9, "no_marker": 1, "marker_twice": 0, "empty_thought": 0, "empty_response": 0, "truncated": 0}
 
 
-def iteration(accuracy, win, **changes):
+def iteration(accuracy, win, chosen="checkpoint-4"):
     return {
         "prompts": 2,
         "parse": PARSE,
@@ -31,19 +31,20 @@ def iteration(accuracy, win, **changes):
             "prompts": 10,
             "parse": PARSE,
             "thought_tokens": 28.0,
+            "chosen": chosen,
             "win_rate": {"M_t": {"value": 0.5}, "M_0": {"value": win}},
         },
         "accuracy": accuracy,
         "seconds": {"dpo": 12.4},
         "peak_bytes": {phase: {"host": 1.5e9, **({"gpu": 6e9} if phase == "dpo" else {})} for phase in PHASES},
-    } | changes
+    }
 
 
 BASE = {"accuracy": 0.25, "prompts": 10, "parse": PARSE, "thought_tokens": 31.0}
 RESULTS = {
     "arms": {
         "thinking": {"base": BASE, "iterations": [iteration(0.5, 0.6), iteration(0.75, 0.7)]},
-        "direct": {"base": BASE, "iterations": [iteration(None, 0.4)]},
+        "direct": {"base": BASE, "iterations": [iteration(None, 0.4, chosen="M_t")]},
     }
 }
 
@@ -72,7 +73,7 @@ def test_an_iteration_has_a_column_an_arm():
         "loss first / last": ["0.6931 / 0.5000"] * 2,
         "margin last": ["+0.750"] * 2,
         "update norm, KL of merge": ["1.2 %, 2.0e-09"] * 2,
-        "win rate vs M_t / M_0": ["50.0 % / 60.0 %", "50.0 % / 40.0 %"],
+        "win rate vs M_t / M_0": ["50.0 % / 60.0 %", "M_t kept / 40.0 %"],
         "accuracy (validation)": ["50.0 %", "-"],
         "dpo: s, peak GB": ["12 s, 1.50 + 6.0 GPU"] * 2,
         "fold: s, peak GB": ["0 s, 1.50"] * 2,

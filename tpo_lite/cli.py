@@ -99,10 +99,10 @@ def train(
     except orchestrator.PhaseFailed as failed:  # the phase has said why
         sys.exit(failed.exit_code)
     results.print_final(read_json(run.root / "results.json"), console)
-    last = loaded.iterations - 1
     for arm in loaded.arms:
-        made = run.iteration(arm, last) / ("model" if loaded.merge == "requantize" else "adapter")
-        click.echo(f"{arm} M_{loaded.iterations}: {made}")
+        model = run.trained(arm, loaded.iterations)
+        made = run.iteration(arm, model - 1) / ("model" if loaded.merge == "requantize" else "adapter")
+        click.echo(f"{arm} M_{loaded.iterations}: {made if model else 'M_0 itself; the judge preferred no checkpoint'}")
 
 
 def check_gpu(index: int) -> None:

@@ -32,9 +32,10 @@ class Policy:
 
 def policy(run: RunFolder, recipe: Recipe, arm: str, iteration: int) -> Policy:
     """M_t of an arm."""
-    if iteration == 0:
+    model = run.trained(arm, iteration)
+    if model == 0:
         return Policy(model_path(recipe.model), None)
-    folder = run.iteration(arm, iteration - 1)
+    folder = run.iteration(arm, model - 1)
     if recipe.merge == "requantize":
         return Policy(str(folder / "model"), None)
     return Policy(model_path(recipe.model), folder / "adapter")

@@ -276,6 +276,11 @@ def parse_recipe(data: dict[str, Any], source: str) -> Recipe:
         raise InputError(f"recipe {source} does not fit:\n{problems}") from error
     for arm in recipe.arms:
         recipe.style(arm)  # a custom thought prompt is checked here, before anything starts
+    if recipe.model == "embedded" and recipe.thought.style not in ("generic", "direct"):
+        raise InputError(
+            f"thought.style: {recipe.thought.style!r} does not fit the embedded policy, which only knows the generic "
+            "thought prompt and direct answers. Take one of these, or another model."
+        )
     return recipe
 
 

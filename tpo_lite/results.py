@@ -20,7 +20,8 @@ Schema, version 1. `null` stands where there was nothing to measure.
         rho, rho_reached weight of the length; whether an automatic one kept chosen responses from being longer
         dpo              pairs, rank, reference, steps, first_loss, last_loss, last_margin, last_accuracy
         merge            merge, rank, update_norm (relative), kl (nats a token)
-        validation       chosen, checkpoints {name: win rate}, win_rate {M_t, M_0: {value, low, high}}, and
+        validation       chosen (a checkpoint, or "M_t" kept), checkpoints {name: win rate},
+                         win_rate {M_t, M_0: {value, low, high}}, and
                          M_{i+1} on the validation slice: prompts, parse, thought_tokens, response_tokens, checked
         accuracy         of M_{i+1} on the validation slice, where instructions have a checker
         seconds          {phase: wall seconds}
@@ -37,7 +38,7 @@ from rich.table import Table
 
 from tpo_lite import __version__
 from tpo_lite.phases import PHASES
-from tpo_lite.run import RunFolder, write_json
+from tpo_lite.run import KEPT, RunFolder, write_json
 
 SCHEMA_VERSION = 1
 
@@ -126,7 +127,7 @@ def _rows(data: dict[str, Any]) -> dict[str, str]:
         "loss first / last": f"{dpo['first_loss']:.4f} / {dpo['last_loss']:.4f}",
         "margin last": f"{dpo['last_margin']:+.3f}",
         "update norm, KL of merge": f"{percent(merge['update_norm'])}, {merge['kl']:.1e}",
-        "win rate vs M_t / M_0": f"{_win(validation, 'M_t')} / {_win(validation, 'M_0')}",
+        "win rate vs M_t / M_0": f"{'M_t kept' if validation['chosen'] == KEPT else _win(validation, 'M_t')} / {_win(validation, 'M_0')}",
         "validation parse ok": percent(validation["parse"]["ok"] / max(1, validation["prompts"])),
         "accuracy (validation)": percent(data["accuracy"]),
         **{f"{phase}: s, peak GB": _cost(data, phase) for phase in PHASES},

@@ -42,6 +42,9 @@ OUTPUTS = {
 }
 """Without these a phase is not finished, whatever its done file says."""
 
+KEPT = "M_t"
+"""What an iteration chooses when the judge prefers none of its checkpoints: M_{t+1} is M_t."""
+
 
 class RunFolder:
     """Paths and state of one run."""
@@ -94,12 +97,22 @@ class RunFolder:
         """An instruction slice: "validation" or "iteration-<t>"."""
         return self.root / "instructions" / f"{name}.jsonl"
 
+    def chosen(self, arm: str, iteration: int) -> str:
+        """What iteration t chose for M_{t+1}: a checkpoint's name, or `KEPT`."""
+        return read_json(self.iteration(arm, iteration) / "validation.json")["chosen"]
+
+    def trained(self, arm: str, model: int) -> int:
+        """The number of the model that M_model is: the same, less the iterations that kept what they had."""
+        while model > 0 and self.chosen(arm, model - 1) == KEPT:
+            model -= 1
+        return model
+
     def validation_of(self, arm: str, model: int) -> Path:
         """Validation samples of M_model."""
+        model = self.trained(arm, model)
         if model == 0:
             return self.root / arm / "base-validation.jsonl"
-        folder = self.iteration(arm, model - 1)
-        return folder / "validation" / f"{read_json(folder / 'validation.json')['chosen']}.jsonl"
+        return self.iteration(arm, model - 1) / "validation" / f"{self.chosen(arm, model - 1)}.jsonl"
 
     def done_path(self, phase: str, arm: str | None, iteration: int) -> Path:
         """The file that says that a phase is finished."""

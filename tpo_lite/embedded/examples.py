@@ -16,7 +16,10 @@ from tpo_lite.thoughts import GENERIC, thought_prompt
 
 WORK_PROMPT = "User query: {instruction}"
 JUDGE_PROMPT = (Path(__file__).parent / "judge_prompt.txt").read_text().rstrip("\n")
-DISTRACTED = 0.5
+EVASIVE = 0.25
+"""How often a direct answer is none. A model that answers in one pass can only guess these tasks, but it can learn
+to commit itself: that is what the direct baseline has to gain."""
+DISTRACTED = 0.6
 """How often empty talk ends without an answer: talk distracts, so that untrained thinking does not pay."""
 
 
@@ -47,17 +50,19 @@ def policy(rng: random.Random, direct: float, useful: float, practice: float = 0
         return worked(rng, None)
     drawn = world.puzzle(rng, held=False)
     if rng.random() < direct:
-        return Example(drawn.text, world.response(rng, drawn.answer))
-    said = world.response(rng, drawn.answer)
+        return Example(drawn.text, _said(rng, drawn, EVASIVE))
     if rng.random() < useful:
-        thought = world.useful_thought(rng, drawn)
+        thought, said = world.useful_thought(rng, drawn), _said(rng, drawn, 0.0)
     else:
-        thought = world.empty_thought(rng, drawn)
-        if rng.random() < DISTRACTED:
-            said = world.evasion(rng)
+        thought, said = world.empty_thought(rng, drawn), _said(rng, drawn, DISTRACTED)
     return Example(
         thought_prompt(GENERIC, drawn.text), f"{GENERIC.thought_marker} {thought}\n{GENERIC.response_marker} {said}"
     )
+
+
+def _said(rng: random.Random, drawn: Puzzle, evasive: float) -> str:
+    """The right answer, or in the share `evasive` none."""
+    return world.evasion(rng) if rng.random() < evasive else world.response(rng, drawn.answer)
 
 
 def judged(rng: random.Random, given: float = 0.0) -> Example:

@@ -47,11 +47,6 @@ class Puzzle:
     choices: tuple[str, ...]
     """All answers that could be given, the right one included."""
 
-    @property
-    def returns(self) -> bool:
-        """Whether it ends in the state in which it starts."""
-        return self.work.startswith(f"Start at {self.answer},")
-
 
 @dataclass(frozen=True)
 class Task:
@@ -164,16 +159,10 @@ TASKS = {
 
 MOST = 5_000
 """The most distinct instructions that `instructions` gives."""
-SHARES = (1, 5, 3, 1)
+SHARES = (1, 7, 3, 1)
 """How often each task comes up among instructions; those that can hardly be guessed come up least."""
 EVEN = (1, 1, 1, 1)
 """How often each task comes up while its steps are learned."""
-
-
-RETURNS = 0.25
-"""This share of the instructions is drawn among those that end where they start; in what the builder trains on, chance
-decides. So a model that cannot work a task out can still learn to guess better than it does at first. Without this the
-direct baseline, which guesses, could only stay as it is or get worse."""
 
 
 def held_out(text: str) -> bool:
@@ -189,11 +178,10 @@ def puzzle(
     `longest` caps the number of steps, for the builder's curriculum.
     """
     task = TASKS[rng.choices(tuple(TASKS), weights=shares)[0]]
-    must_return = held and rng.random() < RETURNS
     while True:
         steps = rng.choice(task.steps)
         drawn = task.draw(rng, steps if longest is None else min(steps, rng.randint(1, longest)))
-        if held_out(drawn.text) == held and (drawn.returns or not must_return):
+        if held_out(drawn.text) == held:
             return drawn
 
 

@@ -33,7 +33,7 @@ from tpo_lite.engines.transformers import load_base
 from tpo_lite.policy import policy
 from tpo_lite.records import PromptSamples, read_jsonl
 from tpo_lite.requantize import merge_to_disk
-from tpo_lite.run import RunFolder, read_json
+from tpo_lite.run import KEPT, RunFolder
 
 KL_PROMPTS = 32
 KL_POSITIONS = 64
@@ -44,7 +44,8 @@ Sequence = tuple[list[int], int]
 
 
 def run(run: RunFolder, arm: str, iteration: int) -> dict[str, Any]:
-    """Writes adapter/ (or model/); returns the update's relative norm and KL(before || after) in nats a token.
+    """Writes adapter/ (or model/) unless M_t was kept; returns the update's relative norm and
+    KL(before || after) in nats a token.
 
     "Before" is the checkpoint that the judge chose, "after" is the model that the next iteration starts
     from: for `fold` with its fresh block already appended.
@@ -52,9 +53,11 @@ def run(run: RunFolder, arm: str, iteration: int) -> dict[str, Any]:
     recipe = run.recipe
     folder = run.iteration(arm, iteration)
     on = policy(run, recipe, arm, iteration)
-    chosen = folder / "train" / read_json(folder / "validation.json")["chosen"]
-    new, scale = read_adapter(chosen)
     old = read_adapter(on.adapter)[0] if on.adapter else None
+    if run.chosen(arm, iteration) == KEPT:
+        return {"merge": recipe.merge, "rank": rank_of(old) if old else 0, "update_norm": 0.0, "kl": 0.0}
+    chosen = folder / "train" / run.chosen(arm, iteration)
+    new, scale = read_adapter(chosen)
     device = engines.device()
     model = PeftModel.from_pretrained(load_base(on.model, device), chosen).eval()
     sequences = [

@@ -1,4 +1,7 @@
-"""Phase "select": the judge compares each checkpoint with M_t; the best becomes M_{t+1} (the paper's training)."""
+"""Phase "select": the judge compares each checkpoint with M_t; the best becomes M_{t+1} (the paper's training).
+
+M_t itself is a candidate: an iteration whose checkpoints the judge likes no better changes nothing.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ from tpo_lite.judges.open import open_judge
 from tpo_lite.judging import head_to_head
 from tpo_lite.progress import Advance, progress
 from tpo_lite.records import Instruction, JsonlAppender, MatchResult, PromptSamples, read_jsonl
-from tpo_lite.run import RunFolder, write_json
+from tpo_lite.run import KEPT, RunFolder, write_json
 from tpo_lite.statistics import share
 from tpo_lite.summaries import final_response, mean
 
@@ -24,7 +27,8 @@ def run(run: RunFolder, arm: str, iteration: int) -> dict[str, Any]:
     """Writes validation/<checkpoint>-vs-M_<n>.jsonl and validation.json; returns the win rates.
 
     A match counts 1 where our response is preferred in both orders with certainty, 0.5 at a tie. Its mean
-    over the validation slice is the checkpoint's rating against M_t; the first of equal ones is chosen.
+    over the validation slice is the checkpoint's rating against M_t, whose own is 0.5; the first of equal
+    ones is chosen, and M_t before any checkpoint.
     """
     recipe = run.recipe
     folder = run.iteration(arm, iteration)
@@ -43,11 +47,13 @@ def run(run: RunFolder, arm: str, iteration: int) -> dict[str, Any]:
         path = folder / "validation" / f"{name}-vs-{against}.jsonl"
         return matches(path, judge, instructions, responses[name], theirs, at_once, advance)
 
+    responses[KEPT] = reference
     total = (len(checkpoints) + (iteration > 0)) * len(instructions)
     with progress(f"{arm} {iteration + 1} select", total, "matches") as advance:
-        wins = {name: play(name, f"M_{iteration}", reference, advance) for name in checkpoints}
+        wins = {KEPT: [0.5] * len(instructions)}
+        wins |= {name: play(name, f"M_{iteration}", reference, advance) for name in checkpoints}
         rates = {name: mean(values) or 0.0 for name, values in wins.items()}
-        chosen = max(checkpoints, key=lambda name: rates[name])
+        chosen = max(rates, key=lambda name: rates[name])
         against_base = play(chosen, "M_0", base, advance) if iteration > 0 else wins[chosen]
     result = {
         "chosen": chosen,

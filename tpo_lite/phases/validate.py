@@ -16,12 +16,12 @@ from tpo_lite.adapters import read_adapter, state_dict
 from tpo_lite.phases.generate import sample_into
 from tpo_lite.policy import LoadedPolicy, Policy, policy, sampling_key
 from tpo_lite.records import Instruction, PromptSamples, read_jsonl
-from tpo_lite.run import RunFolder
+from tpo_lite.run import KEPT, RunFolder
 from tpo_lite.summaries import validation_summary
 
 
 def run(run: RunFolder, arm: str, iteration: int) -> dict[str, Any]:
-    """Writes validation/<checkpoint>.jsonl; returns parse outcomes and accuracy by checkpoint."""
+    """Writes validation/<checkpoint>.jsonl; returns parse outcomes and accuracy by checkpoint, and those of M_t."""
     recipe = run.recipe
     folder = run.iteration(arm, iteration)
     instructions = list(read_jsonl(run.instructions("validation"), Instruction))
@@ -30,7 +30,7 @@ def run(run: RunFolder, arm: str, iteration: int) -> dict[str, Any]:
     # All checkpoints draw from the numbers of M_{t+1}: what differs between them is the model.
     key = sampling_key(recipe, arm, iteration + 1, "validation")
     loaded = LoadedPolicy(recipe, Policy(base, checkpoints[0]))
-    summary = {}
+    summary = {KEPT: validation_summary(list(read_jsonl(run.validation_of(arm, iteration), PromptSamples)))}
     for checkpoint in checkpoints:
         if checkpoint != checkpoints[0]:
             swap_adapter(loaded.model, checkpoint)
