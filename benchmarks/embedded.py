@@ -26,7 +26,7 @@ from tpo_lite import __version__
 from tpo_lite.run import RunFolder, read_json, write_json
 from tpo_lite.statistics import mean
 
-HELD_OUT = 400
+HELD_OUT = 1000
 RESULTS = Path(__file__).parent / "results" / "embedded.md"
 
 

@@ -12,7 +12,7 @@ from tpo_lite import __version__
 from tpo_lite.cli import main
 from tpo_lite.phases import PHASES
 
-COMMANDS = ["train", "status", "recipes", "prepare", *PHASES]
+COMMANDS = ["train", "status", "recipes", "doctor", "merge-report", "plan", "prepare", *PHASES]
 
 
 @pytest.mark.parametrize(
@@ -173,7 +173,7 @@ HEAVY = ["torch", "transformers", "peft", "trl", "datasets", "llama_cpp", "bitsa
 @pytest.mark.parametrize(
     ("modules", "never"),
     [
-        (["cli", "orchestrator", "results", "phases", "run", "recipe", "progress"], [*HEAVY, "numpy"]),
+        (["cli", "doctor", "orchestrator", "results", "phases", "run", "recipe", "progress"], [*HEAVY, "numpy"]),
         (["instructions", "thoughts", "ratings", "length_control", "pairs", "statistics", "tournament"], HEAVY),
         (["phases.prepare", "phases.pair", "phases.judge", "phases.select", "judging", "summaries"], ["torch", "trl"]),
     ],

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import math
+import time
+from dataclasses import asdict
 from pathlib import Path
+from unittest.mock import patch
 
 import llama_cpp
 import pytest
@@ -11,10 +15,15 @@ from llama_cpp.llama_chat_format import Jinja2ChatFormatter
 
 from tests.shared import SHARED
 from tests.tiny_gguf import CHAT_TEMPLATE, write_gguf_on_vocabulary, write_tiny_gguf
-from tpo_lite.errors import InputError
+from tests.tiny_run import invoke
+from tpo_lite.engines import DEVICE
+from tpo_lite.errors import InputError, OutOfMemory
+from tpo_lite.gguf_model import CELL_BYTES, GgufModel
 from tpo_lite.judges import JudgeRequest
-from tpo_lite.judges.gguf import CUT_MARK, GgufJudge
-from tpo_lite.judges.prompt import EXPLAIN_TEMPLATE, VERDICT_TEMPLATE, check_template, fill
+from tpo_lite.judges.gguf import GgufJudge
+from tpo_lite.judges.open import check_judge, open_judge, with_fewer_layers
+from tpo_lite.judges.prompt import CUT_MARK, EXPLAIN_TEMPLATE, FIELDS, VERDICT_TEMPLATE, check_template, fill
+from tpo_lite.recipe import JudgeSettings
 
 SHORT = "{instruction}\nA: {response_a}\nB: {response_b}"
 REQUESTS = [
@@ -50,11 +59,12 @@ def test_template_texts():
     for curled, straight in (("’", "'"), ("“", '"'), ("”", '"')):
         seed = seed.replace(curled, straight)
     names = ("{prompt}", "{specific_thoughts_response}", "{generic_thoughts_response}")
-    assert fill(VERDICT_TEMPLATE, *names) in seed
+    assert fill(VERDICT_TEMPLATE, dict(zip(FIELDS, names))) in seed
 
 
 def test_placeholders_inside_texts_stay_text():
-    assert fill(SHORT, "{response_b}", "{instruction}", "{x}") == "{response_b}\nA: {instruction}\nB: {x}"
+    texts = {"instruction": "{response_b}", "response_a": "{instruction}", "response_b": "{x}"}
+    assert fill(SHORT, texts) == "{response_b}\nA: {instruction}\nB: {x}"
     with pytest.raises(InputError, match="lacks {response_b}"):
         check_template("{instruction} {response_a}")
 
@@ -68,7 +78,7 @@ def test_verdict_is_the_softmax_over_the_two_logits(model):
     )
     a, b = (llama.tokenize(letter, add_bos=False)[0] for letter in (b"A", b"B"))
     for request, verdict in zip(REQUESTS, verdicts, strict=True):
-        user = fill(VERDICT_TEMPLATE, request.instruction, request.response_a, request.response_b)
+        user = fill(VERDICT_TEMPLATE, asdict(request))
         text = (
             f"<|begin_of_text|><|start_header_id|>user<|end_header_id|>\n\n{user}<|eot_id|>"
             "<|start_header_id|>assistant<|end_header_id|>\n\n[["
@@ -183,7 +193,7 @@ def test_prompt_on_the_real_llama_3_vocabulary(tmp_path, mode, monkeypatch):
     for text in ("plain", " spaced ", "Émigré 😀 1234567\r\n\r\n\tdef f(x):", "'ll [[A]] {response_b}", ""):
         request = JudgeRequest(text, text + "!", "?" + text)
         template = VERDICT_TEMPLATE if mode == "verdict" else EXPLAIN_TEMPLATE
-        user = fill(template, request.instruction, request.response_a, request.response_b)
+        user = fill(template, asdict(request))
         rendered = formatter(messages=[{"role": "user", "content": user}]).prompt
         rendered += "[[" if mode == "verdict" else ""
 
@@ -283,6 +293,18 @@ def test_overlong_pairs_lose_the_middle_of_the_longer_response(model, mode):
     assert hopeless.label == "overlong"
 
 
+@pytest.mark.parametrize("overlong", ["drop", "truncate"])
+def test_calibrate_counts_overlong_pairs_or_cuts_them(model, overlong, tmp_path):
+    rows = [{"instruction": "Say it.", "response_1": "x" * n, "response_2": "no", "label": 1} for n in (5, 400, 7)]
+    pairs = tmp_path / "pairs.jsonl"
+    pairs.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    options = (f"--set=template='{SHORT}'", f"--set=overlong={overlong}", "--context", 256)
+    done = invoke("judge", "calibrate", pairs, "--judge", model, *options)
+    assert done.exit_code == 0, done.output
+    dropped = "too long for 256 tokens: 1 of 3 pairs (pairs:1). Give a larger --context"
+    assert (dropped in done.output) == (overlong == "drop")
+
+
 def test_a_model_that_cannot_judge_says_what_to_do(tmp_path, model):
     bare = write_tiny_gguf(tmp_path / "bare.gguf", chat_template=None)
     with pytest.raises(InputError, match="has no chat template. Give one"):
@@ -297,3 +319,127 @@ def test_a_model_that_cannot_judge_says_what_to_do(tmp_path, model):
         GgufJudge(model, chat_template=no_system + CHAT_TEMPLATE, system="Be fair.")
     with pytest.raises(InputError, match="chat template of .* fails"):
         GgufJudge(model, chat_template="{% for %}")
+
+
+@pytest.mark.parametrize("mode", ["verdict", "explain"])
+def test_a_vocabulary_that_splits_the_two_verdicts_differently_is_refused(tmp_path, mode):
+    path = write_tiny_gguf(tmp_path / "split.gguf", extra_merges=("[[ A",), pre_tokenizer="bloom")
+    with pytest.raises(InputError, match=r"splits \[\[A\]\] and \[\[B\]\] at different places"):
+        GgufJudge(path, mode)
+
+
+# Opening and checking
+
+
+def cut(path: Path) -> Path:
+    whole = write_tiny_gguf(path)
+    whole.write_bytes(whole.read_bytes()[:-10_000])
+    return path
+
+
+@pytest.mark.parametrize(
+    ("make", "options", "text"),
+    [
+        (lambda path: path, {}, "judge.model: no file"),
+        (cut, {}, "cut short: download it again"),
+        (lambda path: write_tiny_gguf(path, embedding=True), {}, "is an embedding model and writes no text"),
+        (lambda path: write_tiny_gguf(path, chat_template=None), {}, "has no chat template"),
+        (lambda path: write_tiny_gguf(path, left_out="AB"), {}, r"tells \[\[A\]\] from \[\[B\]\]"),
+        (lambda path: write_tiny_gguf(path, left_out="4"), {"mode": "score"}, r"tells \[\[4\]\] from \[\[1\]\]"),
+        (write_tiny_gguf, {"template": "Which?"}, "judge template lacks"),
+        (write_tiny_gguf, {"chat_template": "{% for %}"}, "chat template of .* fails"),
+    ],
+)
+def test_what_cannot_judge_shows_without_loading_weights(make, options, text, tmp_path, monkeypatch):
+    settings = JudgeSettings(model=str(make(tmp_path / "judge.gguf")), **options)
+    with pytest.raises(InputError, match=text):
+        open_judge(settings)
+    load = llama_cpp.llama_model_load_from_file
+
+    def vocabulary_alone(path: bytes, params: llama_cpp.llama_model_params) -> object:
+        assert params.vocab_only
+        return load(path, params)
+
+    monkeypatch.setattr(llama_cpp, "llama_model_load_from_file", vocabulary_alone)
+    with pytest.raises(InputError, match=text):
+        check_judge(settings)
+
+
+@pytest.mark.parametrize("mode", ["verdict", "explain", "score"])
+def test_a_judge_that_can_judge_passes_the_check(model, mode):
+    check_judge(JudgeSettings(model=str(model), mode=mode))
+
+
+@pytest.mark.parametrize("context", [1_000_000_000, 10**12])
+@pytest.mark.parametrize("use", [open_judge, check_judge])
+def test_a_context_beyond_the_memory_is_refused_at_once(model, context, use):
+    began = time.monotonic()
+    with pytest.raises(OutOfMemory, match=rf"no context of {context} tokens .*GB of memory are free. Take a smaller"):
+        use(JudgeSettings(model=str(model), context=context))
+    assert time.monotonic() - began < 5
+
+
+def test_the_room_for_a_context_is_at_least_what_llama_cpp_takes(model):
+    """2 layers, keys and values of one head of 32 (the file names no key-value heads) in 16 bit, and the cell."""
+    loaded = GgufModel(model, vocab_only=True)
+    assert loaded.n_layer == 2
+    with patch("tpo_lite.gguf_model._available_memory", lambda: 1000 * (2 * 2 * 32 * 2 + CELL_BYTES)):
+        loaded.check_context(1000, "f16", on_gpu=False)
+        with pytest.raises(OutOfMemory):
+            loaded.check_context(1001, "f16", on_gpu=False)
+        loaded.check_context(1500, "q8_0", on_gpu=False)
+        loaded.check_context(1500, "f16", on_gpu=True)
+
+
+@pytest.mark.parametrize(
+    ("room", "tried"),
+    [
+        (33, [33]),
+        (30, [33, 29]),
+        (5, [33, 29, 25, 21, 17, 13, 9, 5]),
+        (0, [33, 29, 25, 21, 17, 13, 9, 5, 1, 0]),
+    ],
+)
+def test_fewer_gpu_layers_are_tried_where_memory_runs_out(room, tried, capsys):
+    asked = []
+
+    def load(layers: int) -> str:
+        asked.append(layers)
+        if layers > room:
+            raise OutOfMemory("too little")
+        return f"judge with {layers}"
+
+    assert with_fewer_layers(load, 33) == f"judge with {asked[-1]}"
+    assert asked == tried
+    warning = f"judge: the GPU's memory holds {asked[-1]} of 33 layers; the others are on the CPU.\n"
+    assert capsys.readouterr().err == ("" if room == 33 else warning)
+
+
+def test_too_little_memory_for_any_number_of_layers():
+    def load(layers: int) -> None:
+        raise OutOfMemory(f"too little for {layers}")
+
+    with pytest.raises(OutOfMemory, match="too little for 0"):
+        with_fewer_layers(load, 3)
+
+
+@pytest.mark.parametrize(("allowed", "asked"), [(False, [-1]), (True, [3, 2])])
+def test_layers_are_given_up_only_if_the_recipe_allows_it(allowed, asked, model, monkeypatch):
+    """A loader without room for all three layers (two and the output) stands for a small GPU."""
+    tried = []
+
+    def load(settings: JudgeSettings, path: Path, layers: int) -> str:
+        tried.append(layers)
+        if layers in (-1, 3):
+            raise OutOfMemory("too little")
+        return "judge"
+
+    monkeypatch.setenv(DEVICE, "cuda")
+    monkeypatch.setattr("tpo_lite.judges.open._gguf", load)
+    settings = JudgeSettings(model=str(model), fewer_gpu_layers=allowed)
+    if allowed:
+        assert open_judge(settings) == "judge"
+    else:
+        with pytest.raises(OutOfMemory):
+            open_judge(settings)
+    assert tried == asked

@@ -29,7 +29,7 @@ def iterations(run):
 
 def test_results_hold_what_their_schema_documents(tiny_run):
     results = read_json(tiny_run / "results.json")
-    assert set(results) == {"schema_version", "tpo_lite", "recipe", "instructions", "arms"}
+    assert set(results) == {"schema_version", "tpo_lite", "recipe", "limits", "instructions", "arms"}
     assert results["schema_version"] == 1
     assert {"read", "kept", "bad", "duplicates"} <= set(results["instructions"])
     arm = results["arms"]["direct"]
@@ -38,12 +38,12 @@ def test_results_hold_what_their_schema_documents(tiny_run):
     assert len(arm["iterations"]) == 2
     for data in arm["iterations"]:
         assert set(data) == {
-            *("prompts", "engine", "probe", "parse", "thought_tokens", "response_tokens", "judge", "pairs", "rho"),
+            *("prompts", "engine", "probe", "shift", "parse", "thought_tokens", "response_tokens", "judge", "pairs", "rho"),
             *("rho_reached", "dpo", "merge", "validation", "accuracy", "seconds", "peak_bytes"),
         }
         assert set(data["parse"]) == set(OUTCOMES)
         assert sum(data["parse"].values()) == 8 * 4
-        assert set(data["judge"]) == {"calls", "saved", "unparsed", "flip_rate", "first_slot_rate"}
+        assert set(data["judge"]) == {"calls", "saved", "unparsed", "overlong", "flip_rate", "first_slot_rate"}
         assert set(data["pairs"]) == {"pairs", "counts", "chosen_tokens", "rejected_tokens"}
         assert set(data["dpo"]) == {
             *("pairs", "rank", "reference", "steps", "first_loss", "last_loss", "last_margin", "last_accuracy"),

@@ -157,6 +157,14 @@ def test_win_matrix_expands_identical_texts_and_leaves_malformed_out() -> None:
     np.testing.assert_array_equal(soft, [[0, 1.25, 0.5], [0.75, 0, 0.75], [0.5, 1.25, 0]])
 
 
+@pytest.mark.parametrize("soft", [False, True])
+def test_a_comparison_too_long_for_the_judge_counts_for_nobody(soft) -> None:
+    judgements = judged(Comparison(0, 1, 0.5, "overlong"), Comparison(0, 2, 1.0, "A"))
+    np.testing.assert_array_equal(
+        win_matrix(judgements, prompt("a", "b", "c"), soft)[1], [[0, 0, 1], [0, 0, 0], [0, 0, 0]]
+    )
+
+
 def test_win_matrix_of_identical_responses_is_even() -> None:
     wins = win_matrix(judged(), prompt("a", "a", "a"), soft=True)[1]
     np.testing.assert_array_equal(bradley_terry(wins, 0.1), [0, 0, 0])

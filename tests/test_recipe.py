@@ -40,7 +40,7 @@ def test_the_paper_recipe_has_the_papers_sizes():
         ("train.learning_rate=-1", "train.learning_rate: -1 does not fit"),
         ("length_control.rho=0.7", "length_control.rho: 0.7 does not fit: input should be less than or equal to 0.5"),
         ("sampling.k=1", "sampling.k: 1 does not fit"),
-        ("judge.mode=loud", "'verdict' or 'explain'"),
+        ("judge.mode=loud", "'reward-model' or 'openai'"),
         ("thought.style=custom", "give thought.prompt and thought.response_marker too"),
         ("thought.prompt=Think. {instruction}", "set it to custom"),
         ("thought.style=specific", "thought.style: 'specific' does not fit the embedded policy"),

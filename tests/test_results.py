@@ -16,7 +16,7 @@ def iteration(accuracy, win, chosen="checkpoint-4"):
         "parse": PARSE,
         "thought_tokens": 30.25,
         "response_tokens": 4.0,
-        "judge": {"calls": 40, "saved": 16, "unparsed": 3, "flip_rate": 0.125, "first_slot_rate": None},
+        "judge": {"calls": 40, "saved": 16, "unparsed": 3, "overlong": 2, "flip_rate": 0.125, "first_slot_rate": None},
         "pairs": {
             "pairs": 2,
             "counts": {"prompts": 3, "best-worst": 1, "malformed": 1, "tied": 1, "one_response": 0},
@@ -42,6 +42,7 @@ def iteration(accuracy, win, chosen="checkpoint-4"):
 
 BASE = {"accuracy": 0.25, "prompts": 10, "parse": PARSE, "thought_tokens": 31.0}
 RESULTS = {
+    "limits": {"sampling.batch": 16},
     "arms": {
         "thinking": {"base": BASE, "iterations": [iteration(0.5, 0.6), iteration(0.75, 0.7)]},
         "direct": {"base": BASE, "iterations": [iteration(None, 0.4, chosen="M_t")]},
@@ -65,7 +66,7 @@ def test_an_iteration_has_a_column_an_arm():
         "prompts x samples": ["2 x 5"] * 2,
         "parse ok": ["90.0 % (1 no_marker)"] * 2,
         "thought / response tokens": ["30.2 / 4.0"] * 2,
-        "judge calls (saved)": ["40 (16)"] * 2,
+        "judge calls (saved)": ["40 (16), 2 overlong"] * 2,
         "flip / first-slot / unparsed": ["12.5 % / - / 3"] * 2,
         "pairs": ["2 (1 malformed, 1 tied)"] * 2,
         "chosen / rejected tokens": ["5.0 / -"] * 2,
@@ -89,6 +90,7 @@ def test_the_final_table_has_a_row_a_model():
     table = rows(print_final)
     assert table["M_0"] == ["25.0 %", "25.0 %", "-", "-", "90.0 %", "90.0 %", "31.0"]
     assert table["M_1"] == ["50.0 %", "-", "60.0 %", "40.0 %", "90.0 %", "90.0 %", "28.0"]
+    assert table["sampling.batch: 16, as memory ran out with more"] == []
     assert table["M_2"] == ["75.0 %", "-", "70.0 %", "-", "90.0 %", "-", "28.0"]
 
 

@@ -33,6 +33,8 @@ def start_until(arguments: list[str], root: Path, begun: Callable[[], bool]) -> 
     process = subprocess.Popen(
         command("train", *arguments, "--out", root),
         start_new_session=True,
+        # What is started in the background by a shell ignores Ctrl-C, and so do its children.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -163,6 +165,9 @@ def test_the_embedded_recipe_killed_in_every_phase_ends_as_if_it_had_not_been(tm
         "sampling.batch": 32,
         "judge.prompts_at_once": 1,
         "train.epochs": 2,
+        "train.batch": 2,
+        "train.micro_batch": 2,
+        "seed": 2,  # with this one the judge prefers a checkpoint, so that the fold has something to write
     }
     arguments = ["--recipe", "embedded", "--cpu"] + [f"--set={key}={value}" for key, value in fewer.items()]
     whole = finished_run(tmp_path / "whole", arguments)

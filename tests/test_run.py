@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from tests.tiny_run import train_here
 from tpo_lite.errors import InputError, TpoError
 from tpo_lite.recipe import Recipe
 from tpo_lite.records import Instruction, JsonlAppender, read_jsonl
@@ -20,8 +21,78 @@ def test_a_folder_remembers_its_recipe(tmp_path):
 def test_changed_settings_are_refused_with_what_changed(tmp_path):
     run = RunFolder(tmp_path / "run")
     run.start(Recipe(seed=5), new=False)
+    run.mark_done("prepare", None, 0, {}, {})
     with pytest.raises(InputError, match=r"seed: 5 -> 6(.|\n)*--new"):
         run.start(Recipe(seed=6), new=False)
+
+
+def test_until_something_is_computed_settings_may_change(tmp_path):
+    run = RunFolder(tmp_path / "run")
+    run.start(Recipe(seed=5), new=False)
+    run.limit({"judge.batch": 32})
+    run.start(Recipe(seed=6), new=False)
+    assert run.recipe == Recipe(seed=6)
+    assert run.limits == {}
+    run.iteration("thinking", 0).mkdir(parents=True)
+    with pytest.raises(InputError, match="seed: 6 -> 7"):
+        run.start(Recipe(seed=7), new=False)
+
+
+def test_a_wrong_path_is_mended_by_giving_another(tiny_arguments, tmp_path):
+    (tmp_path / "few.txt").write_text("One.\nTwo.\n")
+    for name, said in (("none.txt", "none.txt cannot be read"), ("few.txt", "2 usable instructions are there")):
+        done = train_here(*tiny_arguments, "--prompts", tmp_path / name, "--out", tmp_path / "run")
+        assert done.exit_code == 2
+        assert said in done.output
+
+
+def test_settings_do_not_change_under_another_run(tmp_path):
+    run = RunFolder(tmp_path / "run")
+    run.start(Recipe(seed=5), new=False)
+    with RunFolder(tmp_path / "run").lock("run"), pytest.raises(TpoError, match="in use by process"):
+        run.start(Recipe(seed=6), new=False)
+    assert run.recipe == Recipe(seed=5)
+
+
+def test_limits_hold_for_what_runs_and_not_for_what_was_started(tmp_path):
+    run = RunFolder(tmp_path / "run")
+    run.start(Recipe(), new=False)
+    run.limit({"sampling.batch": 16})
+    run.limit({"sampling.batch": 8, "judge.context": 4096})
+    again = RunFolder(tmp_path / "run")
+    assert again.limits == {"sampling.batch": 8, "judge.context": 4096}
+    assert (again.recipe.sampling.batch, again.recipe.judge.context) == (8, 4096)
+    assert again.started_with == Recipe()
+    again.start(Recipe(), new=False)
+
+
+OUTPUTS = [
+    ("prepare", "validation.jsonl"),
+    ("generate", "samples.jsonl"),
+    ("generate", "../base-validation.jsonl"),
+    ("judge", "judgements.jsonl"),
+    ("pair", "scores.jsonl"),
+    ("pair", "pairs.jsonl"),
+    ("dpo", "train/log.json"),
+    ("validate", "validation/checkpoint-4.jsonl"),
+    ("select", "validation/checkpoint-4-vs-M_0.jsonl"),
+    ("select", "validation.json"),
+    ("fold", "adapter/adapter_model.safetensors"),
+    ("fold", "model/model-00002-of-00004.safetensors"),
+]
+
+
+@pytest.mark.parametrize(("phase", "name"), OUTPUTS)
+def test_a_phase_whose_output_is_gone_is_not_finished(phase, name, tmp_path):
+    run = RunFolder(tmp_path)
+    arm = None if phase == "prepare" else "direct"
+    output = run.done_path(phase, arm, 1).parent.parent / name
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.touch()
+    run.mark_done(phase, arm, 1, {}, {})
+    assert run.is_done(phase, arm, 1)
+    output.unlink()
+    assert not run.is_done(phase, arm, 1)
 
 
 def test_new_moves_the_old_folder_aside(tmp_path):

@@ -13,7 +13,10 @@ from typing import Any
 import click
 
 from tpo_lite import __version__
+from tpo_lite.cli_doctor import doctor
 from tpo_lite.cli_judge import judge
+from tpo_lite.cli_merge import merge_report
+from tpo_lite.cli_plan import plan, plan_first
 from tpo_lite.errors import InputError
 from tpo_lite.reporting import reporting
 
@@ -40,6 +43,7 @@ def main() -> None:
 @click.option("--skip-bad", is_flag=True, help="Count malformed lines of the instruction file instead of stopping.")
 @click.option("--allow-leakage", is_flag=True, help="Keep instructions that are in AlpacaEval or Arena-Hard.")
 @click.option("--new", is_flag=True, help="Move an existing run folder aside and start afresh.")
+@click.option("--plan-only", is_flag=True, help="Print the plan of memory, disk and hours, and stop.")
 @reporting
 def train(
     recipe: str | None,
@@ -53,6 +57,7 @@ def train(
     skip_bad: bool,
     allow_leakage: bool,
     new: bool,
+    plan_only: bool,
     debug: bool,
 ) -> None:
     """Runs Thought Preference Optimization, or goes on with a run that was stopped.
@@ -84,11 +89,14 @@ def train(
     run = RunFolder(out or Path("runs") / recipe_path(name).stem)
     if recipe is None and gpu is None:
         click.echo("No recipe and no --gpu: running the embedded recipe, a small world on the CPU.")
-    run.start(loaded, new)
-    click.echo(f"run folder: {run.root}")
     os.environ["TPO_LITE_DEVICE"] = "cpu" if gpu is None else "cuda"
     os.environ["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
     os.environ["CUDA_VISIBLE_DEVICES"] = "" if gpu is None else str(gpu)
+    loaded = plan_first(loaded, gpu, None if new else run)
+    if plan_only:
+        return
+    run.start(loaded, new)
+    click.echo(f"run folder: {run.root}")
     console = Console()
 
     def show(iteration: int) -> None:
@@ -183,6 +191,9 @@ def show_recipe(name: str, debug: bool) -> None:
 
 
 main.add_command(judge)
+main.add_command(doctor)
+main.add_command(merge_report)
+main.add_command(plan)
 
 
 def _add_phase(name: str, summary: str, per_arm: bool) -> None:

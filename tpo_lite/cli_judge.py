@@ -19,6 +19,8 @@ from tpo_lite.reporting import reporting
 if TYPE_CHECKING:
     from tpo_lite.gold_pairs import ResponsePair
     from tpo_lite.judge_outputs import JudgedPair
+    from tpo_lite.judges import Judge
+    from tpo_lite.recipe import JudgeSettings
 
 PAIRS_AT_ONCE = 32
 """Pairs judged as one unit of work: what a kill can cost."""
@@ -54,13 +56,20 @@ def judging(command: Callable[..., None]) -> Callable[..., None]:
     """Adds the pairs and the options that choose a judge."""
     options = (
         click.argument("pairs", type=FILE),
-        click.option("--judge", "model", required=True, help="A GGUF file, hub:owner/repo/file.gguf, or embedded."),
+        click.option(
+            "--judge",
+            "model",
+            required=True,
+            help="A GGUF file, hub:owner/repo/file.gguf, or embedded; of a reward model the folder or hub id; "
+            "of an openai judge the server's name for it.",
+        ),
         click.option(
             "--mode",
-            type=click.Choice(["verdict", "explain"]),
+            type=click.Choice(["verdict", "explain", "score", "reward-model", "openai"]),
             default="verdict",
             show_default=True,
-            help="Read the verdict at once, or let the judge explain itself first.",
+            help="A GGUF that says its verdict at once, explains itself first, or rates each response; a reward "
+            "model; an OpenAI-compatible server, with the key in OPENAI_API_KEY.",
         ),
         click.option(
             "--context",
@@ -70,6 +79,13 @@ def judging(command: Callable[..., None]) -> Callable[..., None]:
             help="Tokens that all comparisons decoded together may hold.",
         ),
         click.option("--gpu", type=int, help="Index of the GPU to use, as nvidia-smi counts. [default: none]"),
+        click.option(
+            "--set",
+            "overrides",
+            multiple=True,
+            metavar="KEY=VALUE",
+            help="Any other key of a recipe's judge section, such as base_url, max_calls or quantize. May be repeated.",
+        ),
     )
     for option in reversed(options):
         command = option(command)
@@ -110,7 +126,15 @@ def stats(outputs: Path, gold: tuple[Path, ...], as_json: bool, plot: Path | Non
 @click.option("--plot", type=click.Path(path_type=Path, dir_okay=False), help="Write a reliability plot (SVG).")
 @reporting
 def calibrate(
-    pairs: Path, model: str, mode: str, context: int, gpu: int | None, as_json: bool, plot: Path | None, debug: bool
+    pairs: Path,
+    model: str,
+    mode: str,
+    context: int,
+    gpu: int | None,
+    overrides: tuple[str, ...],
+    as_json: bool,
+    plot: Path | None,
+    debug: bool,
 ) -> None:
     """Shows accuracy and biases of a judge on gold-labelled pairs.
 
@@ -124,7 +148,9 @@ def calibrate(
     gold = read_pairs(pairs)
     if all(pair.label is None for pair in gold):
         raise InputError(f"{pairs} has no labels to compare a judge with. Give labelled pairs, or use `judge run`.")
-    opened, name = _open_judge(model, mode, context, gpu)
+    name = _name(model, mode, overrides)
+    settings = _settings(model, mode, context, overrides)
+    opened = _open_judge(settings, gpu)
     judged: list[JudgedPair] = []
     began = time.perf_counter()
     # Progress is written to stdout, where --json wants nothing but JSON.
@@ -133,7 +159,7 @@ def calibrate(
             judged += judge_both_orders(opened, group, name)
             advance(len(group))
     seconds = time.perf_counter() - began
-    calls, tokens = 2 * len(judged), opened.engine.tokens_decoded
+    calls, tokens = 2 * len(judged), opened.tokens_decoded
     speed = {"calls_per_second": calls / seconds, "tokens_per_second": tokens / seconds}
     facts = {"pairs": str(pairs), "judge": name, "calls": calls, "tokens": tokens, "seconds": seconds} | speed
     said = [
@@ -141,14 +167,23 @@ def calibrate(
         f"{calls} calls in {seconds:.1f} s: {calls / seconds:.1f} calls/s, {tokens / seconds:.0f} tokens/s "
         "(shared prefixes counted once)",
     ]
-    _show(judged, facts, said + _overlong(judged, context), as_json, plot)
+    _show(judged, facts, said + _overlong(judged, settings), as_json, plot)
 
 
 @judge.command()
 @judging
 @click.option("--out", "output", required=True, type=click.Path(path_type=Path, dir_okay=False), help="JSONL to write.")
 @reporting
-def run(pairs: Path, model: str, mode: str, context: int, gpu: int | None, output: Path, debug: bool) -> None:
+def run(
+    pairs: Path,
+    model: str,
+    mode: str,
+    context: int,
+    gpu: int | None,
+    overrides: tuple[str, ...],
+    output: Path,
+    debug: bool,
+) -> None:
     """Judges pairs in both orders and writes what the judge says.
 
     A line a pair, as in tpo_lite/judge_outputs.py (JudgedPair). Run the same command again to go on after a
@@ -160,10 +195,11 @@ def run(pairs: Path, model: str, mode: str, context: int, gpu: int | None, outpu
     from tpo_lite.records import JsonlAppender, read_jsonl
 
     given = read_pairs(pairs)
-    name = _name(model, mode)
+    name = _name(model, mode, overrides)
+    settings = _settings(model, mode, context, overrides)
     finished = _finished(output, given, name)
     if len(finished) < len(given):
-        opened, _ = _open_judge(model, mode, context, gpu)
+        opened = _open_judge(settings, gpu, output.with_name(output.name + ".calls"))
         with JsonlAppender(output) as out, progress("judge", len(given), "pairs", len(finished)) as advance:
             # A group is judged whole even where a kill left half of it: what shares a batch decides the last
             # bits of the logits, and a resumed file must end with the same bytes.
@@ -175,7 +211,7 @@ def run(pairs: Path, model: str, mode: str, context: int, gpu: int | None, outpu
                 advance(len(judged))
     judged = list(read_jsonl(output, JudgedPair))
     click.echo(f"{output}: {len(judged)} pairs, both orders, by {name}")
-    for line in _overlong(judged, context):
+    for line in _overlong(judged, settings):
         click.echo(line)
 
 
@@ -203,31 +239,51 @@ def _groups(pairs: Sequence[ResponsePair]) -> list[Sequence[ResponsePair]]:
     return [pairs[start : start + PAIRS_AT_ONCE] for start in range(0, len(pairs), PAIRS_AT_ONCE)]
 
 
-def _name(model: str, mode: str) -> str:
-    return f"{Path(model).name} {mode}"
+def _name(model: str, mode: str, overrides: Sequence[str]) -> str:
+    """What records call the judge; how much it may be asked makes no other judge of it."""
+    return " ".join([Path(model).name, mode, *(each for each in overrides if not each.startswith("max_calls="))])
 
 
-def _open_judge(model: str, mode: str, context: int, gpu: int | None) -> tuple[Any, str]:
-    """The GGUF judge, loaded, and what records call it."""
+def _settings(model: str, mode: str, context: int, overrides: Sequence[str]) -> JudgeSettings:
+    """The judge section of a recipe; raises `InputError` for keys and values that do not fit."""
+    import yaml
+
+    from tpo_lite.recipe import parse_recipe
+
+    section: dict[str, Any] = {"model": model, "mode": mode, "context": context}
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        try:
+            section[key] = yaml.safe_load(text)
+        except yaml.YAMLError:
+            equals = ""
+        if not equals:
+            raise InputError(f"--set {override!r} is not key=value with a YAML value, such as --set max_calls=1000.")
+    return parse_recipe({"judge": section}, "of --judge and --set").judge
+
+
+def _open_judge(settings: JudgeSettings, gpu: int | None, calls: Path | None = None) -> Judge:
+    """The judge, loaded; `calls` counts an openai judge's requests."""
     from tpo_lite.cli import check_gpu
     from tpo_lite.judges.open import open_judge
-    from tpo_lite.recipe import JudgeSettings
 
     if gpu is not None:
         check_gpu(gpu)
     os.environ["TPO_LITE_DEVICE"] = "cpu" if gpu is None else "cuda"
     os.environ["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
     os.environ["CUDA_VISIBLE_DEVICES"] = "" if gpu is None else str(gpu)
-    return open_judge(JudgeSettings(model=model, mode=mode, context=context)), _name(model, mode)
+    return open_judge(settings, calls)
 
 
-def _overlong(judged: Sequence[JudgedPair], context: int) -> list[str]:
+def _overlong(judged: Sequence[JudgedPair], settings: JudgeSettings) -> list[str]:
     ids = [pair.id for pair in judged if any(c.verdict == "overlong" for c in pair.comparisons)]
     if not ids:
         return []
     named = ", ".join(ids[:5]) + (", ..." if len(ids) > 5 else "")
-    remedy = "Give a larger --context, or take a judge that has it."
-    return [f"too long for {context} tokens: {len(ids)} of {len(judged)} pairs ({named}). {remedy}"]
+    limit, remedy = f"{settings.context} tokens", "Give a larger --context, or take a judge that has it."
+    if settings.mode == "openai":
+        limit, remedy = "the server", "Let it have a larger context, or take a judge that has it."
+    return [f"too long for {limit}: {len(ids)} of {len(judged)} pairs ({named}). {remedy}"]
 
 
 def _show(

@@ -20,7 +20,7 @@ COMPLETE = "complete"
 
 
 class ThoughtDPOTrainer(DPOTrainer):
-    """TRL's `DPOTrainer` with three departures, each for a reason.
+    """TRL's `DPOTrainer` with four departures, each for a reason.
 
     - The data set holds `prompt_ids`, `chosen_ids`, `rejected_ids` as sampled; TRL would tokenise text
       again, and the boundary between thought and response could move.
@@ -28,6 +28,8 @@ class ThoughtDPOTrainer(DPOTrainer):
       policy still *is* M_t. TRL clones the adapter for it; the clone is dropped after the pass.
     - TRL casts adapters on a 4-bit base to bfloat16, which loses updates at small learning rates; here
       they stay float32.
+    - Every pair of an optimizer step counts the same. The Trainer averages over micro-batches, of which the
+      last of an epoch may hold fewer pairs; so the size of micro-batches would change what is learned.
     """
 
     def __init__(self, model: Any, **kwargs: Any):
@@ -38,6 +40,14 @@ class ThoughtDPOTrainer(DPOTrainer):
             for name, parameter in model.named_parameters():
                 if name in master:
                     parameter.data = master[name]
+
+    def get_batch_samples(self, *args: Any) -> tuple[list[Any], Any]:
+        micro_batches, items = super().get_batch_samples(*args)
+        self._mean_rows = sum(len(batch["input_ids"]) for batch in micro_batches) / max(1, len(micro_batches))
+        return micro_batches, items
+
+    def compute_loss(self, model: Any, inputs: dict[str, torch.Tensor], *args: Any, **kwargs: Any) -> torch.Tensor:
+        return super().compute_loss(model, inputs, *args, **kwargs) * (len(inputs["input_ids"]) / self._mean_rows)
 
     def _prepare_dataset(self, dataset: Dataset, *args: Any) -> Dataset:
         return dataset

@@ -4,7 +4,7 @@
 class TpoError(Exception):
     """A run cannot go on; the message is one sentence of what and one of the remedy.
 
-    `exit_code` is 1 for a failure while running, 2 for bad usage or input.
+    `exit_code` is 1 for a failure while running, 2 for bad usage or input, 3 for too little memory.
     """
 
     exit_code = 1
@@ -14,3 +14,9 @@ class InputError(TpoError):
     """Bad usage or input: a recipe, an instruction file, a model folder, an option."""
 
     exit_code = 2
+
+
+class OutOfMemory(InputError):
+    """What the recipe asks for needs more memory than there is; the orchestrator tries smaller batches."""
+
+    exit_code = 3

@@ -3,34 +3,61 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import combinations
 
 from tpo_lite.judges import Judge, JudgeRequest
 from tpo_lite.records import Comparison, PromptJudgements, PromptSamples
-from tpo_lite.tournament import round_robin, saved_calls
+from tpo_lite.tournament import Match, Tournament, distinct_responses, saved_calls
 
 
-def judge_prompts(judge: Judge, prompts: Sequence[PromptSamples]) -> list[PromptJudgements]:
-    """A round robin for each prompt, all of them in one call to the judge.
+def judge_prompts(judge: Judge, prompts: Sequence[PromptSamples], tournament: Tournament) -> list[PromptJudgements]:
+    """A tournament for each prompt; a round of all of them is one call to the judge.
 
-    The judge sees the instruction x and two responses y: neither the thought prompt nor a thought.
+    The judge sees the instruction x and two responses y: neither the thought prompt nor a thought. A pointwise
+    judge is asked about every pair in one order, whatever the tournament: it scores each distinct response
+    once, and so many are its calls.
     """
-    games = [round_robin(prompt) for prompt in prompts]
+    if judge.pointwise:
+        matches = [list(combinations(distinct_responses(prompt), 2)) for prompt in prompts]
+        played = _play(judge, prompts, matches)
+        calls = [len(set().union(*pairs)) for pairs in matches]
+    else:
+        played = _play_rounds(judge, prompts, tournament)
+        calls = [len(comparisons) for comparisons in played]
+    return [
+        PromptJudgements(prompt.instruction.id, comparisons, count, saved_calls(prompt, count))
+        for prompt, comparisons, count in zip(prompts, played, calls, strict=True)
+    ]
+
+
+def _play_rounds(judge: Judge, prompts: Sequence[PromptSamples], tournament: Tournament) -> list[list[Comparison]]:
+    """All comparisons of each prompt, in the order in which they were asked."""
+    played: list[list[Comparison]] = [[] for _ in prompts]
+    going = list(range(len(prompts)))
+    while going:
+        matches = {index: tournament.next_round(prompts[index], played[index]) for index in going}
+        going = [index for index in going if matches[index]]
+        answers = _play(judge, [prompts[index] for index in going], [matches[index] for index in going])
+        for index, comparisons in zip(going, answers, strict=True):
+            played[index] += comparisons
+    return played
+
+
+def _play(judge: Judge, prompts: Sequence[PromptSamples], matches: Sequence[list[Match]]) -> list[list[Comparison]]:
+    """The comparisons of these matches, a list a prompt."""
     requests = [
         JudgeRequest(prompt.instruction.text, prompt.samples[first].response, prompt.samples[second].response)
-        for prompt, pairs in zip(prompts, games, strict=True)
+        for prompt, pairs in zip(prompts, matches, strict=True)
         for first, second in pairs
     ]
-    verdicts = iter(judge.compare(requests))
-    records = []
-    for prompt, pairs in zip(prompts, games, strict=True):
-        comparisons = []
+    verdicts = iter(judge.compare(requests) if requests else [])
+    played: list[list[Comparison]] = []
+    for pairs in matches:
+        played.append([])
         for first, second in pairs:
             verdict = next(verdicts)
-            comparisons.append(Comparison(first, second, verdict.p_a, verdict.label, verdict.explanation))
-        records.append(
-            PromptJudgements(prompt.instruction.id, comparisons, len(pairs), saved_calls(prompt, len(pairs)))
-        )
-    return records
+            played[-1].append(Comparison(first, second, verdict.p_a, verdict.label, verdict.explanation))
+    return played
 
 
 def head_to_head(judge: Judge, instructions: Sequence[str], ours: Sequence[str], theirs: Sequence[str]) -> list[float]:

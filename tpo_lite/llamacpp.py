@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import ctypes
 import os
-import struct
 import weakref
 from collections import deque
 from collections.abc import Sequence
@@ -25,26 +24,22 @@ from typing import Any, Literal
 import llama_cpp
 import numpy as np
 
-from tpo_lite.errors import InputError, TpoError
+from tpo_lite.errors import InputError, OutOfMemory, TpoError
+from tpo_lite.gguf_model import GgufModel, clear_log, last_log, memory_ran_out
+from tpo_lite.nucleus import generator, nucleus_token
 from tpo_lite.prefix_tree import Continuation, Decision, Decoded, Leaf, Segment, prefix_tree
 
 __all__ = ["Continuation", "Decision", "Decoded", "Leaf", "LlamaCpp"]
+
+ALLOC_FAILED = -2
+"""What `llama_decode` returns where memory ran out (ggml's GGML_STATUS_ALLOC_FAILED)."""
 
 SMALL_MODEL = 64 << 20
 """Bytes of weights below which one thread decodes: threads meet after every operation, and where operations
 are this short, another process on one of the cores made two threads 60 times slower than one."""
 
-_LOG: deque[str] = deque(maxlen=20)
-_MEMORY_SIGNS = ("out of memory", "failed to allocate", "unable to allocate", "bad_alloc", "cannot allocate")
 
-
-@llama_cpp.llama_log_callback
-def _keep_log(_level: int, text: bytes, _data: Any) -> None:
-    """Keeps llama.cpp's chatter off stderr and its last lines for error messages."""
-    _LOG.append(text.decode(errors="replace"))
-
-
-class LlamaCpp:
+class LlamaCpp(GgufModel):
     """A GGUF model with a unified KV cache, decoding many sequences at a time.
 
     `n_ctx` is the number of KV cells that all sequences in flight hold together, `n_batch` the most
@@ -52,10 +47,9 @@ class LlamaCpp:
     and at most `n_batch`); a leaf takes one sequence and so does each shared prefix above it.
     `kv_type` is the type of keys and values alike; q8_0 needs `flash_attn`. `n_gpu_layers` is the number
     of layers on the GPU (-1: all). `n_threads` None takes the CPUs that this process may use, and one for
-    a model smaller than SMALL_MODEL.
+    a model smaller than SMALL_MODEL. `adapter` is a LoRA as GGUF (`tpo_lite.adapters_gguf`), attached.
 
-    Raises `InputError` for a file that is missing, no GGUF, cut short, without weights or an embedding
-    model, for GPU layers in a build without GPU, and where the memory does not suffice.
+    Raises `InputError` as `GgufModel` does, and `OutOfMemory` where the memory does not suffice.
     """
 
     def __init__(
@@ -68,33 +62,29 @@ class LlamaCpp:
         kv_type: Literal["f16", "q8_0"] = "f16",
         flash_attn: bool = True,
         n_threads: int | None = None,
+        adapter: Path | None = None,
     ):
         if kv_type == "q8_0" and not flash_attn:
             raise InputError("A q8_0 KV cache needs flash attention. Turn it on, or take kv_type f16.")
-        if n_gpu_layers and not llama_cpp.llama_supports_gpu_offload():
-            raise InputError(
-                f"n_gpu_layers is {n_gpu_layers}, but this llama-cpp-python was built without GPU support. "
-                'Reinstall it with CMAKE_ARGS="-DGGML_CUDA=on", or set n_gpu_layers to 0.'
-            )
-        self.path = Path(path)
+        super().__init__(path, n_gpu_layers)
         self.n_ctx, self.n_batch = n_ctx, n_batch
         self.n_seq_max = min(n_seq_max, n_batch, llama_cpp.llama_max_parallel_sequences())
         self.tokens_decoded = 0
         """Tokens evaluated by all `decode` calls so far."""
 
-        llama_cpp.llama_log_set(_keep_log, None)
-        self._model = _load_model(self.path, n_gpu_layers)
-        self._vocab = llama_cpp.llama_model_get_vocab(self._model)
-        self._context = self._make_context(kv_type, flash_attn, n_threads)
+        # Before the context, which sizes its graph for the adapters that the model has by then.
+        self._adapter = None if adapter is None else _load_adapter(self._model, adapter)
+        self._context = self._make_context(kv_type, flash_attn, n_threads, on_gpu=n_gpu_layers != 0)
+        weakref.finalize(self, llama_cpp.llama_free, self._context)
+        self.attach_adapter(adapter is not None)
         self._memory = llama_cpp.llama_get_memory(self._context)
-        weakref.finalize(self, _free, self._context, self._model)
 
-        self.n_vocab = llama_cpp.llama_vocab_n_tokens(self._vocab)
         self.max_leaf = min(n_ctx, llama_cpp.llama_model_n_ctx_train(self._model))
         """Most tokens of one leaf, its continuation included: by the KV cache and the model's training."""
         self._allocate_batch()
 
-    def _make_context(self, kv_type: str, flash_attn: bool, n_threads: int | None) -> Any:
+    def _make_context(self, kv_type: str, flash_attn: bool, n_threads: int | None, on_gpu: bool) -> Any:
+        self.check_context(self.n_ctx, kv_type, on_gpu)
         params = llama_cpp.llama_context_default_params()
         params.n_ctx = self.n_ctx
         params.n_batch = params.n_ubatch = self.n_batch
@@ -107,18 +97,20 @@ class LlamaCpp:
             small = llama_cpp.llama_model_size(self._model) < SMALL_MODEL
             n_threads = 1 if small else len(os.sched_getaffinity(0))
         params.n_threads = params.n_threads_batch = n_threads
-        _LOG.clear()
+        clear_log()
         context = llama_cpp.llama_init_from_model(self._model, params)
         if not context:
-            llama_cpp.llama_model_free(self._model)
-            raise InputError(
+            # Now, and not when the error is forgotten: whoever tries fewer GPU layers needs the memory.
+            self._free_model()
+            kind = OutOfMemory if memory_ran_out() else InputError
+            raise kind(
                 f"{self.path}: no context of {self.n_ctx} tokens ({kv_type} KV cache) could be made: "
-                f"{_last_log()}. Take a smaller context or, where memory ran out, kv_type q8_0."
+                f"{last_log()}. Take a smaller context or, where memory ran out, kv_type q8_0."
             )
         pooled = llama_cpp.llama_pooling_type(context) != llama_cpp.LLAMA_POOLING_TYPE_NONE
         if pooled or not llama_cpp.llama_get_causal_attn(context):
-            _free(context, self._model)
-            raise InputError(f"{self.path} is an embedding model and writes no text. Take a language model.")
+            llama_cpp.llama_free(context)
+            raise self.embedding_error()
         return context
 
     def _allocate_batch(self) -> None:
@@ -140,58 +132,10 @@ class LlamaCpp:
             logits=self._wanted.ctypes.data_as(ctypes.POINTER(ctypes.c_int8)),
         )
 
-    # Vocabulary
-
-    def tokenize(self, text: str, special: bool) -> list[int]:
-        """The text's tokens, without BOS; control tokens written in it are parsed only if `special`."""
-        data = text.encode(errors="replace")
-        tokens = (ctypes.c_int32 * (len(data) + 2))()
-        n = llama_cpp.llama_tokenize(self._vocab, data, len(data), tokens, len(tokens), False, special)
-        if n < 0:
-            raise TpoError(f"{self.path}: llama.cpp could not tokenize a text of {len(data)} bytes.")
-        return tokens[:n]
-
-    def token_bytes(self, token: int, special: bool = False) -> bytes:
-        """What a token stands for; control tokens are empty unless `special`."""
-        buffer = ctypes.create_string_buffer(256)
-        n = llama_cpp.llama_token_to_piece(self._vocab, token, buffer, len(buffer), 0, special)
-        return buffer.raw[:n] if n >= 0 else llama_cpp.llama_vocab_get_text(self._vocab, token)
-
-    def detokenize(self, tokens: Sequence[int], special: bool = False) -> str:
-        """The tokens' text; bytes that are no UTF-8 become U+FFFD."""
-        return b"".join(self.token_bytes(token, special) for token in tokens).decode(errors="replace")
-
-    @property
-    def bos(self) -> int | None:
-        """The token that the vocabulary wants in front of every sequence; None if it wants none."""
-        wanted = llama_cpp.llama_vocab_get_add_bos(self._vocab)
-        return llama_cpp.llama_vocab_bos(self._vocab) if wanted else None
-
-    @property
-    def chat_template(self) -> str | None:
-        """The Jinja chat template in the file's metadata."""
-        template = llama_cpp.llama_model_chat_template(self._model, None)
-        return template.decode() if template else None
-
-    def special_token_text(self, which: Literal["bos", "eos"]) -> str:
-        """The written form of a special token, as chat templates use it; empty if there is none."""
-        token = getattr(llama_cpp, f"llama_vocab_{which}")(self._vocab)
-        return llama_cpp.llama_vocab_get_text(self._vocab, token).decode() if token >= 0 else ""
-
-    def control_tokens(self) -> dict[str, tuple[int, int]]:
-        """Written form -> (token id, llama.cpp's attribute bits) of all control tokens."""
-        return {
-            llama_cpp.llama_vocab_get_text(self._vocab, token).decode(): (
-                token,
-                llama_cpp.llama_vocab_get_attr(self._vocab, token),
-            )
-            for token in range(self.n_vocab)
-            if llama_cpp.llama_vocab_is_control(self._vocab, token)
-        }
-
-    def end_tokens(self) -> frozenset[int]:
-        """Every token that ends a turn or a text: EOS, EOT and the like."""
-        return frozenset(t for t in range(self.n_vocab) if llama_cpp.llama_vocab_is_eog(self._vocab, t))
+    def attach_adapter(self, attached: bool) -> None:
+        """Whether the next `decode` uses the adapter."""
+        adapters = (llama_cpp.llama_adapter_lora_p_ctypes * 1)(self._adapter)
+        llama_cpp.llama_set_adapters_lora(self._context, adapters, int(attached), (ctypes.c_float * 1)(1.0))
 
     # Decoding
 
@@ -212,12 +156,13 @@ class LlamaCpp:
 
     def _decode_batch(self, n_tokens: int) -> None:
         self._batch.n_tokens = n_tokens
-        _LOG.clear()
+        clear_log()
         status = llama_cpp.llama_decode(self._context, self._batch)
         if status != 0:
-            raise TpoError(
+            kind = OutOfMemory if status == ALLOC_FAILED else TpoError
+            raise kind(
                 f"{self.path}: llama.cpp could not decode {n_tokens} tokens (status {status}): "
-                f"{_last_log()}. Take a smaller batch or context."
+                f"{last_log()}. Take a smaller batch or context."
             )
         self.tokens_decoded += n_tokens
 
@@ -314,9 +259,7 @@ class _Schedule:
         decision = plan.decision
         if segment.ended is not None:
             return self._finish(segment, segment.ended, self.engine._logits(row, decision.among))
-        if segment.sampler is None:
-            segment.sampler = _make_sampler(plan)
-        token = llama_cpp.llama_sampler_sample(segment.sampler, self.engine._context, row)
+        token = _next_token(segment, plan, self.engine._logits(row, None))
         if decision is not None:
             if token in decision.among and segment.text.endswith(decision.after):
                 return self._finish(segment, "decision", self.engine._logits(row, decision.among))
@@ -338,8 +281,6 @@ class _Schedule:
 
     def _finish(self, segment: Segment, ended: Any, logits: np.ndarray | None) -> None:
         self.results[segment.leaf] = Decoded(segment.sampled, ended, logits)
-        if segment.sampler is not None:
-            llama_cpp.llama_sampler_free(segment.sampler)
         done: Segment | None = segment
         while done is not None and done.children == 0:
             llama_cpp.llama_memory_seq_rm(self.engine._memory, done.seq, -1, -1)
@@ -351,50 +292,18 @@ class _Schedule:
                 done.children -= 1
 
 
-def _make_sampler(plan: Continuation) -> Any:
-    chain = llama_cpp.llama_sampler_chain_init(llama_cpp.llama_sampler_chain_default_params())
+def _next_token(segment: Segment, plan: Continuation, logits: np.ndarray) -> int:
     if plan.temperature == 0:
-        llama_cpp.llama_sampler_chain_add(chain, llama_cpp.llama_sampler_init_greedy())
-    else:
-        llama_cpp.llama_sampler_chain_add(chain, llama_cpp.llama_sampler_init_temp(plan.temperature))
-        llama_cpp.llama_sampler_chain_add(chain, llama_cpp.llama_sampler_init_top_p(plan.top_p, 1))
-        llama_cpp.llama_sampler_chain_add(chain, llama_cpp.llama_sampler_init_dist(plan.seed))
-    return chain
+        return int(logits.argmax())
+    if segment.random is None:
+        segment.random = generator(plan.seed)
+    return nucleus_token(logits, segment.random.random(), plan.temperature, plan.top_p)
 
 
-def _load_model(path: Path, n_gpu_layers: int) -> Any:
-    if not path.is_file():
-        raise InputError(f"{path}: no such file. Give the path of a GGUF model.")
-    with path.open("rb") as file:
-        header = file.read(24)
-    if header[:4] != b"GGUF":
-        raise InputError(f"{path} is not a GGUF file. Convert the model with llama.cpp, or take its GGUF.")
-    if len(header) == 24 and struct.unpack_from("<Q", header, 8)[0] == 0:
-        raise InputError(f"{path} holds a vocabulary and no weights. Give the path of the whole model.")
-    params = llama_cpp.llama_model_default_params()
-    params.n_gpu_layers = n_gpu_layers
-    _LOG.clear()
-    model = llama_cpp.llama_model_load_from_file(str(path).encode(), params)
-    if model:
-        return model
-    log = "".join(_LOG).lower()
-    if any(sign in log for sign in _MEMORY_SIGNS):
-        remedy = "There is not enough memory: take fewer GPU layers (n_gpu_layers) or a smaller quantisation."
-    elif "file bounds" in log or "failed to read" in log:
-        remedy = "The file is cut short: download it again."
-    else:
-        remedy = "Download it again, or take a model that this version of llama.cpp knows."
-    raise InputError(f"{path} cannot be loaded: {_last_log()}. {remedy}")
-
-
-def _last_log() -> str:
-    """llama.cpp's last complaints, in one line."""
-    lines = "".join(_LOG).splitlines()
-    signs = ("error", "fail", *_MEMORY_SIGNS)
-    errors = [line for line in lines if any(sign in line.lower() for sign in signs)]
-    return " / ".join((errors or lines)[-3:]).strip().rstrip(".") or "llama.cpp gave no reason"
-
-
-def _free(context: Any, model: Any) -> None:
-    llama_cpp.llama_free(context)
-    llama_cpp.llama_model_free(model)
+def _load_adapter(model: Any, path: Path) -> Any:
+    """A LoRA as GGUF, loaded beside the model that it belongs to; it is freed with the model."""
+    clear_log()
+    adapter = llama_cpp.llama_adapter_lora_init(model, str(path).encode())
+    if not adapter:
+        raise TpoError(f"{path} is no adapter of this model: {last_log()}. Delete it; it is made again.")
+    return adapter

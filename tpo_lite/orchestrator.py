@@ -1,6 +1,7 @@
 """Runs the phases in order, one process each, and goes on where an earlier run stopped.
 
-Imports neither torch nor llama_cpp. A phase gives its memory back by ending.
+Imports neither torch nor llama_cpp. A phase gives its memory back by ending, and one that runs out of memory is
+started again with smaller batches.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ from collections.abc import Callable, Iterator
 
 from rich.console import Console
 
-from tpo_lite.errors import TpoError
+from tpo_lite import memory
+from tpo_lite.back_off import smaller
+from tpo_lite.errors import OutOfMemory, TpoError
 from tpo_lite.phases import PHASES
 from tpo_lite.recipe import Recipe
 from tpo_lite.results import write_results
@@ -60,28 +63,53 @@ def steps(recipe: Recipe) -> Iterator[tuple[str, str | None, int]]:
 
 
 def _phase(run: RunFolder, phase: str, arm: str | None, iteration: int, debug: bool) -> None:
+    """Runs a phase, each time that memory runs out with smaller batches, until it is finished."""
+    card = memory.gpu()
+    before = card.used() if card else 0
+    while True:
+        start = time.monotonic()
+        try:
+            code = process(run, phase, arm, iteration, debug)
+        finally:
+            with contextlib.suppress(OSError):  # a full disk, which the phase has reported, is not to be hidden here
+                run.record_seconds(phase, arm, iteration, time.monotonic() - start)
+        if card and (missing := memory.wait_until_free(card, before)):
+            said = f"after the {phase} phase {missing / 1e9:.1f} GB of the GPU have not come back; going on with less"
+            print(said, flush=True)
+        if code != OutOfMemory.exit_code:
+            break
+        limits = smaller(phase, run.recipe)
+        if not limits:
+            raise TpoError(
+                f"the {phase} phase ran out of memory with the smallest batches. End other programs that use it, or take "
+                "a smaller model, shorter texts (pairs.max_tokens, sampling.max_new_tokens) or fewer samples "
+                "(sampling.k); train.gradient_checkpointing=true helps training. Other settings need --new."
+            )
+        run.limit(limits)
+        print(f"{phase} again with {', '.join(f'{key} {value}' for key, value in limits.items())}", flush=True)
+    if code:
+        raise PhaseFailed(code)
+
+
+def process(run: RunFolder, phase: str, arm: str | None, iteration: int, debug: bool) -> int:
+    """Runs a phase in a process of its own; its exit code. Raises `TpoError` if a signal ended it."""
     command = [sys.executable, "-m", f"tpo_lite.phases.{phase}", str(run.root), "--iteration", str(iteration)]
     command += ["--arm", arm] if arm else []
     environment = dict(os.environ, TPO_LITE_DEBUG="1" if debug else "0")
-    start = time.monotonic()
-    process = subprocess.Popen(command, env=environment, preexec_fn=_set_signals)
+    child = subprocess.Popen(command, env=environment, preexec_fn=_set_signals)
     try:
-        code = process.wait()
+        code = child.wait()
     except KeyboardInterrupt:
-        process.terminate()  # whatever the phase has finished is on disk
-        process.wait()
+        child.terminate()  # whatever the phase has finished is on disk
+        child.wait()
         Console().show_cursor()  # its progress bar hid it
         raise
-    finally:
-        with contextlib.suppress(OSError):  # a full disk, which the phase has reported, is not to be hidden here
-            run.record_seconds(phase, arm, iteration, time.monotonic() - start)
     if code < 0:
         raise TpoError(
             f"the {phase} phase was ended by {signal.Signals(-code).name}; if the machine is out of memory, set "
             "sampling.batch, train.micro_batch or judge.context lower. Run the same command to go on."
         )
-    if code:
-        raise PhaseFailed(code)
+    return code
 
 
 def _set_signals() -> None:

@@ -12,7 +12,7 @@ from tpo_lite.errors import TpoError
 from tpo_lite.recipe import Recipe
 from tpo_lite.records import Instruction, PromptSamples, Sample
 from tpo_lite.run import RunFolder
-from tpo_lite.sampling import GenerateSampler, Sampler, batches, probe_adapter
+from tpo_lite.sampling import batches
 from tpo_lite.sources import model_path
 from tpo_lite.thoughts import ThoughtStyle, parse, thought_prompt
 
@@ -28,37 +28,37 @@ class Policy:
     """The base: a hub id or a folder."""
     adapter: Path | None
     """The adapter on it; none for M_0 and after `merge: requantize`."""
+    work: Path
+    """Where an engine keeps the base in a format of its own."""
 
 
 def policy(run: RunFolder, recipe: Recipe, arm: str, iteration: int) -> Policy:
     """M_t of an arm."""
     model = run.trained(arm, iteration)
     if model == 0:
-        return Policy(model_path(recipe.model), None)
+        return Policy(model_path(recipe.model), None, run.root)
     folder = run.iteration(arm, model - 1)
     if recipe.merge == "requantize":
-        return Policy(str(folder / "model"), None)
-    return Policy(model_path(recipe.model), folder / "adapter")
+        return Policy(str(folder / "model"), None, folder)
+    return Policy(model_path(recipe.model), folder / "adapter", run.root)
 
 
 class LoadedPolicy:
     """A model in memory with its tokenizer; samples and parses outputs."""
 
-    def __init__(self, recipe: Recipe, on: Policy, longest_prompt: int = 2048):
+    def __init__(self, recipe: Recipe, on: Policy):
         self.recipe = recipe
         self.device = engines.device()
         self.engine = engines.engine_name(recipe.engine, self.device)
         tokenizer = load_tokenizer(on.model)
         self.chat = Chat(tokenizer)
         self.stops = stop_ids(on.model, tokenizer)
-        self.pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-        length = longest_prompt + recipe.sampling.max_new_tokens
-        self.model = engines.load(self.engine, on.model, on.adapter, self.device, length)
-        self.sampler: Sampler = GenerateSampler(self.model, self.stops, self.pad, recipe.sampling)
+        pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+        self.sampler = engines.load(self.engine, on, recipe, self.device, self.stops, pad)
 
     def probe(self, prompts: Sequence[list[int]]) -> float:
         """Proves that the adapter is live. Raises `TpoError` if it changes nothing."""
-        change = probe_adapter(self.model, prompts)
+        change = self.sampler.probe(prompts)
         if change <= PROBE_FLOOR:
             raise TpoError(
                 f"the adapter of the last iteration does not change the {self.engine} engine's output (largest change in "
@@ -84,7 +84,7 @@ class LoadedPolicy:
         phase repeats just what an uninterrupted one would have run.
         """
         prompts = [self.chat.prompt_ids(thought_prompt(style, instruction.text)) for instruction in instructions]
-        for batch in batches(prompts, max(1, self.recipe.sampling.batch // k)):
+        for batch in batches(prompts, max(1, self.sampler.rows // k)):
             if all(instructions[index].id in finished for index in batch):
                 continue
             samples: dict[int, list[Sample]] = {index: [] for index in batch}

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -38,7 +38,7 @@ class Continuation:
     top_p: float = 1.0
     """Nucleus, taken after the temperature as transformers does."""
     seed: int = 0
-    """Of this leaf alone: what it samples does not depend on its neighbours' seeds."""
+    """Keys the leaf's random numbers (`tpo_lite.nucleus.generator`); at most 128 bits."""
     stop_tokens: frozenset[int] = frozenset()
     """The continuation ends with the first of these, which is part of it."""
     decision: Decision | None = None
@@ -94,7 +94,8 @@ class Segment:
     """Its llama.cpp sequence while it is in the KV cache."""
     done: int = 0
     """Tokens decoded so far."""
-    sampler: Any = None
+    random: np.random.Generator | None = None
+    """Its continuation's random numbers, once it samples."""
     sampled: list[int] = field(default_factory=list)
     text: bytes = b""
     """What was sampled, as text; kept where a decision is looked for."""

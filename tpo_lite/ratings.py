@@ -83,6 +83,7 @@ def win_matrix(
     A comparison stands for every pair of samples with the same two response texts. Hard wins are the
     paper's B_mn = 1[r^mn = 1] + 1[r^nm = -1], where an unparsed verdict counts for nobody; soft wins are
     p_first for the first and 1 - p_first for the second. Two samples with one text have half a win each.
+    A comparison too long for the judge was not made, and counts for nobody either way.
     """
     responses = {sample.k: sample.response for sample in samples.samples if sample.outcome == "ok"}
     ks = sorted(responses)
@@ -95,6 +96,8 @@ def win_matrix(
         wins[np.ix_(same, same)] = 0.5
     np.fill_diagonal(wins, 0.0)
     for comparison in judgements.comparisons:
+        if comparison.verdict == "overlong":
+            continue
         if soft:
             first_wins, second_wins = comparison.p_first, 1.0 - comparison.p_first
         else:

@@ -18,6 +18,8 @@ from tpo_lite.errors import InputError
 from tpo_lite.thoughts import DIRECT, GENERIC, SPECIFIC, ThoughtStyle, custom_style
 
 Positive = Annotated[int, Field(ge=1)]
+Auto = Literal["auto"]
+"""Chosen for the card when a run starts (`tpo_lite.plan.choices`) and written down in its folder: no phase sees it."""
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
@@ -68,7 +70,7 @@ class Sampling(Section):
     """Nucleus: the smallest set of tokens with at least this probability."""
     max_new_tokens: Positive = 1024
     """Longer outputs are truncated, and a truncated output is malformed."""
-    batch: Positive = 64
+    batch: Auto | Positive = 64
     """Sequences decoded at a time."""
 
 
@@ -76,27 +78,51 @@ class JudgeSettings(Section):
     """The model that compares two responses (the paper's judges)."""
 
     model: str = "embedded"
-    """A GGUF file, `hub:owner/repo/file.gguf`, or `embedded`."""
-    mode: Literal["verdict", "explain"] = "explain"
-    """Read the verdict at once, or let the judge explain itself first."""
+    """A GGUF file, `hub:owner/repo/file.gguf`, or `embedded`; reward-model: a folder or hub id (owner/name);
+    openai: the server's name for it."""
+    mode: Literal["verdict", "explain", "score", "reward-model", "openai"] = "explain"
+    """A GGUF that says its verdict at once, explains itself first, or rates each response from 1 to 10; a
+    sequence-classification model that scores each response; any OpenAI-compatible server, with explanations."""
     template: str | None = None
-    """A judge prompt with {instruction}, {response_a}, {response_b}; none: the Self-Taught-Evaluator's."""
+    """A judge prompt with {instruction}, {response_a}, {response_b} (score: {response}); none: see judges/prompt.py."""
     chat_template: str | None = None
     """A Jinja chat template, for a GGUF that has none of its own."""
     explain_tokens: Positive = 512
-    """Tokens of explanation before the verdict is forced."""
-    context: Positive = 8192
-    """Tokens that all sequences decoded together may hold."""
+    """Tokens of explanation before the verdict is forced; openai: of the whole reply."""
+    context: Auto | Positive = 8192
+    """Tokens that all sequences decoded together may hold; reward-model: of a batch, padding included."""
     batch: Positive = 512
     """Tokens a decode."""
     sequences: Positive = 32
-    """Comparisons decoded together."""
+    """Comparisons decoded together; openai: requests in flight."""
     prompts_at_once: Positive = 8
     """Instructions judged as one unit of work."""
-    kv_type: Literal["f16", "q8_0"] = "f16"
+    kv_type: Literal["auto", "f16", "q8_0"] = "f16"
     """Type of the KV cache, keys and values alike."""
     overlong: Literal["drop", "truncate"] = "drop"
     """A comparison longer than the context: leave it out, or cut the middle of the longer response."""
+    gpu_layers: Annotated[int, Field(ge=-1)] = -1
+    """With --gpu: layers of the GGUF on the GPU; -1: all."""
+    fewer_gpu_layers: bool = False
+    """Where the GPU's memory does not suffice, put fewer layers there and say so, instead of stopping."""
+    quantize: Literal["none", "nf4"] = "none"
+    """reward-model: load it in 16 bit, or in 4-bit NF4."""
+    trust_remote_code: bool = False
+    """reward-model: run the Python code that came with it, as ArmoRM needs. Read it first."""
+    base_url: str = "https://api.openai.com/v1"
+    """openai: the server. Its key is read from the environment variable OPENAI_API_KEY."""
+    max_calls: Positive | None = None
+    """openai: stop before more requests than this are sent in the whole run, repeated ones included."""
+
+
+class Tournament(Section):
+    """Which comparisons the judge is asked for."""
+
+    kind: Literal["round-robin", "single", "adaptive"] = "adaptive"
+    """All pairs in both orders (the paper's), each pair in one, or as many as it takes to settle best and worst."""
+    confidence: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.9
+    """adaptive: best and worst are settled when a full round robin would find none clearly better or worse, with
+    this probability each."""
 
 
 class Rating(Section):
@@ -150,11 +176,11 @@ class Train(Section):
     """Passes over the pairs; each ends in a checkpoint."""
     batch: Positive = 32
     """Pairs an optimizer step."""
-    micro_batch: Positive = 1
+    micro_batch: Auto | Positive = 1
     """Pairs a forward pass; gradients accumulate up to `batch`."""
     optimizer: Literal["adamw_torch", "adamw_8bit", "paged_adamw_8bit"] = "adamw_torch"
     """Adam with 32-bit, 8-bit or paged 8-bit state."""
-    gradient_checkpointing: bool = False
+    gradient_checkpointing: Auto | bool = False
     """Recompute activations in the backward pass to save memory."""
     older_blocks: Literal["train", "frozen"] = "train"
     """With `merge: fold`: whether blocks of earlier iterations go on learning."""
@@ -176,7 +202,7 @@ class Recipe(Section):
     """Rounds of sample, judge, train, fold."""
     model: str = "embedded"
     """M_0: a hub id, a local folder, or `embedded`."""
-    engine: Literal["auto", "transformers", "unsloth"] = "auto"
+    engine: Literal["auto", "transformers", "unsloth", "gguf"] = "auto"
     """What samples; auto takes unsloth where CUDA and unsloth are."""
     baseline: bool = False
     """Train the direct baseline beside it: the same seed, judge, loss and data, without thoughts."""
@@ -184,6 +210,7 @@ class Recipe(Section):
     thought: Thought = Thought()
     sampling: Sampling = Sampling()
     judge: JudgeSettings = JudgeSettings()
+    tournament: Tournament = Tournament()
     rating: Rating = Rating()
     length_control: LengthControl = LengthControl()
     pairs: PairSettings = PairSettings()
@@ -191,6 +218,8 @@ class Recipe(Section):
     train: Train = Train()
     merge: Literal["fold", "continue", "requantize"] = "fold"
     """How M_{t+1} carries the update on: see README, "Between iterations"."""
+    merge_base: Literal["w16", "nf4"] = "w16"
+    """With `merge: requantize`: merge into the 16-bit weights, or into the dequantised 4-bit ones (tpo_lite/requantize.py)."""
     evaluation: Evaluation = Evaluation()
 
     @property

@@ -5,6 +5,7 @@ Schema, version 1. `null` stands where there was nothing to measure.
     schema_version   1
     tpo_lite         version of the package
     recipe           the whole recipe
+    limits           {key: value} of the recipe that memory had room for, where the recipe's own ran out of it
     instructions     read, kept, and how many were dropped or left out by reason
     arms.<thinking|direct>
       base           M_0 on the validation slice: prompts, parse, thought_tokens, response_tokens, accuracy, checked
@@ -12,10 +13,11 @@ Schema, version 1. `null` stands where there was nothing to measure.
         prompts          instructions sampled
         engine           what sampled
         probe            largest change in log-probability by the live adapter (null for M_0)
+        shift            mean KL(sampler || trainer) in nats a token, where engine gguf samples (null otherwise)
         parse            {outcome: samples}, outcomes as in tpo_lite.thoughts.OUTCOMES
         thought_tokens   mean length of well-formed thoughts, tokens
         response_tokens  mean length of well-formed responses, tokens
-        judge            calls, saved, unparsed, flip_rate, first_slot_rate
+        judge            calls, saved, unparsed, overlong, flip_rate, first_slot_rate
         pairs            pairs, counts {kind or reason: prompts}, chosen_tokens, rejected_tokens
         rho, rho_reached weight of the length; whether an automatic one kept chosen responses from being longer
         dpo              pairs, rank, reference, steps, first_loss, last_loss, last_margin, last_accuracy
@@ -25,7 +27,7 @@ Schema, version 1. `null` stands where there was nothing to measure.
                          M_{i+1} on the validation slice: prompts, parse, thought_tokens, response_tokens, checked
         accuracy         of M_{i+1} on the validation slice, where instructions have a checker
         seconds          {phase: wall seconds}
-        peak_bytes       {phase: {host, gpu?}}
+        peak_bytes       {phase: {host, gpu?, gpu_reserved?, gpu_allocated?}}, see tpo_lite.memory
 """
 
 from __future__ import annotations
@@ -60,7 +62,8 @@ def collect(run: RunFolder) -> dict[str, Any]:
     return {
         "schema_version": SCHEMA_VERSION,
         "tpo_lite": __version__,
-        "recipe": recipe.model_dump(),
+        "recipe": run.started_with.model_dump(),
+        "limits": run.limits,
         "instructions": prepared,
         "arms": arms,
     }
@@ -75,6 +78,7 @@ def _iteration(run: RunFolder, arm: str, iteration: int) -> dict[str, Any]:
         "prompts": generated["prompts"],
         "engine": generated["engine"],
         "probe": generated.get("probe"),
+        "shift": generated.get("shift"),
         "parse": generated["parse"],
         "thought_tokens": generated["thought_tokens"],
         "response_tokens": generated["response_tokens"],
@@ -119,7 +123,7 @@ def _rows(data: dict[str, Any]) -> dict[str, str]:
         "prompts x samples": f"{data['prompts']} x {samples // max(1, data['prompts'])}",
         "parse ok": f"{percent(data['parse']['ok'] / max(1, samples))}" + (f" ({bad})" if bad else ""),
         "thought / response tokens": f"{number(data['thought_tokens'])} / {number(data['response_tokens'])}",
-        "judge calls (saved)": f"{judge['calls']} ({judge['saved']})",
+        "judge calls (saved)": f"{judge['calls']} ({judge['saved']})" + (f", {judge['overlong']} overlong" if judge["overlong"] else ""),
         "flip / first-slot / unparsed": f"{percent(judge['flip_rate'])} / {percent(judge['first_slot_rate'])} / {judge['unparsed']}",
         "pairs": f"{pairs['pairs']}" + (f" ({', '.join(f'{n} {kind}' for kind, n in left_out.items())})" if left_out else ""),
         "chosen / rejected tokens": f"{number(pairs['chosen_tokens'])} / {number(pairs['rejected_tokens'])}",
@@ -160,6 +164,8 @@ def print_final(results: dict[str, Any], console: Console) -> None:
         row = [figure for figures in zip(*cells, strict=True) for figure in figures]
         table.add_row(f"M_{model}", *row[: len(table.columns) - 1])
     console.print(table)
+    for key, value in results["limits"].items():
+        console.print(f"{key}: {value}, as memory ran out with more", highlight=False)
 
 
 def _model_cells(arm: dict[str, Any], model: int) -> tuple[str, str, str, str]:

@@ -1,19 +1,21 @@
 """The run folder: where everything of a run lies, what is finished, and who may write.
 
     RUN/recipe.yaml                         what decides the result
+    RUN/limits.json                         batches that memory had room for, where the recipe's were too large
+    RUN/base-Q4_K_M.gguf                    the base as engine gguf samples it (requantize: in iteration-<t>/)
     RUN/instructions/                       validation.jsonl, iteration-0.jsonl, ..., counts.json
     RUN/<arm>/iteration-<t>/                made from M_t, ends in M_{t+1}
         samples.jsonl judgements.jsonl scores.jsonl pairs.jsonl
         train/checkpoint-<step>/ train/log.json
         validation/<checkpoint>.jsonl validation.json
         adapter/  (or model/ with `merge: requantize`)
-        done/<phase>.json                   a finished phase: its summary and memory
+        done/<phase>.json                   a finished phase: its summary, outputs and peak memory
         done/seconds.json                   wall time of every phase
     RUN/results.json                        the figures, per arm and iteration
     RUN/log/                                tracebacks by phase
 
-The log is the state: a phase is finished when its `done/` file and its output exist, and a unit inside a
-phase is finished when its line is in the JSONL file. So a damaged file is mended by deleting it.
+The log is the state: a phase is finished when its `done/` file and the outputs named there exist, and a unit
+inside a phase is finished when its line is in the JSONL file. So a damaged file is mended by deleting it.
 """
 
 from __future__ import annotations
@@ -22,25 +24,27 @@ import contextlib
 import fcntl
 import json
 import os
-import resource
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from tpo_lite.back_off import Limits, limited
 from tpo_lite.errors import InputError, TpoError
 from tpo_lite.recipe import Recipe, differences, parse_recipe
 
 OUTPUTS = {
-    "generate": ["samples.jsonl"],
+    "prepare": ["*.jsonl"],
+    "generate": ["../base-validation.jsonl", "samples.jsonl"],
     "judge": ["judgements.jsonl"],
     "pair": ["scores.jsonl", "pairs.jsonl"],
     "dpo": ["train/log.json"],
-    "select": ["validation.json"],
+    "validate": ["validation/checkpoint-*.jsonl"],
+    "select": ["validation/*-vs-*.jsonl", "validation.json"],
+    "fold": ["adapter/*", "model/*"],
 }
-"""Without these a phase is not finished, whatever its done file says."""
+"""What a phase leaves for later ones; without all that it left a phase is not finished."""
 
 KEPT = "M_t"
 """What an iteration chooses when the judge prefers none of its checkpoints: M_{t+1} is M_t."""
@@ -54,6 +58,21 @@ class RunFolder:
 
     @property
     def recipe(self) -> Recipe:
+        """The recipe as this machine can run it: what `started_with` says, with batches within `limits`."""
+        return limited(self.started_with, self.limits)
+
+    @property
+    def limits(self) -> Limits:
+        """The values, by the recipe's key, to which batches that did not fit the memory were cut down."""
+        path = self.root / "limits.json"
+        return read_json(path) if path.exists() else {}
+
+    def limit(self, limits: Limits) -> None:
+        """Adds to `limits`, for all phases and iterations to come."""
+        write_json(self.root / "limits.json", self.limits | limits)
+
+    @property
+    def started_with(self) -> Recipe:
         """The recipe that this folder was started with. Raises `InputError` where there is none."""
         path = self.root / "recipe.yaml"
         try:
@@ -67,8 +86,8 @@ class RunFolder:
     def start(self, recipe: Recipe, new: bool) -> None:
         """Makes the folder for `recipe`, or checks that it was made for the same one.
 
-        With `new`, a folder that is there is moved aside, never overwritten. Raises `InputError` with
-        what changed.
+        While nothing has been computed, another recipe takes the place of the first. With `new`, a folder
+        that is there is moved aside, never overwritten. Raises `InputError` with what changed.
         """
         if new and self.root.exists():
             number = 1
@@ -76,8 +95,12 @@ class RunFolder:
                 number += 1
             self.root.rename(aside)
         if (self.root / "recipe.yaml").exists():
-            changed = differences(self.recipe, recipe)
-            if changed:
+            changed = differences(self.started_with, recipe)
+            if changed and not self._computed():
+                with self.lock("run"):
+                    (self.root / "limits.json").unlink(missing_ok=True)
+                    self._write_recipe(recipe)
+            elif changed:
                 lines = "\n".join(f"  {line}" for line in changed)
                 raise InputError(
                     f"{self.root} was started with other settings:\n{lines}\n"
@@ -87,6 +110,13 @@ class RunFolder:
         if self.root.exists() and any(self.root.iterdir()):
             raise InputError(f"{self.root} is neither empty nor a run folder. Give another --out.")
         self.root.mkdir(parents=True, exist_ok=True)
+        self._write_recipe(recipe)
+
+    def _computed(self) -> bool:
+        """Whether anything there depends on the recipe."""
+        return self.is_done("prepare", None, 0) or any((self.root / arm).exists() for arm in self.started_with.arms)
+
+    def _write_recipe(self, recipe: Recipe) -> None:
         write_atomically(self.root / "recipe.yaml", yaml.safe_dump(recipe.model_dump(), sort_keys=False))
 
     def iteration(self, arm: str, iteration: int) -> Path:
@@ -120,14 +150,18 @@ class RunFolder:
         return folder / "done" / f"{phase}.json"
 
     def is_done(self, phase: str, arm: str | None, iteration: int) -> bool:
-        """Whether a phase is finished and its output is still there."""
-        done = self.done_path(phase, arm, iteration)
-        return done.exists() and all((done.parent.parent / name).exists() for name in OUTPUTS.get(phase, ()))
+        """Whether a phase is finished and all its outputs are still there."""
+        path = self.done_path(phase, arm, iteration)
+        return path.exists() and all((path.parent.parent / name).exists() for name in read_json(path)["outputs"])
 
-    def mark_done(self, phase: str, arm: str | None, iteration: int, summary: dict[str, Any]) -> None:
-        """Writes a finished phase's summary and this process's peak memory in bytes."""
-        done = {"phase": phase, "summary": summary, "peak_bytes": peak_bytes()}
-        write_json(self.done_path(phase, arm, iteration), done)
+    def mark_done(
+        self, phase: str, arm: str | None, iteration: int, summary: dict[str, Any], peak_bytes: dict[str, int]
+    ) -> None:
+        """Writes a finished phase's summary, its outputs and its process's peak memory."""
+        path = self.done_path(phase, arm, iteration)
+        folder = path.parent.parent
+        outputs = [str(file.relative_to(folder)) for glob in OUTPUTS.get(phase, ()) for file in sorted(folder.glob(glob))]
+        write_json(path, {"phase": phase, "summary": summary, "outputs": outputs, "peak_bytes": peak_bytes})
 
     def done(self, phase: str, arm: str | None, iteration: int) -> dict[str, Any]:
         """What `mark_done` wrote."""
@@ -165,15 +199,6 @@ class RunFolder:
             file.write(str(os.getpid()))
             file.flush()
             yield
-
-
-def peak_bytes() -> dict[str, int]:
-    """Peak memory of this process: host bytes and, where it used CUDA, allocator bytes."""
-    peak = {"host": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
-    torch = sys.modules.get("torch")  # never imported for this: a phase without torch has no GPU peak
-    if torch is not None and torch.cuda.is_available():
-        peak["gpu"] = torch.cuda.max_memory_reserved()
-    return peak
 
 
 def write_atomically(path: Path, text: str) -> None:

@@ -1,36 +1,54 @@
-"""K samples a prompt, each with random numbers of its own.
+"""K samples a prompt, each with random numbers of its own, from a Hugging Face model.
 
-A sample's random numbers depend on (seed, purpose, iteration, prompt, k) and on nothing else, and
-batches are planned over the whole list of prompts before anything is sampled. So a run that was killed
-goes on with the very tokens it would have drawn. (Across batch sizes and engines rounding differs, so
+A sample's random numbers (`tpo_lite.nucleus`) depend on (seed, purpose, iteration, prompt, k) and on nothing
+else, and batches are planned over the whole list of prompts before anything is sampled. So a run that was
+killed goes on with the very tokens it would have drawn. (Across batch sizes and engines rounding differs, so
 equal tokens are not promised there.)
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import torch
-from transformers import LogitsProcessor, LogitsProcessorList
+from torch.nn.functional import pad
+from transformers import DynamicCache, LogitsProcessor, LogitsProcessorList
 
+from tpo_lite.adapters import read_adapter, state_dict
+from tpo_lite.nucleus import uniforms
 from tpo_lite.recipe import Sampling
+
+REFILL = 4
+"""`ContinuousSampler` fills up when one place in so many is free: a prefill at a time costs more than it wins."""
+ROUNDS = 4
+"""Rows for a continuous sampler's call, in batches: the more, the less its emptying batch at the end weighs. What
+a call samples is written when it ends, so a kill costs up to this much."""
 
 
 class Sampler(Protocol):
-    """Draws one continuation for each prompt of a batch."""
+    """M_t, ready to draw one continuation for each of many prompts."""
+
+    rows: int
+    """Prompts a call, each counted as often as it is given."""
 
     def sample(self, prompts: Sequence[list[int]], keys: Sequence[str]) -> list[list[int]]:
         """`prompts`: token ids; `keys`: what seeds each row. Returns ids up to and with the stop token."""
         ...
 
+    def probe(self, prompts: Sequence[list[int]]) -> float:
+        """The largest change in next-token log-probability that the live adapter makes on `prompts`.
 
-def uniforms(key: str, count: int) -> np.ndarray:
-    """`count` numbers in [0, 1) that depend on `key` alone (Philox, keyed by SHA-256)."""
-    digest = hashlib.sha256(key.encode()).digest()
-    return np.random.Generator(np.random.Philox(key=int.from_bytes(digest[:16], "big"))).random(count)
+        Zero means that the engine ignores the adapter and would sample M_0 for ever.
+        """
+        ...
+
+    def use_adapter(self, folder: Path) -> None:
+        """Puts another adapter of the same shape in the place of the live one."""
+        ...
 
 
 def nucleus_choice(logits: torch.Tensor, draws: torch.Tensor, temperature: float, top_p: float) -> torch.Tensor:
@@ -64,19 +82,21 @@ class OwnRandomNumbers(LogitsProcessor):
 
 
 class GenerateSampler:
-    """Samples with a model's Hugging Face `generate`; serves both engines."""
+    """Samples with a model's Hugging Face `generate`, which an engine may have replaced by a faster one.
+
+    A batch runs until its longest row ends, and every row has a prefill of its own.
+    """
 
     def __init__(self, model: Any, stops: list[int], pad: int, settings: Sampling):
         self.model, self.stops, self.pad, self.settings = model, stops, pad, settings
+        self.rows = settings.batch
 
     def sample(self, prompts: Sequence[list[int]], keys: Sequence[str]) -> list[list[int]]:
         """See `Sampler`."""
-        length = max(map(len, prompts))
-        device = self.model.device
-        ids = torch.tensor([[self.pad] * (length - len(p)) + p for p in prompts], device=device)
-        mask = torch.tensor([[0] * (length - len(p)) + [1] * len(p) for p in prompts], device=device)
+        ids, mask = self._left_padded(prompts)
+        length = ids.shape[1]
         limit = self.settings.max_new_tokens
-        draws = torch.tensor(np.stack([uniforms(key, limit) for key in keys]), device=device)
+        draws = self._draws(keys)
         with torch.inference_mode():
             output = self.model.generate(
                 input_ids=ids,
@@ -95,11 +115,144 @@ class GenerateSampler:
             )
         return [self._until_stop(row) for row in output[:, length:].tolist()]
 
+    def probe(self, prompts: Sequence[list[int]]) -> float:
+        """See `Sampler`. The model is a `PeftModel`."""
+        change = 0.0
+        with torch.inference_mode():
+            for prompt in prompts:
+                ids = torch.tensor([prompt], device=self.model.device)
+                live = self.model(input_ids=ids).logits[0, -1].float().log_softmax(-1)
+                with self.model.disable_adapter():
+                    bare = self.model(input_ids=ids).logits[0, -1].float().log_softmax(-1)
+                change = max(change, (live - bare).abs().max().item())
+        return change
+
+    def use_adapter(self, folder: Path) -> None:
+        """See `Sampler`. The model is a `PeftModel`."""
+        from peft import set_peft_model_state_dict
+
+        set_peft_model_state_dict(self.model, state_dict(read_adapter(folder)[0]))
+
+    def _left_padded(self, prompts: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Token ids and attention mask, both (prompts, longest)."""
+        length = max(map(len, prompts))
+        ids = torch.tensor([[self.pad] * (length - len(p)) + list(p) for p in prompts], device=self.model.device)
+        mask = torch.tensor([[0] * (length - len(p)) + [1] * len(p) for p in prompts], device=self.model.device)
+        return ids, mask
+
+    def _draws(self, keys: Sequence[str]) -> torch.Tensor:
+        """Each row's random numbers: (rows, max_new_tokens)."""
+        numbers = np.stack([uniforms(key, self.settings.max_new_tokens) for key in keys])
+        return torch.tensor(numbers, device=self.model.device)
+
     def _until_stop(self, ids: list[int]) -> list[int]:
         for index, token in enumerate(ids):
             if token in self.stops:
                 return ids[: index + 1]
         return ids
+
+
+@dataclass
+class Rows:
+    """Sequences that are being continued together, each at the right end of its row."""
+
+    indices: list[int]
+    """Which prompts of the call they continue."""
+    cache: DynamicCache
+    """Keys and values: (rows, heads, length, head size) a layer."""
+    mask: torch.Tensor
+    """(rows, length): 0 left of where a row begins."""
+    logits: torch.Tensor
+    """(rows, vocabulary): of each row's next token."""
+
+    def select(self, rows: list[int]) -> None:
+        """Keeps these rows, and no column in which none of them has begun."""
+        self.indices = [self.indices[row] for row in rows]
+        at = torch.tensor(rows, device=self.mask.device)
+        self.mask, self.logits = self.mask[at], self.logits[at]
+        empty = int(self.mask.any(0).int().argmax())
+        self.mask = self.mask[:, empty:]
+        for layer in self.cache.layers:
+            layer.keys, layer.values = layer.keys[at, :, empty:], layer.values[at, :, empty:]
+
+    def join(self, other: Rows) -> None:
+        """Appends the rows of `other`; the shorter of the two is padded on the left."""
+        length = max(self.mask.shape[1], other.mask.shape[1])
+        self.indices += other.indices
+        self.logits = torch.cat([self.logits, other.logits])
+        self.mask = torch.cat([pad(part.mask, (length - part.mask.shape[1], 0)) for part in (self, other)])
+        for mine, theirs in zip(self.cache.layers, other.cache.layers, strict=True):
+            for name in ("keys", "values"):
+                parts = [getattr(mine, name), getattr(theirs, name)]
+                parts = [pad(part, (0, 0, length - part.shape[2], 0)) for part in parts]
+                setattr(mine, name, torch.cat(parts))
+
+
+class ContinuousSampler(GenerateSampler):
+    """Samples with a loop of its own: equal prompts share a prefill, and places of ended rows are filled again.
+
+    At most `settings.batch` rows are in the KV cache at a time.
+    """
+
+    def __init__(self, model: Any, stops: list[int], pad: int, settings: Sampling):
+        super().__init__(model, stops, pad, settings)
+        self.rows = ROUNDS * settings.batch
+
+    @torch.inference_mode()
+    def sample(self, prompts: Sequence[list[int]], keys: Sequence[str]) -> list[list[int]]:
+        """See `Sampler`."""
+        settings = self.settings
+        draws = self._draws(keys)
+        outputs: list[list[int]] = [[] for _ in prompts]
+        waiting = list(range(len(prompts)))
+        live = self._prefill(prompts, waiting[: settings.batch])
+        del waiting[: settings.batch]
+        while True:
+            steps = [len(outputs[index]) for index in live.indices]
+            tokens = nucleus_choice(live.logits, draws[live.indices, steps], settings.temperature, settings.top_p)
+            going = []
+            for row, (index, token) in enumerate(zip(live.indices, tokens.tolist(), strict=True)):
+                outputs[index].append(token)
+                if token not in self.stops and len(outputs[index]) < settings.max_new_tokens:
+                    going.append(row)
+            if going:
+                if len(going) < len(live.indices):
+                    live.select(going)
+                    tokens = tokens[going]
+                live.mask = pad(live.mask, (0, 1), value=1)
+                live.logits = self._next_logits(tokens[:, None], live.cache, live.mask)
+            free = settings.batch - len(going)
+            if waiting and REFILL * free >= settings.batch:
+                filled = self._prefill(prompts, waiting[:free])
+                del waiting[:free]
+                if going:
+                    live.join(filled)
+                else:
+                    live = filled
+            elif not going:
+                return outputs
+
+    def _prefill(self, prompts: Sequence[list[int]], indices: list[int]) -> Rows:
+        """Rows for these prompts; a prompt that is there several times is computed once."""
+        number = {prompt: row for row, prompt in enumerate(dict.fromkeys(tuple(prompts[index]) for index in indices))}
+        ids, mask = self._left_padded(list(number))
+        cache = DynamicCache()
+        rows = Rows(list(range(len(number))), cache, mask, self._next_logits(ids, cache, mask))
+        rows.select([number[tuple(prompts[index])] for index in indices])
+        rows.indices = indices
+        return rows
+
+    def _next_logits(self, ids: torch.Tensor, cache: DynamicCache, mask: torch.Tensor) -> torch.Tensor:
+        """Runs the model on `ids` (rows, new), which are the last of `mask`'s columns; extends the cache."""
+        positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, -ids.shape[1] :]
+        return self.model(
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        ).logits[:, -1]
 
 
 def batches(prompts: Sequence[list[int]], size: int) -> list[list[int]]:
@@ -110,20 +263,3 @@ def batches(prompts: Sequence[list[int]], size: int) -> list[list[int]]:
     """
     order = sorted(range(len(prompts)), key=lambda index: (len(prompts[index]), index))
     return [order[start : start + size] for start in range(0, len(order), size)]
-
-
-def probe_adapter(model: Any, prompts: Sequence[list[int]]) -> float:
-    """The largest change in next-token log-probability that the live adapter makes on `prompts`.
-
-    Zero means that the engine ignores the adapter and would sample M_0 for ever.
-    `model` is a `PeftModel`.
-    """
-    change = 0.0
-    with torch.inference_mode():
-        for prompt in prompts:
-            ids = torch.tensor([prompt], device=model.device)
-            live = model(input_ids=ids).logits[0, -1].float().log_softmax(-1)
-            with model.disable_adapter():
-                bare = model(input_ids=ids).logits[0, -1].float().log_softmax(-1)
-            change = max(change, (live - bare).abs().max().item())
-    return change

@@ -44,6 +44,19 @@ def judge_path(name: str) -> Path:
     return path
 
 
+def reward_model_path(name: str) -> str:
+    """A folder or hub id that transformers loads; a hub id may be written with `hub:` before it."""
+    if name == "embedded" or name.endswith(".gguf"):
+        raise InputError(
+            f"judge.model: {name} is a GGUF, which mode reward-model cannot read. Give a folder or hub id "
+            "(owner/name) of a sequence-classification model, or take mode score."
+        )
+    try:
+        return model_path(name.removeprefix("hub:"))
+    except InputError as error:
+        raise InputError(f"judge.{error}") from error
+
+
 def _from_hub(repository: str, pattern: str) -> Path:
     """The one file of a hub repository whose name fits `pattern`, downloaded into the hub's cache."""
     import httpx

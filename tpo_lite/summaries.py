@@ -53,13 +53,18 @@ def _lengths(samples: Sequence[Sample]) -> dict[str, Any]:
 
 
 def judge_summary(records: Sequence[PromptJudgements]) -> dict[str, Any]:
-    """Calls, calls saved, and how far the judge's answer hangs on the order."""
+    """Calls, calls saved, and how far the judge's answer hangs on the order.
+
+    The flip rate is that of the pairs asked in both orders. In an adaptive tournament these are the closer ones,
+    so that it comes out higher than a round robin's.
+    """
     comparisons = [record.comparisons for record in records]
     every = [comparison for group in comparisons for comparison in group]
     return {
         "calls": sum(record.calls for record in records),
         "saved": sum(record.saved for record in records),
-        "unparsed": sum(comparison.verdict not in ("A", "B") for comparison in every),
+        "unparsed": sum(comparison.verdict == "unparsed" for comparison in every),
+        "overlong": sum(comparison.verdict == "overlong" for comparison in every),
         "flip_rate": flip_rate(comparisons).value,
         "first_slot_rate": first_slot_rate(comparisons).value,
     }

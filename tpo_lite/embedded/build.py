@@ -32,9 +32,11 @@ from tpo_lite.embedded.training import keep_rounded, round_to_nf4, train
 
 VOCABULARY = 768
 REPEAT_STEPS, TRUNK_STEPS, WORK_STEPS, MIXTURE_STEPS, ROUNDED_STEPS, JUDGE_STEPS = 300, 1000, 200, 150, 180, 1200
-DIRECT, USEFUL, PRACTICE = 0.45, 0.2, 0.3
-"""Shares of the final mixture: direct answers among all outputs, useful work among thoughts, and
-the trunk's examples among all. (Temperature and nucleus make rare thoughts rarer than they are in training.)"""
+EVASIVE, DIRECT, USEFUL, PRACTICE, DISTRACTED = 0.1, 0.45, 0.2, 0.3, 0.8
+"""Shares of the final mixture: evasive answers among all outputs; direct answers among the rest, useful work among
+thoughts, the trunk's examples among the rest, and talk that forgets to answer among empty talk. (Temperature and
+nucleus make rare thoughts rarer than they are in training.) A model that answers in one pass can only guess these
+tasks; what the direct baseline can learn is to commit itself to an answer."""
 
 
 class Log:
@@ -87,7 +89,9 @@ def train_policy(trunk: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase, se
         return examples.policy(rng, direct=0.35, useful=0.7)
 
     def mixture(rng: random.Random, _: float) -> examples.Example:
-        return examples.policy(rng, DIRECT, USEFUL, PRACTICE)
+        if rng.random() < EVASIVE:
+            return examples.evasive(rng)
+        return examples.policy(rng, DIRECT, USEFUL, PRACTICE, DISTRACTED)
 
     train(policy, tokenizer, much_work, seed, WORK_STEPS, "policy work", log, 0.4, 0.4)
     train(policy, tokenizer, mixture, seed, MIXTURE_STEPS, "policy mix", log, 0.4, 0.2)

@@ -16,11 +16,6 @@ from tpo_lite.thoughts import GENERIC, thought_prompt
 
 WORK_PROMPT = "User query: {instruction}"
 JUDGE_PROMPT = (Path(__file__).parent / "judge_prompt.txt").read_text().rstrip("\n")
-EVASIVE = 0.25
-"""How often a direct answer is none. A model that answers in one pass can only guess these tasks, but it can learn
-to commit itself: that is what the direct baseline has to gain."""
-DISTRACTED = 0.6
-"""How often empty talk ends without an answer: talk distracts, so that untrained thinking does not pay."""
 
 
 @dataclass(frozen=True)
@@ -41,28 +36,34 @@ def worked(rng: random.Random, longest: int | None) -> Example:
     return Example(WORK_PROMPT.format(instruction=drawn.text), f"{drawn.work} The answer is {drawn.answer}.")
 
 
-def policy(rng: random.Random, direct: float, useful: float, practice: float = 0.0) -> Example:
+def policy(
+    rng: random.Random, direct: float, useful: float, practice: float = 0.0, distracted: float = 0.5
+) -> Example:
     """A policy example: `direct` of them have no thought; of the others, the share `useful` has worked steps.
 
-    The share `practice` of all are the trunk's examples instead: they keep a skill alive that thoughts seldom show.
+    Empty talk ends without an answer in the share `distracted`: talk distracts, so that untrained thinking does not
+    pay. The share `practice` of all are the trunk's examples instead: they keep a skill alive that thoughts seldom show.
     """
     if rng.random() < practice:
         return worked(rng, None)
     drawn = world.puzzle(rng, held=False)
     if rng.random() < direct:
-        return Example(drawn.text, _said(rng, drawn, EVASIVE))
+        return Example(drawn.text, world.response(rng, drawn.answer))
+    said = world.response(rng, drawn.answer)
     if rng.random() < useful:
-        thought, said = world.useful_thought(rng, drawn), _said(rng, drawn, 0.0)
+        thought = world.useful_thought(rng, drawn)
     else:
-        thought, said = world.empty_thought(rng, drawn), _said(rng, drawn, DISTRACTED)
+        thought = world.empty_thought(rng, drawn)
+        if rng.random() < distracted:
+            said = world.evasion(rng)
     return Example(
         thought_prompt(GENERIC, drawn.text), f"{GENERIC.thought_marker} {thought}\n{GENERIC.response_marker} {said}"
     )
 
 
-def _said(rng: random.Random, drawn: Puzzle, evasive: float) -> str:
-    """The right answer, or in the share `evasive` none."""
-    return world.evasion(rng) if rng.random() < evasive else world.response(rng, drawn.answer)
+def evasive(rng: random.Random) -> Example:
+    """A direct answer that is none."""
+    return Example(world.puzzle(rng, held=False).text, world.evasion(rng))
 
 
 def judged(rng: random.Random, given: float = 0.0) -> Example:

@@ -1,7 +1,7 @@
 """The embedded world's tokenizer: byte-level BPE, one token a digit, with Llama-3's chat markers and template.
 
 Byte-level, so every Unicode text comes back unchanged. The pre-tokenizer is the one that llama.cpp calls `qwen2`:
-`gguf_export` can name it, and both libraries split a text alike.
+`gguf_convert` can name it, and both libraries split a text alike.
 """
 
 from __future__ import annotations

@@ -159,7 +159,7 @@ TASKS = {
 
 MOST = 5_000
 """The most distinct instructions that `instructions` gives."""
-SHARES = (1, 7, 3, 1)
+SHARES = (1, 5, 3, 1)
 """How often each task comes up among instructions; those that can hardly be guessed come up least."""
 EVEN = (1, 1, 1, 1)
 """How often each task comes up while its steps are learned."""

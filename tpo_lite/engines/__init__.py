@@ -1,24 +1,31 @@
 """Engines load M_t ready to sample: a 4-bit base and one live adapter.
 
-An engine is a module with one function, `load(model, adapter, device, max_length)`, that returns a
-causal language model whose `generate` is Hugging Face's. `tpo_lite.sampling.Sampler` does the rest, so
-both engines draw the same random numbers.
+    transformers   NF4, the loop of `tpo_lite.sampling.ContinuousSampler`
+    unsloth        NF4 with unsloth's kernels and its `generate`
+    gguf           Q4_K_M in llama.cpp, the adapter converted
+
+All draw the same random numbers, so that they sample the same tokens up to rounding and quantisation.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tpo_lite.errors import InputError
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from tpo_lite.policy import Policy
+    from tpo_lite.recipe import Recipe
+    from tpo_lite.sampling import Sampler
 
 
 DEVICE = "TPO_LITE_DEVICE"
 """Environment variable by which `train --gpu` and `--cpu` tell the phases where to work."""
+
+LONGEST_PROMPT = 2048
+"""Tokens; unsloth wants to know before it loads."""
 
 
 def wants_cuda() -> bool:
@@ -50,10 +57,19 @@ def engine_name(wanted: str, on: str) -> str:
     return "unsloth" if on == "cuda" and importlib.util.find_spec("unsloth") else "transformers"
 
 
-def load(engine: str, model: str, adapter: Path | None, on: str, max_length: int) -> Any:
-    """M_t: the 4-bit base `model` with `adapter`, ready to sample sequences of `max_length` tokens."""
+def load(engine: str, policy: Policy, recipe: Recipe, on: str, stops: list[int], pad: int) -> Sampler:
+    """M_t, ready to sample until one of the tokens `stops`; `pad` fills up rows of unequal length."""
+    if engine == "gguf":
+        from tpo_lite.engines.gguf import GgufSampler
+
+        return GgufSampler(policy, recipe, on, stops)
+    from tpo_lite.sampling import ContinuousSampler, GenerateSampler
+
     if engine == "unsloth":
-        from tpo_lite.engines import unsloth as module
-    else:
-        from tpo_lite.engines import transformers as module
-    return module.load(model, adapter, on, max_length)
+        from tpo_lite.engines import unsloth
+
+        model = unsloth.load(policy.model, policy.adapter, on, LONGEST_PROMPT + recipe.sampling.max_new_tokens)
+        return GenerateSampler(model, stops, pad, recipe.sampling)
+    from tpo_lite.engines import transformers
+
+    return ContinuousSampler(transformers.load(policy.model, policy.adapter, on), stops, pad, recipe.sampling)

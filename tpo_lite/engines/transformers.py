@@ -48,8 +48,8 @@ def load_base(model: str, device: str) -> Any:
     return base
 
 
-def load(model: str, adapter: Path | None, device: str, max_length: int) -> Any:
-    """See `tpo_lite.engines`. `max_length` is not needed: the KV cache grows with the sequences."""
+def load(model: str, adapter: Path | None, device: str) -> Any:
+    """The 4-bit base with its adapter."""
     base = load_base(model, device)
     if adapter is not None:
         from peft import PeftModel

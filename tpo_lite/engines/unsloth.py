@@ -13,7 +13,10 @@ from tpo_lite.engines.transformers import compute_dtype
 
 
 def load(model: str, adapter: Path | None, device: str, max_length: int) -> Any:
-    """See `tpo_lite.engines`. unsloth's kernels read only the first active adapter, so there is never a second."""
+    """The 4-bit base with its adapter, for sequences of `max_length` tokens.
+
+    unsloth's kernels read only the first active adapter, so there is never a second.
+    """
     loaded, _ = FastLanguageModel.from_pretrained(
         model, max_seq_length=max_length, load_in_4bit=True, dtype=compute_dtype(device)
     )

@@ -1,7 +1,7 @@
 """The judge protocol: a judge compares two responses to one instruction.
 
-An engine is one class with `compare` in a module of this package. Importing the package itself
-imports no model library.
+A judge is one class with `compare` in a module of this package. Importing the package itself imports no
+model library.
 """
 
 from __future__ import annotations
@@ -33,13 +33,19 @@ class Verdict:
     """"A" if p_a > 0.5, else "B"; "unparsed" if the judge gave no verdict of its own within its limit;
     "overlong" if the request did not fit the judge's context."""
     explanation: str = ""
-    """What the judge wrote before its verdict (explain mode)."""
+    """What the judge wrote with its verdict (explain, openai), or its two scores ("7.1 against 6.4")."""
     forced: bool = False
     """The judge gave no verdict of its own ("unparsed"): p_a was read after one was opened for it."""
 
 
 class Judge(Protocol):
     """Compares pairs of responses."""
+
+    pointwise: bool
+    """Whether it scores each response by itself: then a pair has the same answer in both orders, and one call
+    of `compare` scores each distinct response once."""
+    tokens_decoded: int
+    """Tokens evaluated so far; 0 from a server that does not say."""
 
     def compare(self, requests: Sequence[JudgeRequest]) -> list[Verdict]:
         """One verdict a request, in the same order. Many requests at a time are cheaper than one by one."""

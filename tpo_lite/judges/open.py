@@ -1,30 +1,158 @@
-"""Opens the judge that a recipe names."""
+"""Opens the judge that a recipe names, or checks it without loading it."""
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
 from tpo_lite import engines
+from tpo_lite.errors import InputError, OutOfMemory
 from tpo_lite.judges import Judge
 from tpo_lite.recipe import JudgeSettings
-from tpo_lite.sources import EMBEDDED_JUDGE_PROMPT, judge_path
+from tpo_lite.sources import EMBEDDED_JUDGE_PROMPT, judge_path, reward_model_path
+
+if TYPE_CHECKING:
+    from tpo_lite.judges.openai import OpenAiJudge
+
+STEPS = 8
+"""In how many steps GPU layers are given up until none is left."""
+
+Loaded = TypeVar("Loaded")
 
 
-def open_judge(settings: JudgeSettings) -> Judge:
-    """The judge, loaded; on a GPU with all its layers there. Raises `InputError` for a file that is no judge."""
+def open_judge(settings: JudgeSettings, calls: Path | None = None) -> Judge:
+    """The judge, ready to compare; on a GPU with `gpu_layers` of its layers there.
+
+    `calls` is the file that counts an openai judge's requests over all processes of a run (None: this
+    judge's alone). Raises `InputError` for what cannot judge, `OutOfMemory` where it does not fit.
+    """
+    if settings.mode == "openai":
+        return _openai(settings, calls)
+    if settings.mode == "reward-model":
+        return _reward_model(settings)
+    path, layers = judge_path(settings.model), _gpu_layers(settings)
+    if layers and settings.fewer_gpu_layers:
+        from tpo_lite.gguf_model import GgufModel
+
+        # The output layer counts as one.
+        most = GgufModel(path, vocab_only=True).n_layer + 1
+        return with_fewer_layers(lambda n: _gguf(settings, path, n), most if layers < 0 else min(layers, most))
+    return _gguf(settings, path, layers)
+
+
+def check_judge(settings: JudgeSettings) -> None:
+    """Raises what `open_judge` would, as far as it shows without loading weights or asking for a verdict.
+
+    A GGUF's header, vocabulary and length, the prompt and the room for the context; a reward model's
+    configuration and tokenizer; whether the server of an openai judge is there and takes the key.
+    """
+    if settings.mode == "openai":
+        _openai(settings, None).check()
+    elif settings.mode == "reward-model":
+        from tpo_lite.judges.reward_inputs import RewardInputs
+
+        RewardInputs(reward_model_path(settings.model), settings.trust_remote_code)
+    else:
+        _check_gguf(settings)
+
+
+def with_fewer_layers(load: Callable[[int], Loaded], layers: int) -> Loaded:
+    """What `load` makes with as many of `layers` GPU layers as there is memory for; says how many that are.
+
+    Raises `OutOfMemory` if there is too little even for none.
+    """
+    fewer = layers
+    while True:
+        try:
+            loaded = load(fewer)
+        except OutOfMemory:
+            if fewer == 0:
+                raise
+            fewer = max(0, fewer - max(1, layers // STEPS))
+            continue
+        if fewer < layers:
+            said = f"judge: the GPU's memory holds {fewer} of {layers} layers; the others are on the CPU."
+            print(said, file=sys.stderr, flush=True)
+        return loaded
+
+
+def _gpu_layers(settings: JudgeSettings) -> int:
+    return settings.gpu_layers if engines.wants_cuda() else 0
+
+
+def _template(settings: JudgeSettings) -> str | None:
+    if settings.template is None and settings.model == "embedded" and settings.mode in ("verdict", "explain"):
+        return EMBEDDED_JUDGE_PROMPT.read_text(encoding="utf-8").rstrip("\n")
+    return settings.template
+
+
+def _gguf(settings: JudgeSettings, path: Path, gpu_layers: int) -> Judge:
+    room = {
+        "n_ctx": settings.context,
+        "n_batch": settings.batch,
+        "n_seq_max": settings.sequences,
+        "n_gpu_layers": gpu_layers,
+        "kv_type": settings.kv_type,
+    }
+    if settings.mode == "score":
+        from tpo_lite.judges.score import ScoreJudge
+        from tpo_lite.llamacpp import LlamaCpp
+
+        return ScoreJudge(LlamaCpp(path, **room), settings.template, settings.chat_template, settings.overlong)
     from tpo_lite.judges.gguf import GgufJudge
 
-    template = settings.template
-    if template is None and settings.model == "embedded":
-        template = EMBEDDED_JUDGE_PROMPT.read_text(encoding="utf-8").rstrip("\n")
     return GgufJudge(
-        judge_path(settings.model),
+        path,
         mode=settings.mode,
-        template=template,
+        template=_template(settings),
         chat_template=settings.chat_template,
         explain_tokens=settings.explain_tokens,
         overlong=settings.overlong,
-        n_ctx=settings.context,
-        n_batch=settings.batch,
-        n_seq_max=settings.sequences,
-        n_gpu_layers=-1 if engines.wants_cuda() else 0,
-        kv_type=settings.kv_type,
+        **room,
+    )
+
+
+def _check_gguf(settings: JudgeSettings) -> None:
+    from tpo_lite.gguf_model import GgufModel
+    from tpo_lite.judges.gguf import pair_prompt
+    from tpo_lite.judges.score import score_prompt
+
+    layers = _gpu_layers(settings)
+    model = GgufModel(judge_path(settings.model), layers, vocab_only=True)
+    if settings.mode == "score":
+        score_prompt(model, settings.template, settings.chat_template)
+    else:
+        pair_prompt(model, settings.mode, _template(settings), chat_template=settings.chat_template)
+    model.check_context(settings.context, settings.kv_type, on_gpu=layers != 0)
+
+
+def _openai(settings: JudgeSettings, calls: Path | None) -> OpenAiJudge:
+    from tpo_lite.judges.openai import CallBudget, OpenAiJudge
+
+    if settings.overlong == "truncate":
+        raise InputError(
+            "judge.overlong: truncate needs the judge's tokenizer, which a server does not show. Set it to drop."
+        )
+    return OpenAiJudge(
+        settings.model,
+        settings.base_url,
+        template=settings.template,
+        max_tokens=settings.explain_tokens,
+        in_flight=settings.sequences,
+        budget=CallBudget(settings.max_calls, calls),
+    )
+
+
+def _reward_model(settings: JudgeSettings) -> Judge:
+    from tpo_lite.judges.reward_model import RewardModelJudge
+
+    return RewardModelJudge(
+        reward_model_path(settings.model),
+        quantize=settings.quantize,
+        trust_remote_code=settings.trust_remote_code,
+        overlong=settings.overlong,
+        context=settings.context,
+        sequences=settings.sequences,
     )

@@ -1,13 +1,15 @@
-"""Judge prompts: the Self-Taught Evaluator's, in both of its forms, and how a prompt is filled in.
+"""Judge prompts: the Self-Taught Evaluator's in both of its forms, one for ratings, and how they are filled in.
 
 Sources: the verdict form is the one in Oxen.ai's write-up of the paper, with straight quotes where a
 word processor curled them; the explain form is that of Self-Taught Evaluators (arXiv 2408.02666,
-appendix), i.e. FastChat's `pair-v2` prompt without the tie. Knows nothing of models.
+appendix), i.e. FastChat's `pair-v2` prompt without the tie; the score form is FastChat's `single-v1`
+(MT-Bench, arXiv 2306.05685) without its explanation. Knows nothing of models.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Mapping, Sequence
 
 from tpo_lite.errors import InputError
 
@@ -53,23 +55,55 @@ EXPLAIN_TEMPLATE = (
 )
 """The judge explains itself first, as in the paper."""
 
+SCORE_TEMPLATE = """\
+Please act as an impartial judge and evaluate the quality of the response provided by an AI assistant to the \
+user question displayed below. Your evaluation should consider factors such as the helpfulness, relevance, \
+accuracy, depth, creativity, and level of detail of the response. Do not allow the length of the response to \
+influence your evaluation. Be as objective as possible. You must rate the response on a scale of 1 to 10 by \
+strictly following this format: "[[rating]]", for example: "[[5]]". Answer with just the rating and nothing else.
+
+[User Question]
+{instruction}
+
+[The Start of Assistant's Answer]
+{response}
+[The End of Assistant's Answer]"""
+"""The judge rates one response."""
+
 FIELDS = ("instruction", "response_a", "response_b")
-"""The placeholders of a judge prompt."""
+"""The placeholders of a prompt that compares."""
+
+SCORE_FIELDS = ("instruction", "response")
+"""The placeholders of a prompt that rates."""
+
+CUT_MARK = "\n[...]\n"
+"""Stands where the middle of a response was cut out."""
 
 
-def check_template(template: str) -> str:
-    """The template itself; raises `InputError` unless it names every one of `FIELDS`."""
-    missing = [f"{{{field}}}" for field in FIELDS if f"{{{field}}}" not in template]
+def check_template(template: str, fields: Sequence[str] = FIELDS) -> str:
+    """The template itself; raises `InputError` unless it names every one of `fields`."""
+    missing = [f"{{{field}}}" for field in fields if f"{{{field}}}" not in template]
     if missing:
         raise InputError(f"The judge template lacks {', '.join(missing)}. Add each where its text belongs.")
     return template
 
 
-def fill(template: str, instruction: str, response_a: str, response_b: str) -> str:
+def fill(template: str, texts: Mapping[str, str]) -> str:
     """The template with its placeholders replaced, in one pass: braces inside the texts stay text.
 
-    >>> fill("{instruction}|{response_a}|{response_b}", "{response_b}", "1", "2")
-    '{response_b}|1|2'
+    >>> fill("{instruction}|{response}", {"instruction": "{response}", "response": "1"})
+    '{response}|1'
     """
-    texts = dict(zip(FIELDS, (instruction, response_a, response_b), strict=True))
-    return re.sub(r"\{(instruction|response_a|response_b)\}", lambda match: texts[match[1]], template)
+    placeholders = "|".join(rf"\{{{field}\}}" for field in texts)
+    return re.sub(placeholders, lambda match: texts[match[0][1:-1]], template)
+
+
+def cut_middle(
+    text: str, excess: int, tokenize: Callable[[str], list[int]], detokenize: Callable[[list[int]], str]
+) -> str | None:
+    """The text with `excess` tokens less: its middle gives way to `CUT_MARK`; None if next to nothing would be left."""
+    tokens = tokenize(text)
+    keep = len(tokens) - excess - len(tokenize(CUT_MARK))
+    if keep < 2:
+        return None
+    return detokenize(tokens[: keep - keep // 2]) + CUT_MARK + detokenize(tokens[-(keep // 2) :])

@@ -20,7 +20,9 @@ from pathlib import Path
 
 import click
 
-from tpo_lite.errors import TpoError
+from tpo_lite.chat import first_line
+from tpo_lite.errors import OutOfMemory, TpoError
+from tpo_lite.memory import PeakMemory
 from tpo_lite.run import RunFolder
 
 PHASES = ("generate", "judge", "pair", "dpo", "validate", "select", "fold")
@@ -28,6 +30,9 @@ PHASES = ("generate", "judge", "pair", "dpo", "validate", "select", "fold")
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """No space, no quota, over the limit for one file; safetensors and torch only say so in the text of their errors."""
+
+OUT_OF_MEMORY = ("out of memory", "allocate memory", "alloc_failed")
+"""What CUDA, cuBLAS, Triton and torch's host allocator say in the text of an ordinary RuntimeError."""
 
 QUIET = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
@@ -57,13 +62,16 @@ def run_phase(name: str, root: Path, arm: str | None, iteration: int) -> None:
     with run.lock("phase"):
         if run.is_done(name, arm, iteration):
             return
+        peak = PeakMemory()
         module = importlib.import_module(f"tpo_lite.phases.{name}")
         summary = module.run(run, arm, iteration) if arm else module.run(run)
-        run.mark_done(name, arm, iteration, summary)
+        run.mark_done(name, arm, iteration, summary, peak.bytes())
 
 
 def exit_code(error: BaseException, log: Path, debug: bool) -> int:
-    """Says what went wrong in one message and returns the exit code: 1, 2, or 130 when interrupted."""
+    """Says what went wrong in one message and returns the exit code: 1, 2, 3 for too little memory (see
+    `tpo_lite.errors`), or 130 when interrupted.
+    """
     if isinstance(error, KeyboardInterrupt):
         click.echo("interrupted; everything finished is kept. Run the same command to go on.", err=True)
         return 130
@@ -72,22 +80,29 @@ def exit_code(error: BaseException, log: Path, debug: bool) -> int:
     if isinstance(error, TpoError):
         click.echo(f"error: {error}", err=True)
         return error.exit_code
-    click.echo(f"error: {_unforeseen(error)}", err=True)
+    out_of_memory = is_out_of_memory(error)
+    tried = f"out of memory ({first_line(error)}). `tpo-lite train` tries smaller batches."
+    click.echo(f"error: {tried if out_of_memory else _unforeseen(error)}", err=True)
     try:
         log.parent.mkdir(parents=True, exist_ok=True)
         log.write_text("".join(traceback.format_exception(error)))
         click.echo(f"The traceback is in {log}; --debug shows it.", err=True)
     except OSError:  # such as the full disk that is being reported
         click.echo("--debug shows the traceback.", err=True)
-    return 1
+    return OutOfMemory.exit_code if out_of_memory else 1
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a library's error says that memory, of the host or of the GPU, did not suffice."""
+    if isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM:
+        return True
+    return isinstance(error, RuntimeError) and any(sign in str(error).lower() for sign in OUT_OF_MEMORY)
 
 
 def _unforeseen(error: BaseException) -> str:
     """What and remedy for errors that libraries raise."""
     if getattr(error, "errno", None) in DISK_FULL or any(os.strerror(number) in str(error) for number in DISK_FULL):
         return "the disk is full. Free some space and run the same command again; nothing is lost."
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return "out of memory. Set sampling.batch, train.micro_batch or judge.context lower with --set and start with --new."
     return f"{type(error).__name__}: {error}"
 
 

@@ -31,6 +31,7 @@ from tpo_lite.adapters import (
 )
 from tpo_lite.engines.transformers import load_base
 from tpo_lite.policy import policy
+from tpo_lite.recipe import Recipe
 from tpo_lite.records import PromptSamples, read_jsonl
 from tpo_lite.requantize import merge_to_disk
 from tpo_lite.run import KEPT, RunFolder
@@ -60,10 +61,7 @@ def run(run: RunFolder, arm: str, iteration: int) -> dict[str, Any]:
     new, scale = read_adapter(chosen)
     device = engines.device()
     model = PeftModel.from_pretrained(load_base(on.model, device), chosen).eval()
-    sequences = [
-        (record.prompt_ids + record.samples[-1].token_ids[:KL_POSITIONS], len(record.prompt_ids))
-        for record in list(read_jsonl(run.validation_of(arm, iteration + 1), PromptSamples))[:KL_PROMPTS]
-    ]
+    sequences = validation_sequences(run, arm, iteration + 1)
     before = log_probabilities(model, sequences)
     summary: dict[str, Any] = {
         "merge": recipe.merge,
@@ -71,7 +69,7 @@ def run(run: RunFolder, arm: str, iteration: int) -> dict[str, Any]:
         "update_norm": relative_norm(model, difference(new, old), scale),
     }
     if recipe.merge == "requantize":
-        merge_to_disk(on.model, new, scale, folder / "model")
+        merge_to_disk(on.model, new, scale, folder / "model", recipe.merge_base)
         del model
         after_model = load_base(str(folder / "model"), device).eval()
     else:
@@ -79,18 +77,30 @@ def run(run: RunFolder, arm: str, iteration: int) -> dict[str, Any]:
         write_adapter(folder / "adapter", new, scale, on.model, like=chosen)
         start = read_adapter(folder / "adapter")[0]
         if recipe.merge == "fold":
-            shapes = linear_shapes(model)
-            start = concatenate(start, fresh_block(shapes, recipe.lora.rank, f"{recipe.seed}/{arm}/{iteration + 1}"))
+            start = with_fresh_block(model, start, recipe, arm, iteration + 1)
         after_model = with_adapter(model, start, scale)
     summary["kl"] = divergence(before, log_probabilities(after_model, sequences))
     return summary
 
 
-def with_adapter(model: PeftModel, blocks: Blocks, scale: float) -> PeftModel:
-    """`model` with `blocks` live in the place of the adapter it has."""
-    model.add_adapter("after", lora_config(rank_of(blocks), scale))
-    set_peft_model_state_dict(model, state_dict(blocks), adapter_name="after")
-    model.set_adapter("after")
+def with_fresh_block(model: PeftModel, blocks: Blocks, recipe: Recipe, arm: str, iteration: int) -> Blocks:
+    """The adapter that `iteration` starts from with `merge: fold`."""
+    return concatenate(blocks, fresh_block(linear_shapes(model), recipe.lora.rank, f"{recipe.seed}/{arm}/{iteration}"))
+
+
+def validation_sequences(run: RunFolder, arm: str, model: int) -> list[Sequence]:
+    """What M_model answered on the validation slice, cut to what KL divergences are measured on."""
+    return [
+        (record.prompt_ids + record.samples[-1].token_ids[:KL_POSITIONS], len(record.prompt_ids))
+        for record in list(read_jsonl(run.validation_of(arm, model), PromptSamples))[:KL_PROMPTS]
+    ]
+
+
+def with_adapter(model: PeftModel, blocks: Blocks, scale: float, name: str = "after") -> PeftModel:
+    """`model` with `blocks`, as its adapter `name`, live in the place of those it has."""
+    model.add_adapter(name, lora_config(rank_of(blocks), scale))
+    set_peft_model_state_dict(model, state_dict(blocks), adapter_name=name)
+    model.set_adapter(name)
     return model.eval()
 
 

@@ -41,7 +41,14 @@ def run(run: RunFolder, arm: str, iteration: int) -> dict[str, Any]:
     path = run.iteration(arm, iteration) / "samples.jsonl"
     key = sampling_key(recipe, arm, iteration, "train")
     sample_into(path, loaded, instructions, arm, key, recipe.sampling.k, 0, f"{arm} {iteration + 1} generate")
-    return summary | sample_summary(list(read_jsonl(path, PromptSamples)))
+    samples = list(read_jsonl(path, PromptSamples))
+    if loaded.engine == "gguf":
+        from tpo_lite.shift import sampling_shift
+
+        summary["shift"] = sampling_shift(loaded.sampler, on, loaded.device, samples)
+        apart = f"sampler and trainer are KL {summary['shift']:.4f} nats a token apart"
+        print(f"{arm} {iteration + 1} generate: {apart}", flush=True)
+    return summary | sample_summary(samples)
 
 
 def sample_into(

@@ -12,10 +12,14 @@ from typing import Any
 from tpo_lite.judges import Judge
 from tpo_lite.judges.open import open_judge
 from tpo_lite.judging import judge_prompts
+from tpo_lite.length_control import auto_rho
+from tpo_lite.pairs import score_prompt
 from tpo_lite.progress import progress
+from tpo_lite.recipe import Recipe
 from tpo_lite.records import JsonlAppender, PromptJudgements, PromptSamples, read_jsonl
 from tpo_lite.run import RunFolder
 from tpo_lite.summaries import judge_summary
+from tpo_lite.tournament import Adaptive, RoundRobin, Single, Tournament, round_robin, saved_calls
 
 
 def run(run: RunFolder, arm: str, iteration: int) -> dict[str, Any]:
@@ -24,19 +28,54 @@ def run(run: RunFolder, arm: str, iteration: int) -> dict[str, Any]:
     folder = run.iteration(arm, iteration)
     prompts = list(read_jsonl(folder / "samples.jsonl", PromptSamples))
     path = folder / "judgements.jsonl"
-    finished = {record.id for record in read_jsonl(path, PromptJudgements)}
+    finished = {record.id: record for record in read_jsonl(path, PromptJudgements)}
     at_once = recipe.judge.prompts_at_once
     groups = [prompts[start : start + at_once] for start in range(0, len(prompts), at_once)]
-    judge: Judge = open_judge(recipe.judge)
-    with JsonlAppender(path) as out, progress(f"{arm} {iteration + 1} judge", len(prompts), "prompts", len(finished)) as advance:
+    judge: Judge = open_judge(recipe.judge, run.root / "judge-calls")
+    rated: list[tuple[list[float], list[int]]] = []
+    with (
+        JsonlAppender(path) as out,
+        progress(f"{arm} {iteration + 1} judge", len(prompts), "prompts", len(finished)) as advance,
+    ):
         # A group is judged whole even where a kill left half of it: what shares a batch decides the last
         # bits of the logits, and a resumed run must end with the same bytes.
         for group in groups:
-            missing = [prompt for prompt in group if prompt.instruction.id not in finished]
-            if not missing:
-                continue
-            ids = {prompt.instruction.id for prompt in missing}
-            judged = [record for record in judge_prompts(judge, group) if record.id in ids]
-            out.append(*judged)
-            advance(len(judged), f"{sum(record.calls for record in judged)} calls")
-    return judge_summary(list(read_jsonl(path, PromptJudgements)))
+            missing = {prompt.instruction.id for prompt in group} - finished.keys()
+            if missing:
+                tournament = _tournament(recipe, rated)
+                judged = [record for record in judge_prompts(judge, group, tournament) if record.id in missing]
+                out.append(*judged)
+                finished |= {record.id: record for record in judged}
+                advance(len(judged), _calls(prompts, finished))
+            for prompt in group:
+                judgements = finished[prompt.instruction.id]
+                score = score_prompt(
+                    prompt, judgements, soft=recipe.rating.wins == "soft", prior=recipe.rating.prior, rho=0.0
+                )
+                rated.append((score.ratings, score.lengths))
+    return judge_summary(list(finished.values()))
+
+
+def _tournament(recipe: Recipe, rated: list[tuple[list[float], list[int]]]) -> Tournament:
+    """The recipe's tournament; an automatic rho is that of the prompts `rated` in the groups before."""
+    kind, rho = recipe.tournament.kind, recipe.length_control.rho
+    if kind == "round-robin":
+        return RoundRobin()
+    if kind == "single":
+        return Single(recipe.seed)
+    return Adaptive(
+        seed=recipe.seed,
+        confidence=recipe.tournament.confidence,
+        soft=recipe.rating.wins == "soft",
+        prior=recipe.rating.prior,
+        rho=auto_rho(rated).rho if rho == "auto" else rho,
+    )
+
+
+def _calls(prompts: list[PromptSamples], finished: dict[str, PromptJudgements]) -> str:
+    """How many calls were made so far, and what saved the others of a full round robin."""
+    judged = [prompt for prompt in prompts if prompt.instruction.id in finished]
+    calls = sum(record.calls for record in finished.values())
+    saved = sum(record.saved for record in finished.values())
+    identical = sum(saved_calls(prompt, len(round_robin(prompt))) for prompt in judged)
+    return f"{calls} calls, saved {identical} by identical responses, {saved - identical} by the tournament"

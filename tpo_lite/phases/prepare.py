@@ -1,6 +1,6 @@
 """Phase "prepare": instructions in, disjoint slices out (the paper's data and sampling). Imports no torch.
 
-The judge is opened too, so that a file that is none comes to light before hours of sampling, not after.
+The judge is checked too, so that a file that is none comes to light before hours of sampling, not after.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 from tpo_lite.chat import Chat, load_tokenizer
 from tpo_lite.instructions import load, prepare, slices
-from tpo_lite.judges.open import open_judge
+from tpo_lite.judges.open import check_judge
 from tpo_lite.recipe import Recipe
 from tpo_lite.records import Instruction
 from tpo_lite.run import RunFolder, write_atomically
@@ -50,7 +50,7 @@ def run(run: RunFolder) -> dict[str, Any]:
         per_iteration=settings.per_iteration,
         validation=settings.validation,
     )
-    open_judge(recipe.judge)
+    check_judge(recipe.judge)
     named = {"validation": parts.validation}
     named |= {f"iteration-{t}": part for t, part in enumerate(parts.iterations)}
     for name, part in named.items():

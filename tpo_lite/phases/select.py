@@ -40,7 +40,7 @@ def run(run: RunFolder, arm: str, iteration: int) -> dict[str, Any]:
     instructions = {x.id: x for x in read_jsonl(run.instructions("validation"), Instruction)}
     reference = final_responses(run.validation_of(arm, iteration))
     base = final_responses(run.validation_of(arm, 0))
-    judge = open_judge(recipe.judge)
+    judge = open_judge(recipe.judge, run.root / "judge-calls")
     at_once = recipe.judge.prompts_at_once * recipe.sampling.k  # one match a prompt here, so more prompts a call
 
     def play(name: str, against: str, theirs: dict[str, str], advance: Advance) -> list[float]:

@@ -1,0 +1,88 @@
+"""Tournaments before a judge: what it is shown, in how many calls, and what is recorded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+
+from tests.test_tournament import ADAPTIVE, prompt
+from tpo_lite.judges import JudgeRequest, Verdict
+from tpo_lite.judging import judge_prompts
+from tpo_lite.pairs import score_prompt
+from tpo_lite.records import Comparison
+from tpo_lite.statistics import flip_rate
+from tpo_lite.summaries import judge_summary
+from tpo_lite.tournament import RoundRobin, Single, Tournament
+
+
+class Alphabet:
+    """Prefers the response that comes earlier in the alphabet, and says in what order it was asked."""
+
+    tokens_decoded = 0
+
+    def __init__(self, pointwise: bool = False):
+        self.pointwise = pointwise
+        self.batches: list[list[JudgeRequest]] = []
+
+    def compare(self, requests: Sequence[JudgeRequest]) -> list[Verdict]:
+        """Sure of itself."""
+        self.batches.append(list(requests))
+        better = [request.response_a < request.response_b for request in requests]
+        return [Verdict(0.95 if a else 0.05, "A" if a else "B", "because") for a in better]
+
+
+def test_a_round_robin_of_several_prompts_is_one_call() -> None:
+    judge = Alphabet()
+    prompts = [prompt("b", "a", "b"), prompt("c", None, id="y"), prompt("d", "c", id="z")]
+    records = judge_prompts(judge, prompts, RoundRobin())
+    assert judge.batches == [[JudgeRequest("?", a, b) for a, b in ("ba", "ab", "dc", "cd")]]
+    assert records[0].comparisons == [Comparison(0, 1, 0.05, "B", "because"), Comparison(1, 0, 0.95, "A", "because")]
+    assert [(record.id, record.calls, record.saved) for record in records] == [("x", 2, 4), ("y", 0, 0), ("z", 2, 0)]
+
+
+def test_rounds_of_several_prompts_go_together() -> None:
+    judge = Alphabet()
+    prompts = [prompt(*letters, id=letters) for letters in ("hgfedcba", "abcdefgh", "ab")]
+    records = judge_prompts(judge, prompts, ADAPTIVE)
+    assert len(judge.batches[0]) == 8 + 8 + 2
+    # The third has played all there is to play, the others go on together.
+    assert 2 <= len(judge.batches) <= 6
+    assert sum(map(len, judge.batches)) == sum(record.calls for record in records)
+    for record in records:
+        assert record.calls == len(record.comparisons)
+        assert record.calls + record.saved == len(record.id) * (len(record.id) - 1)
+        assert record == judge_prompts(Alphabet(), [prompt(*record.id, id=record.id)], ADAPTIVE)[0]
+
+
+@pytest.mark.parametrize("tournament", [RoundRobin(), Single(0), ADAPTIVE])
+def test_every_tournament_finds_the_best_and_the_worst(tournament: Tournament) -> None:
+    samples = prompt(*"hcagdbef")
+    (judgements,) = judge_prompts(Alphabet(), [samples], tournament)
+    score = score_prompt(samples, judgements, soft=True, prior=0.1, rho=0.0)
+    ranked = [letter for _, letter in sorted(zip(score.ratings, "hcagdbef", strict=True))]
+    assert (ranked[0], ranked[-1]) == ("h", "a")
+
+
+@pytest.mark.parametrize("tournament", [RoundRobin(), Single(0), ADAPTIVE])
+def test_a_pointwise_judge_scores_each_distinct_response_once(tournament: Tournament) -> None:
+    judge = Alphabet(pointwise=True)
+    records = judge_prompts(judge, [prompt("b", "a", None, "b", "c"), prompt("a", "a", id="y")], tournament)
+    assert [(c.first, c.second) for c in records[0].comparisons] == [(0, 1), (0, 4), (1, 4)]
+    assert (records[0].calls, records[0].saved) == (3, 9)
+    assert (records[1].comparisons, records[1].calls, records[1].saved) == ([], 0, 2)
+    assert len(judge.batches) == 1
+
+
+def test_flips_are_counted_over_pairs_asked_in_both_orders() -> None:
+    both = [Comparison(0, 1, 0.9, "A"), Comparison(1, 0, 0.9, "A"), Comparison(0, 2, 0.9, "A")]
+    assert (flip_rate([both]).value, flip_rate([both]).n) == (1.0, 1)
+    (record,) = judge_prompts(Alphabet(), [prompt("a", "b", "c")], Single(0))
+    assert judge_summary([record]) == {
+        "calls": 3,
+        "saved": 3,
+        "unparsed": 0,
+        "overlong": 0,
+        "flip_rate": None,
+        "first_slot_rate": sum(c.verdict == "A" for c in record.comparisons) / 3,
+    }

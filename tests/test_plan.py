@@ -1,0 +1,401 @@
+"""The plan: arithmetic against figures worked out by hand, picks, refusals and the command."""
+
+import json
+import re
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+from click.testing import CliRunner
+from rich.console import Console
+
+from tests.test_cli import fake_nvidia_smi
+from tpo_lite import llamacpp
+from tpo_lite.cli_plan import plan as plan_command
+from tpo_lite.cli_plan import plan_first
+from tpo_lite.errors import InputError
+from tpo_lite.phases import fold
+from tpo_lite.plan import memory
+from tpo_lite.plan.cards import CARDS, GIB, choose_card, cpu, named_card
+from tpo_lite.plan.choices import AIM, AUTO_KEYS, LIMIT, settle, smallest_change, value_of, with_keys
+from tpo_lite.plan.memory import base, judging, needs, training
+from tpo_lite.plan.rates import MEASURED, roofline, seconds_of, times
+from tpo_lite.plan.report import make_plan, print_plan
+from tpo_lite.plan.shapes import PUBLISHED, judge_shape, model_shape, read_gguf, shape_of
+from tpo_lite.recipe import load_recipe
+from tpo_lite.run import RunFolder
+
+LLAMA_3_1_8B = {
+    "model_type": "llama", "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32,
+    "num_attention_heads": 32, "num_key_value_heads": 8, "vocab_size": 128256, "tie_word_embeddings": False,
+}  # fmt: skip
+LLAMA_3_2_3B = LLAMA_3_1_8B | {
+    "hidden_size": 3072, "intermediate_size": 8192, "num_hidden_layers": 28, "num_attention_heads": 24,
+    "head_dim": 128, "tie_word_embeddings": True,
+}  # fmt: skip
+LLAMA_3_2_1B = LLAMA_3_2_3B | {"hidden_size": 2048, "num_hidden_layers": 16, "num_attention_heads": 32, "head_dim": 64}
+
+DEFAULT = "llama-3.1-8b-24gb"
+LARGE = shape_of(LLAMA_3_1_8B, "8B")
+CARD = choose_card(24)
+
+
+def planned(name=DEFAULT, *overrides):
+    """A recipe with its model's and judge's shapes."""
+    recipe = load_recipe(name, list(overrides))
+    return recipe, model_shape(recipe.model), judge_shape(recipe.judge)
+
+
+def run_plan(*arguments):
+    """`tpo-lite plan` in this process."""
+    return CliRunner().invoke(plan_command, [str(argument) for argument in arguments])
+
+
+# Shapes
+
+
+@pytest.mark.parametrize(
+    ("config", "parameters", "linear", "adapter"),
+    [
+        (LLAMA_3_1_8B, 8_030_261_248, 6_979_321_856, 41_943_040),
+        (LLAMA_3_2_3B, 3_212_749_824, 2_818_572_288, 24_313_856),
+        (LLAMA_3_2_1B, 1_235_814_400, 973_078_528, 11_272_192),
+    ],
+)
+def test_parameters_of_a_folder_with_nothing_but_a_config(config, parameters, linear, adapter, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    shape = model_shape(str(tmp_path))
+    assert (shape.parameters, shape.linear_parameters, shape.lora_parameters(16)) == (parameters, linear, adapter)
+    assert shape in [shape_of(published, "published") for published in PUBLISHED.values()]
+
+
+def test_heads_may_be_wider_than_the_hidden_size():
+    qwen3_4b = {
+        "hidden_size": 2560, "intermediate_size": 9728, "num_hidden_layers": 36, "num_attention_heads": 32,
+        "num_key_value_heads": 8, "head_dim": 128, "vocab_size": 151936, "tie_word_embeddings": True,
+    }  # fmt: skip
+    shape = shape_of(qwen3_4b, "Qwen3-4B")
+    assert shape.linear_parameters == 36 * (2 * 2560 * 4096 + 2 * 2560 * 1024 + 3 * 2560 * 9728)
+    assert shape_of({"text_config": qwen3_4b}, "one that sees as well") == shape
+
+
+def test_a_judge_known_by_its_name():
+    judge = judge_shape(load_recipe(DEFAULT).judge)
+    assert judge.model == LARGE
+    assert judge.file_bytes == pytest.approx(4.92e9, rel=0.01)  # the file on the hub
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("model=no/where/at/all", "model: no folder 'no/where/at/all'"),
+        ("judge.model=none.gguf", "judge.model: no file 'none.gguf'"),
+        ("judge.model=hub:some/thing/model.gguf", "its name does not tell its size"),
+    ],
+)
+def test_a_shape_that_cannot_be_had(override, message):
+    with pytest.raises(InputError, match=message):
+        planned(DEFAULT, override)
+
+
+def test_configs_and_files_that_are_none(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(InputError, match="has no 'num_attention_heads'"):
+        model_shape(str(tmp_path))
+    (tmp_path / "judge.gguf").write_bytes(b"no GGUF")
+    with pytest.raises(InputError, match="is no GGUF that can be read"):
+        read_gguf(tmp_path / "judge.gguf")
+
+
+# Memory, by hand
+
+
+def test_the_kv_cache_of_llama_3_1_8b():
+    assert LARGE.kv_elements(1) * 2 == 128 * 1024  # bfloat16
+    assert LARGE.kv_elements(1) * memory.KV_BYTES["q8_0"] == 64 * 1024 * 34 / 32
+
+
+def test_the_4_bit_base_of_llama_3_1_8b():
+    terms = base(LARGE, CARD)
+    assert memory.NF4_BITS + memory.STATE_BITS == pytest.approx(4.127, abs=5e-4)
+    assert terms == {
+        "NF4 weights": 3_489_660_928,
+        "quantisation state": 110_755_840,
+        "embedding, head, norms": 2 * (2 * 128256 * 4096 + 65 * 4096),
+    }
+    assert sum(terms.values()) == pytest.approx(5.70e9, rel=0.001)
+
+
+def test_training_llama_3_1_8b_by_hand():
+    recipe, model, _ = planned(DEFAULT, "iterations=1", "pairs.max_tokens=1000")
+    terms = training(recipe, model, CARD, 16)
+    weights = 41_943_040
+    assert terms["LoRA"] == weights * (4 + 2)
+    assert terms["LoRA gradients"] == weights * 4
+    assert terms["optimizer"] == weights * 2 * (1 + 4 / 256)
+    assert terms["logits"] == 2000 * 128256 * 8
+    assert terms["activations"] == 2000 * 32 * 2 * 4096 + 2 * 4096 * 14336  # checkpoints, and one weight unpacked
+    whole = with_keys(recipe, {"train.gradient_checkpointing": False, "train.optimizer": "adamw_torch"})
+    kept = training(whole, model, CARD, 16)
+    assert kept["optimizer"] == weights * 8
+    assert kept["activations"] == 2000 * 32 * (196_960 + 8 + 2 * 1000) + 2 * 4096 * 14336
+
+
+def test_judging_llama_3_1_8b_by_hand():
+    recipe, _, judge = planned()
+    terms = judging(recipe, judge, CARD)
+    assert terms["KV cache"] == 65536 * 64 * 1024 * 34 / 32
+    assert terms["judge weights"] == judge.gpu_bytes
+    half = judging(with_keys(recipe, {"judge.gpu_layers": 16}), judge, CARD)
+    assert half["judge weights"] == judge.gpu_bytes / 2
+
+
+@pytest.mark.parametrize(
+    ("merge", "sampled", "trained"),
+    [
+        ("fold", [0, 16, 32], [16, 32, 48]),
+        ("continue", [0, 16, 16], [16, 16, 16]),
+        ("requantize", [0, 0, 0], [16, 16, 16]),
+    ],
+)
+def test_adapters_grow_by_merge(merge, sampled, trained):
+    recipe = load_recipe(DEFAULT, [f"merge={merge}"])
+    assert [memory.sampled_rank(recipe, t) for t in range(3)] == sampled
+    assert [memory.trained_rank(recipe, t) for t in range(3)] == trained
+
+
+def test_what_is_said_of_other_modules_is_true():
+    assert memory.KL_POSITIONS == fold.KL_PROMPTS * fold.KL_POSITIONS
+    assert llamacpp.LlamaCpp.__init__.__defaults__[1] == memory.GGUF_DECODE
+
+
+@pytest.mark.parametrize("mode", ["verdict", "score", "reward-model", "openai"])
+def test_every_judge_has_a_plan(mode):
+    model = "meta-llama/Llama-3.2-1B" if mode == "reward-model" else "hub:x/Llama-3.2-1B-GGUF/y.Q8_0.gguf"
+    recipe, policy, judge = planned(DEFAULT, f"judge.mode={mode}", f"judge.model={model}", "judge.context=8192")
+    need, time = needs(recipe, policy, judge, CARD)["judge"], roofline(recipe, policy, judge, CARD)["judge"]
+    assert (need.peak == 0) == (mode == "openai")
+    assert need.peak < 6 * GIB and time.seconds > 10
+
+
+@pytest.mark.parametrize("engine", ["transformers", "unsloth", "gguf"])
+def test_every_engine_has_a_plan(engine):
+    recipe, model, judge = planned(DEFAULT, f"engine={engine}")
+    terms = needs(recipe, model, judge, CARD)["generate"].terms
+    # 48 rows of up to 1,024 new tokens: 6 GiB of cache; their prompts of some 700 tokens, once each with llama.cpp.
+    assert 6 * GIB < terms["KV cache"] < (6 if engine == "gguf" else 10) * GIB + GIB
+    assert roofline(recipe, model, judge, CARD)["generate"].seconds > 600
+
+
+# Rates
+
+
+def test_no_rate_of_a_gpu_is_shipped_that_was_not_measured():
+    assert "card: CPU" in MEASURED.read_text() and MEASURED.read_text().count("- card:") == 1
+    assert {time.basis for time in times(*planned(), CARD).values()} == {"estimate"}
+
+
+def test_a_measured_rate_sets_the_level_and_arithmetic_scales_it():
+    recipe, model, judge = planned()
+    here, other = (card for card in CARDS if card.name in ("RTX 4090", "RTX 3090"))
+    table = [{"card": "RTX 4090", "date": "2027-01-01", "recipe": DEFAULT, "rates": {"dpo": 2.0, "generate": 1.0}}]
+    plain, found = roofline(recipe, model, judge, here), times(recipe, model, judge, here, table)
+    assert (found["dpo"].seconds, found["dpo"].basis) == (pytest.approx(500 * 2 / 2.0), "measured 2027-01-01")
+    assert found["judge"] == plain["judge"]
+    there = times(recipe, model, judge, other, table)["dpo"]
+    slower = roofline(recipe, model, judge, other)["dpo"].seconds / plain["dpo"].seconds
+    assert slower == pytest.approx(165.2 / 71.0, rel=0.05)  # DPO is bound by operations
+    assert (there.seconds, there.basis) == (pytest.approx(500 * slower), "estimate from RTX 4090, 2027-01-01")
+
+
+def test_the_embedded_recipe_takes_as_long_as_it_was_measured_to():
+    plan = make_plan(load_recipe("embedded"), cpu())
+    assert all(time.basis == "measured 2026-11-20" for time in plan.times.values())
+    assert plan.seconds / 60 == pytest.approx(12.1, rel=0.1)  # mean of 12.6, 12.7 and 11.1
+
+
+def test_what_was_measured_is_an_estimate_for_any_other_recipe():
+    plan = make_plan(load_recipe("embedded", ["train.epochs=6", "seed=3"]), cpu())
+    assert {time.basis for time in plan.times.values()} == {"estimate from CPU, 2026-11-20"}
+
+
+def test_longer_outputs_and_more_epochs_take_longer():
+    def seconds(phase, *overrides):
+        return roofline(*planned(DEFAULT, *overrides), CARD)[phase].seconds
+
+    assert seconds("generate", "instructions.per_iteration=1000") == pytest.approx(2 * seconds("generate"), rel=0.1)
+    assert seconds("dpo", "train.epochs=4") > 1.5 * seconds("dpo")
+    assert seconds("judge", "judge.mode=explain") > 2 * seconds("judge")
+
+
+def test_a_runs_own_seconds_replace_all_others(tmp_path):
+    run = RunFolder(tmp_path / "run")
+    run.start(load_recipe("embedded"), new=False)
+    for iteration, seconds in enumerate((10.0, 20.0)):
+        run.record_seconds("fold", "thinking", iteration, seconds)
+        run.mark_done("fold", "thinking", iteration, {}, {})
+    run.record_seconds("dpo", "thinking", 0, 100.0)  # was stopped before its end
+    assert seconds_of(run) == {"fold": 15.0}
+    plan = make_plan(run.started_with, cpu(), run.started_with, seconds_of(run))
+    assert (plan.times["fold"].seconds, plan.times["fold"].basis) == (15.0, "this run")
+    assert plan.times["dpo"].basis == "measured 2026-11-20"
+    run.mark_done("prepare", None, 0, {}, {})
+    shown = run_plan("--cpu", "--out", run.root)
+    assert re.search(r"fold .* 15 s +this run", shown.output), shown.output
+
+
+# Choices
+
+
+OPEN = [f"{key}=auto" for key in AUTO_KEYS]
+
+
+@pytest.mark.parametrize("gib", [10, 12, 16, 24, 80])
+def test_auto_fits_and_larger_cards_get_more(gib):
+    recipe, model, judge = planned(DEFAULT, *OPEN)
+    card, half = choose_card(gib), choose_card(gib / 2 + 5)
+    settled, smaller = settle(recipe, model, judge, card), settle(recipe, model, judge, half)
+    assert "auto" not in [value_of(settled, key) for key in AUTO_KEYS]
+    found = needs(settled, model, judge, card)
+    assert gib < 16 or all(need.peak <= AIM * card.memory for need in found.values())
+    for key in ("sampling.batch", "judge.context"):
+        assert value_of(settled, key) >= value_of(smaller, key)
+    assert settled.sampling.batch % recipe.sampling.k == 0
+    assert recipe.train.batch % settled.train.micro_batch == 0
+
+
+def test_auto_takes_the_most_that_fits():
+    recipe, model, judge = planned(DEFAULT, *OPEN)
+    settled = settle(recipe, model, judge, CARD)
+    more = with_keys(settled, {"sampling.batch": settled.sampling.batch + 8})
+    assert max(needs(more, model, judge, CARD)[phase].peak for phase in ("generate", "validate")) > AIM * CARD.memory
+    assert settle(recipe, model, judge, choose_card(141)).train.gradient_checkpointing is False
+    assert settled.train.gradient_checkpointing is True
+
+
+def test_what_is_not_auto_stays():
+    recipe, model, judge = planned(DEFAULT, "judge.context=auto")
+    settled = settle(recipe, model, judge, CARD)
+    assert with_keys(settled, {"judge.context": "auto"}) == recipe
+
+
+def test_a_started_run_keeps_its_picks():
+    recipe, model, judge = planned(DEFAULT, *OPEN)
+    there = settle(recipe, model, judge, choose_card(80))
+    assert settle(recipe, model, judge, CARD, recorded=there) == there != settle(recipe, model, judge, CARD)
+
+
+@pytest.mark.parametrize(
+    ("phase", "overrides", "gib", "changed"),
+    [
+        ("generate", [], 16, ["sampling.batch"]),
+        ("dpo", ["train.gradient_checkpointing=false"], 24, ["train.gradient_checkpointing"]),
+        ("dpo", ["train.micro_batch=4"], 24, ["train.micro_batch"]),
+        ("dpo", [], 10, ["pairs.max_tokens"]),
+        ("judge", ["judge.kv_type=f16"], 13, ["judge.kv_type"]),
+        ("judge", [], 9, ["judge.context"]),
+        (
+            "dpo",
+            ["train.gradient_checkpointing=false", "train.micro_batch=8"],
+            24,
+            ["train.micro_batch", "train.gradient_checkpointing"],
+        ),
+    ],
+)
+def test_the_smallest_change_that_fits(phase, overrides, gib, changed):
+    recipe, model, judge = planned(DEFAULT, *overrides)
+    card = choose_card(gib)
+    assert needs(recipe, model, judge, card)[phase].peak > LIMIT * card.memory
+    change = smallest_change(recipe, model, judge, card, phase)
+    assert list(change) == changed
+    assert needs(with_keys(recipe, change), model, judge, card)[phase].peak <= LIMIT * card.memory
+    if changed == ["sampling.batch"]:
+        one_more = with_keys(recipe, {"sampling.batch": change["sampling.batch"] + recipe.sampling.k})
+        assert needs(one_more, model, judge, card)[phase].peak > LIMIT * card.memory
+
+
+def test_a_model_that_no_change_fits():
+    plan = make_plan(load_recipe(DEFAULT, ["model=meta-llama/Llama-3.1-70B"]), CARD)
+    assert "no smaller batch mends generate. Take a smaller model or a larger card." in plan.refusal()
+
+
+# Cards
+
+
+def test_cards_by_name_and_size(tmp_path, monkeypatch):
+    assert named_card("NVIDIA GeForce RTX 3090", 24 * GIB) == replace(CARDS[3], memory=24 * GIB)
+    assert named_card("Some Other Card", 23 * GIB).bandwidth == 1008e9
+    fake_nvidia_smi(tmp_path, monkeypatch, 'echo "NVIDIA GeForce RTX 4090, 24564"')
+    card = choose_card(None)
+    assert (card.name, card.memory, card.flops) == ("RTX 4090", 24564 << 20, 165.2e12)
+    fake_nvidia_smi(tmp_path, monkeypatch, "echo No devices were found; exit 6")
+    with pytest.raises(InputError, match="No devices were found.*--card-gb 24"):
+        choose_card(None)
+
+
+# The command
+
+
+def test_the_plan_of_the_default_recipe_in_24_gb():
+    done = run_plan("--card-gb", 24)
+    assert done.exit_code == 0, done.output
+    for text in ("generate", "KV cache", "allocator slack", "estimate", "Estimates were not measured on this card"):
+        assert text in done.output
+    assert "measured 20" not in done.output
+
+
+def test_the_plan_as_json():
+    data = json.loads(run_plan("--card-gb", 24, "--json", "--set", "sampling.batch=auto").output)
+    assert set(data["phases"]) == {"generate", "judge", "dpo", "validate", "select", "fold"}
+    for phase in data["phases"].values():
+        assert phase["peak_bytes"] == pytest.approx(sum(phase["terms"].values()), abs=20)
+    assert data["picks"] == {"sampling.batch": 56}
+    assert data["refusal"] is None
+
+
+def test_a_plan_that_does_not_fit_names_the_change_that_does():
+    done = run_plan("--card-gb", 10)
+    assert done.exit_code == 2
+    message = done.output[done.output.index("error: ") :]
+    assert message.count("error: ") == 1 and "The smallest change that fits: --set sampling.batch=" in message
+    assert message.count("--set") > 1
+    assert run_plan("--card-gb", 10, *message.split("fits: ")[1].rstrip(".\n").split()).exit_code == 0
+
+
+def test_a_plan_without_a_gpu(tmp_path, monkeypatch):
+    fake_nvidia_smi(tmp_path, monkeypatch, None)
+    done = run_plan()
+    assert (done.exit_code, done.output.strip()) == (
+        2,
+        "error: plan: no GPU is found here (no nvidia-smi). Say which card to plan for, as --card-gb 24, or use --cpu.",
+    )
+    assert "Plan for CPU" in run_plan("--cpu").output
+
+
+def test_a_plan_loads_no_library_of_the_phases():
+    code = (
+        "import sys; from tpo_lite.cli_plan import plan\n"
+        "try: plan(['--card-gb', '24'])\n"
+        "except SystemExit: print(*sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not {"torch", "transformers", "peft", "trl", "llama_cpp", "bitsandbytes"} & set(done.stdout.split())
+
+
+def test_train_plans_first(tmp_path, capsys):
+    run = RunFolder(tmp_path / "run")
+    settled = plan_first(load_recipe("embedded", ["sampling.batch=auto"]), None, run)
+    assert settled.sampling.batch == 256
+    assert "auto: sampling.batch=256" in capsys.readouterr().out
+    unknown = load_recipe("embedded", ["judge.model=none.gguf"])
+    assert plan_first(unknown, None, run) == unknown  # the judge phase will say what is wrong
+    assert "no plan: judge.model: no file 'none.gguf'" in capsys.readouterr().out
+    with pytest.raises(InputError, match="no file 'none.gguf'"):
+        plan_first(with_keys(unknown, {"sampling.batch": "auto"}), None, run)
+
+
+def test_a_table_on_a_terminal(capsys):
+    plan = make_plan(load_recipe("embedded"), cpu())
+    print_plan(plan, Console(force_terminal=True, width=120))
+    assert "Peak by term, GiB" in capsys.readouterr().out

@@ -1,0 +1,215 @@
+"""A judge prompt in a GGUF's own chat template: from texts to the token sequences whose logits are the answer.
+
+Only what the template wrote can be a control token; whatever the judged texts say, they are text. BOS comes
+exactly once. The judge's turn is opened, and only what follows there is read.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import NoReturn
+
+import llama_cpp
+import numpy as np
+from jinja2 import TemplateError
+from jinja2.ext import loopcontrols
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from tpo_lite.errors import InputError, TpoError
+from tpo_lite.gguf_model import GgufModel
+from tpo_lite.judges.choices import Branch, branches, probabilities
+from tpo_lite.judges.prompt import check_template, cut_middle, fill
+from tpo_lite.llamacpp import Continuation, Decision, Decoded, Leaf, LlamaCpp
+
+OPENING = "[["
+"""What stands before the judge's answer."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """A filled-in prompt."""
+
+    leaves: list[Leaf]
+    """What to decode: a leaf for each branch."""
+    branches: list[Branch]
+    """Where the possible answers part."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the judge makes of a question."""
+
+    probabilities: np.ndarray
+    """Of the possible answers, in their order; they sum to 1."""
+    decoded: Decoded
+    """The decoded leaf of the first branch, with the explanation if one was asked for."""
+
+
+class GgufPrompt:
+    """A judge prompt for one model: from texts to `Question`.
+
+    `fields` are the placeholders of `template`; the first is the instruction, the others responses.
+    `answers` are what may stand between `[[` and `]]`. With `explain_tokens` the judge writes first, and
+    the answer is read where it comes to one; this takes answers that part at one token.
+
+    Raises `InputError` for a template without its placeholders, a model without chat template where none
+    is given, and a vocabulary that cannot write the answers.
+    """
+
+    def __init__(
+        self,
+        model: GgufModel,
+        template: str,
+        fields: Sequence[str],
+        answers: Sequence[str],
+        system: str | None = None,
+        chat_template: str | None = None,
+        explain_tokens: int = 0,
+    ):
+        self.model = model
+        self._answers = [f"{OPENING}{answer}]]" for answer in answers]
+        # Private-use characters hold the places of the judged texts while the chat template is rendered.
+        self._slots = {field: f"\ue000{index}\ue001" for index, field in enumerate(fields)}
+        self._field_of = {slot: field for field, slot in self._slots.items()}
+        self._slot = re.compile("|".join(self._field_of))
+        self._pieces = self._split(self._render(check_template(template, fields), system, chat_template))
+        self.branches = self._branches("")
+        self._continuation = None
+        if explain_tokens:
+            (branch,) = self.branches
+            decision = Decision(model.detokenize(branch.path).strip().encode(), branch.among, branch.path)
+            self._continuation = Continuation(explain_tokens, stop_tokens=model.end_tokens(), decision=decision)
+
+    def question(self, texts: Mapping[str, str], room: int, truncate: bool) -> Question | None:
+        """The question about these texts; None if it needs more than `room` tokens.
+
+        With `truncate` the middle of the longest response is cut out until it fits, if that can be.
+        """
+        while True:
+            question = self._whole(texts)
+            excess = max(leaf.room for leaf in question.leaves) - room
+            if excess <= 0:
+                return question
+            shorter = self._cut(texts, excess) if truncate else None
+            if shorter is None:
+                return None
+            texts = shorter
+
+    def _whole(self, texts: Mapping[str, str]) -> Question:
+        tokens = [t for piece in self._pieces[:-1] for t in self._tokens(piece, texts)]
+        bos = self.model.bos
+        if bos is not None and tokens[:1] != [bos]:
+            tokens.insert(0, bos)
+        last = self._pieces[-1]
+        if self._continuation is not None:
+            return Question([Leaf(tokens + self._tokens(last, texts), self._continuation)], self.branches)
+        found = self._branches(self._filled(last, texts))
+        return Question([Leaf([*tokens, *branch.path], logits_of=branch.among) for branch in found], found)
+
+    def _tokens(self, piece: int | str, texts: Mapping[str, str]) -> list[int]:
+        if isinstance(piece, int):
+            return [piece]
+        return self.model.tokenize(self._filled(piece, texts), special=False)
+
+    def _filled(self, text: str, texts: Mapping[str, str]) -> str:
+        return self._slot.sub(lambda match: texts[self._field_of[match[0]]], text)
+
+    def _branches(self, before: str) -> list[Branch]:
+        """Where the answers after `before` part: usually after the tokens of `before` and `[[`.
+
+        A vocabulary that has `[[A` as one token is served as well.
+        """
+        tokens = [self.model.tokenize(before + answer, special=False) for answer in self._answers]
+        for answer, written in zip(self._answers, tokens, strict=True):
+            if not self.model.detokenize(written).endswith(answer):
+                other = next(each for each in self._answers if each != answer)
+                raise InputError(
+                    f"{self.model.path}: no token of its vocabulary tells {answer} from {other}, so it cannot judge. "
+                    "Take another model."
+                )
+        return branches(tokens)
+
+    def _cut(self, texts: Mapping[str, str], excess: int) -> dict[str, str] | None:
+        """The texts with `excess` tokens less in the middle of the longest response; None if it is too short.
+
+        Both orders of a pair cut the same response: which is longer does not depend on the slot.
+        """
+        tokenize = partial(self.model.tokenize, special=False)
+        longest = max(list(self._slots)[1:], key=lambda field: (len(tokenize(texts[field])), texts[field]))
+        shorter = cut_middle(texts[longest], excess, tokenize, self.model.detokenize)
+        return None if shorter is None else {**texts, longest: shorter}
+
+    def _render(self, template: str, system: str | None, chat_template: str | None) -> str:
+        """The judge prompt in the chat template, slots in place of the texts, the judge's turn opened."""
+        source = chat_template or self.model.chat_template
+        if source is None:
+            raise InputError(
+                f"{self.model.path} has no chat template. Give one (judge.chat_template), or take an "
+                "instruct model."
+            )
+        messages = [{"role": "system", "content": system}] if system else []
+        messages.append({"role": "user", "content": fill(template, self._slots)})
+        # transformers' environment for chat templates, without its clock (strftime_now): a prompt that
+        # changes with the date could not be judged alike after a resume, and templates have a fallback.
+        environment = ImmutableSandboxedEnvironment(
+            trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols]
+        )
+        environment.filters["tojson"] = partial(json.dumps, ensure_ascii=False)
+        try:
+            return environment.from_string(source).render(
+                messages=messages,
+                add_generation_prompt=True,
+                bos_token=self.model.special_token_text("bos"),
+                eos_token=self.model.special_token_text("eos"),
+                raise_exception=_raise_template_error,
+            )
+        except TemplateError as error:
+            raise InputError(
+                f"The chat template of {self.model.path} fails: {error}. Give another (judge.chat_template)."
+            ) from error
+
+    def _split(self, rendered: str) -> list[int | str]:
+        """The rendered prompt as control tokens and the stretches of text between them; the last is text.
+
+        The judged texts are filled in later, and each stretch is tokenized as a whole, so tokens merge
+        across the edges of a judged text as in any prompt.
+        """
+        controls = self.model.control_tokens()
+        longest_first = sorted(filter(None, controls), key=len, reverse=True)
+        pattern = "(" + "|".join(map(re.escape, longest_first)) + ")"
+        pieces: list[int | str] = []
+        strip_next = False
+        for text in re.split(pattern, rendered) if controls else [rendered]:
+            if text not in controls:
+                pieces.append(text.lstrip() if strip_next else text)
+                continue
+            token, attributes = controls[text]
+            if attributes & llama_cpp.LLAMA_TOKEN_ATTR_LSTRIP:
+                pieces[-1] = pieces[-1].rstrip()
+            strip_next = bool(attributes & llama_cpp.LLAMA_TOKEN_ATTR_RSTRIP)
+            pieces.append(token)
+        return [piece for piece in pieces[:-1] if piece != ""] + pieces[-1:]
+
+
+def ask(engine: LlamaCpp, questions: Sequence[Question | None]) -> list[Answer | None]:
+    """The answers, all decoded together; None where there is no question.
+
+    Raises `TpoError` if the model gives logits that are no numbers.
+    """
+    decoded = iter(engine.decode([leaf for question in questions if question for leaf in question.leaves]))
+    return [question and _answer(engine, question, [next(decoded) for _ in question.leaves]) for question in questions]
+
+
+def _answer(engine: LlamaCpp, question: Question, decoded: list[Decoded]) -> Answer:
+    chosen = probabilities(question.branches, [each.logits for each in decoded])
+    if not np.isfinite(chosen).all():
+        raise TpoError(f"{engine.path} gives logits that are no numbers: replace the file.")
+    return Answer(chosen, decoded[0])
+
+
+def _raise_template_error(message: str) -> NoReturn:
+    raise TemplateError(message)

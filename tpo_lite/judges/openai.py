@@ -1,0 +1,236 @@
+"""A judge behind an OpenAI-compatible server (chat completions): vLLM on another machine, or a paid one.
+
+The judge explains itself and ends with `[[A]]` or `[[B]]`; only its reply is parsed, so a response that
+contains `[[A]]` is a text like any other. A reply with no verdict, with both, or cut off by the token limit
+has none: there, what stands in brackets may be a quotation. The key comes from the environment variable
+OPENAI_API_KEY and goes nowhere but into the request's header.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from tpo_lite.errors import InputError, TpoError
+from tpo_lite.judge_outputs import VERDICTS, bracketed_label
+from tpo_lite.judges import JudgeRequest, Verdict
+from tpo_lite.judges.prompt import EXPLAIN_TEMPLATE, check_template, fill
+from tpo_lite.run import write_atomically
+
+KEY = "OPENAI_API_KEY"
+TRIES = 6
+"""How often a request is sent before the judge gives up."""
+FIRST_DELAY = 1.0
+"""Seconds before a request is sent again; doubled each time, unless the server names a longer time."""
+TIMEOUT = httpx.Timeout(600.0, connect=20.0)
+"""Seconds that a reply may take: a small server works requests off one by one."""
+
+_KEPT = "Everything judged so far is kept; run the same command again to go on."
+_FORM = "Its form is https://host/v1; GET base_url/models lists the models there."
+_TOO_LONG = re.compile("context[ _](length|size|window)", re.IGNORECASE)
+
+
+class CallBudget:
+    """How many requests may still be sent: `most` in all (None: any number).
+
+    The count is kept in the file `path`, so that it spans the processes of a run; None keeps it in memory. It
+    is written before a request is sent: whatever happens, no more than `most` are.
+    """
+
+    def __init__(self, most: int | None, path: Path | None = None):
+        self.most, self._path = most, path
+        self._lock = threading.Lock()
+        self._sent = 0
+        if path is not None and path.exists():
+            text = path.read_text(encoding="utf-8").strip()
+            if not text.isdecimal():
+                raise InputError(f"{path} is damaged. Write the number of requests sent to the judge there.")
+            self._sent = int(text)
+
+    def check(self, count: int) -> None:
+        """Raises `TpoError` unless `count` more requests may be sent."""
+        if self.most is not None and self._sent + count > self.most:
+            remedy = f"Delete {self._path}, which counts them, to allow as many again" if self._path else "Raise it"
+            raise TpoError(
+                f"judge.max_calls: {self._sent} of {self.most} requests are sent, and {count} more would be needed. "
+                f"{remedy}. {_KEPT}"
+            )
+
+    def spend(self) -> None:
+        """Counts one request; raises `TpoError` if it may not be sent."""
+        if self.most is None:
+            return
+        with self._lock:
+            self.check(1)
+            self._sent += 1
+            if self._path is not None:
+                write_atomically(self._path, f"{self._sent}\n")
+
+
+class OpenAiJudge:
+    """Compares responses through `base_url`/chat/completions; implements `tpo_lite.judges.Judge`.
+
+    `template` is a judge prompt with {instruction}, {response_a} and {response_b} (None: the Self-Taught
+    Evaluator's with explanation). A reply has at most `max_tokens`; `in_flight` requests wait at a time.
+    Requests that the server puts off (429), fails at (5xx) or leaves unanswered are sent again.
+
+    Raises `InputError` for what only the user can mend (address, key, model), `TpoError` where the server
+    keeps failing or the budget is used up. A request beyond the server's context is labelled "overlong".
+    """
+
+    pointwise = False
+
+    def __init__(
+        self,
+        model: str,
+        base_url: str,
+        template: str | None = None,
+        max_tokens: int = 512,
+        in_flight: int = 8,
+        budget: CallBudget | None = None,
+    ):
+        self._model, self._url = model, base_url.rstrip("/")
+        self._template = check_template(template or EXPLAIN_TEMPLATE)
+        self._max_tokens, self._in_flight = max_tokens, in_flight
+        self._budget = budget or CallBudget(None)
+        self._key = _key()
+        headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
+        limits = httpx.Limits(max_connections=in_flight)
+        try:
+            self._client = httpx.Client(base_url=self._url, headers=headers, timeout=TIMEOUT, limits=limits)
+        except httpx.InvalidURL as error:
+            raise InputError(f"judge.base_url: {self._url!r} is no address ({error}). {_FORM}") from error
+        self._stopping = threading.Event()
+        self._lock = threading.Lock()
+        self.tokens_decoded = 0
+        """Tokens read and written by the server, by its own count."""
+
+    def check(self) -> None:
+        """Raises what a request would: whether the server is there and takes the key. Costs nothing."""
+        try:
+            response = self._send("GET", "/models")
+        except httpx.RequestError as error:
+            raise InputError(
+                f"judge.base_url: {self._url} does not answer ({type(error).__name__}). Mend the address. {_FORM}"
+            ) from error
+        # Not every server has this page: only what concerns every page counts.
+        if response.status_code in (401, 403):
+            raise self._refusal(response)
+
+    def compare(self, requests: Sequence[JudgeRequest]) -> list[Verdict]:
+        """One verdict a request, in the same order; see `tpo_lite.judges.Judge`.
+
+        Raises `TpoError` before anything is sent if the budget does not suffice for all.
+        """
+        self._budget.check(len(requests))
+        self._stopping.clear()
+        pool = ThreadPoolExecutor(self._in_flight)
+        try:
+            return list(pool.map(self._judge, requests))
+        finally:
+            # After an error or Ctrl-C: nothing more is sent, and nobody waits out a delay.
+            self._stopping.set()
+            pool.shutdown(cancel_futures=True)
+
+    def _judge(self, request: JudgeRequest) -> Verdict:
+        body = {
+            "model": self._model,
+            "messages": [{"role": "user", "content": fill(self._template, dataclasses.asdict(request))}],
+            "temperature": 0,
+            "max_tokens": self._max_tokens,
+        }
+        response = self._answered(body)
+        if response.status_code == 400 and _TOO_LONG.search(response.text):
+            return Verdict(0.5, "overlong")
+        if response.status_code != 200:
+            raise self._refusal(response)
+        try:
+            data = response.json()
+            choice = data["choices"][0]
+            text = choice["message"]["content"] or ""
+            cut_off = choice.get("finish_reason") == "length"
+            tokens = (data.get("usage") or {}).get("total_tokens", 0)
+            label = None if cut_off else VERDICTS.get(bracketed_label(text))
+        except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+            raise InputError(
+                f"judge.base_url: {self._url} answers with something else than a chat completion: "
+                f"{self._said(response)!r}. {_FORM}"
+            ) from error
+        with self._lock:
+            self.tokens_decoded += tokens
+        if label not in ("A", "B"):
+            return Verdict(0.5, "unparsed", text)
+        return Verdict(1.0 if label == "A" else 0.0, label, text)
+
+    def _answered(self, body: dict[str, Any]) -> httpx.Response:
+        """The server's answer, once it is one that another try would not change."""
+        for attempt in range(TRIES):
+            self._budget.spend()
+            try:
+                response = self._send("POST", "/chat/completions", json=body)
+            except httpx.RequestError as error:
+                delay, problem = 0.0, f"does not answer ({type(error).__name__})"
+            else:
+                if response.status_code not in (408, 429) and response.status_code < 500:
+                    return response
+                delay = _retry_after(response)
+                problem = f"answers {response.status_code} ({self._said(response)})"
+            if attempt + 1 < TRIES and self._stopping.wait(max(delay, FIRST_DELAY * 2**attempt)):
+                break
+        raise TpoError(f"judge.base_url: after {TRIES} tries {self._url} still {problem}. {_KEPT}")
+
+    def _send(self, method: str, path: str, **options: Any) -> httpx.Response:
+        try:
+            return self._client.request(method, path, **options)
+        except (httpx.ConnectError, httpx.UnsupportedProtocol) as error:
+            raise InputError(
+                f"judge.base_url: no server at {self._url} ({error}). Start it, or mend the address. {_FORM}"
+            ) from error
+
+    def _refusal(self, response: httpx.Response) -> InputError:
+        said = self._said(response)
+        if response.status_code in (401, 403):
+            had = "is not accepted" if self._key else "is needed"
+            return InputError(f"judge.base_url: {self._url}: a key {had} ({said}). Set the environment variable {KEY}.")
+        if response.status_code == 404:
+            return InputError(
+                f"judge.model: {self._url} has no model {self._model!r} or no chat completions ({said}). {_FORM}"
+            )
+        return InputError(
+            f"judge.base_url: {self._url} refuses the request with {response.status_code} ({said}). Mend the judge's "
+            "settings."
+        )
+
+    def _said(self, response: httpx.Response) -> str:
+        """What the server said, in one short line; servers quote the key that they refuse."""
+        text = response.text.replace(self._key, "***") if self._key else response.text
+        return " ".join(text.split())[:200]
+
+
+def _key() -> str:
+    """The key, or nothing. An error would quote a header that cannot be sent, so it is looked at first."""
+    key = os.environ.get(KEY, "").strip()
+    if not key.isascii() or not key.isprintable() or " " in key:
+        raise InputError(f"The environment variable {KEY} holds characters that no key has. Set it again.")
+    return key
+
+
+def _retry_after(response: httpx.Response) -> float:
+    """Seconds to wait, by the header Retry-After: a number or a date (RFC 9110, section 10.2.3)."""
+    text = response.headers.get("Retry-After", "").strip()
+    if text.isdecimal():
+        return float(text)
+    try:
+        return parsedate_to_datetime(text).timestamp() - time.time()
+    except ValueError:
+        return 0.0

@@ -1,0 +1,40 @@
+"""Comparisons by a judge that sees one response at a time.
+
+Its answer about a pair is the same in both orders, so one question for each response is all it takes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+from tpo_lite.judges import JudgeRequest, Verdict
+
+Score = TypeVar("Score")
+Item = tuple[str, str]
+"""An instruction and a response."""
+
+
+def compare_scores(
+    requests: Sequence[JudgeRequest],
+    score: Callable[[list[Item]], list[Score | None]],
+    p_better: Callable[[Score, Score], float],
+    shown: Callable[[Score], str],
+) -> list[Verdict]:
+    """One verdict a request, in the same order, from one call of `score` with every distinct response.
+
+    `score` gives None for a response that is too long; `p_better` is the probability that the first of two
+    is better; `shown` is how a score is recorded (in `Verdict.explanation`, "7.1 against 6.4").
+    """
+    pairs = [((r.instruction, r.response_a), (r.instruction, r.response_b)) for r in requests]
+    items = list(dict.fromkeys(item for pair in pairs for item in pair))
+    scores = dict(zip(items, score(items), strict=True))
+    verdicts = []
+    for pair in pairs:
+        a, b = (scores[item] for item in pair)
+        if a is None or b is None:
+            verdicts.append(Verdict(0.5, "overlong"))
+            continue
+        p_a = p_better(a, b)
+        verdicts.append(Verdict(p_a, "A" if p_a > 0.5 else "B", f"{shown(a)} against {shown(b)}"))
+    return verdicts

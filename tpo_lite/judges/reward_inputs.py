@@ -1,0 +1,99 @@
+"""What a reward model reads: its configuration, checked, and conversations as token ids. Loads no weights."""
+
+from __future__ import annotations
+
+import re
+
+from transformers import AutoConfig
+
+from tpo_lite.chat import Chat, first_line, load_tokenizer
+from tpo_lite.errors import InputError
+from tpo_lite.judges.prompt import cut_middle
+
+_USER, _ASSISTANT = "\ue000user\ue000", "\ue000assistant\ue000"
+"""Stand for the texts while the chat template is rendered; private-use characters."""
+_CUSTOM = "AutoModelForSequenceClassification"
+
+
+class RewardInputs:
+    """The conversation (instruction, response) in the model's own chat template, as token ids.
+
+    `model` is a folder or hub id; `trust_remote_code` lets code that came with the model run. Both texts
+    are stripped, as Llama's templates do, and special tokens written in them stay text.
+
+    Raises `InputError` for a model that cannot be read, that needs its own code and may not run it, that is
+    no sequence classifier or gives several scores, and for a tokenizer without chat template.
+    """
+
+    def __init__(self, model: str, trust_remote_code: bool):
+        self.config = _config(model, trust_remote_code)
+        try:
+            self._chat = Chat(load_tokenizer(model))
+        except InputError as error:
+            raise InputError(f"judge.{error}") from error
+        tokenizer = self._chat.tokenizer
+        rendered = tokenizer.apply_chat_template(
+            [{"role": "user", "content": _USER}, {"role": "assistant", "content": _ASSISTANT}], tokenize=False
+        )
+        if rendered.count(_USER) != 1 or rendered.count(_ASSISTANT) != 1:
+            raise InputError(
+                f"judge.model: the chat template of {model} does not show the user's and the assistant's text exactly "
+                "once. Use another template."
+            )
+        # BPE never merges across a special token, so each stretch of text between two of them is tokenised as a whole.
+        specials = {token.content: id for id, token in tokenizer.added_tokens_decoder.items() if token.special}
+        pattern = "|".join(re.escape(token) for token in sorted(specials, key=len, reverse=True)) or "(?!)"
+        self._pieces = [specials.get(text, text) for text in re.split(f"({pattern})", rendered) if text]
+
+    def ids(self, instruction: str, response: str) -> list[int]:
+        """The ids of the whole conversation, the assistant's turn closed as the template closes it."""
+        texts = {_USER: instruction.strip(), _ASSISTANT: response.strip()}
+        found = []
+        for piece in self._pieces:
+            if isinstance(piece, int):
+                found.append(piece)
+            else:
+                filled = re.sub(f"{_USER}|{_ASSISTANT}", lambda match: texts[match[0]], piece)
+                found += self._chat.text_ids(filled)
+        return found
+
+    def fitted_ids(self, instruction: str, response: str, room: int, truncate: bool) -> list[int] | None:
+        """The ids, at most `room`; with `truncate` the response's middle gives way. None if they do not fit."""
+        while True:
+            ids = self.ids(instruction, response)
+            if len(ids) <= room:
+                return ids
+            shorter = cut_middle(response, len(ids) - room, self._chat.text_ids, self._chat.text) if truncate else None
+            if shorter is None:
+                return None
+            response = shorter
+
+
+def _config(model: str, trust_remote_code: bool):
+    try:
+        config = AutoConfig.from_pretrained(model, trust_remote_code=trust_remote_code)
+    except Exception as error:  # code that came with a model may raise anything
+        raise InputError(
+            f"judge.model: the configuration of {model} cannot be read ({first_line(error)}). Check the name and the "
+            "network; a model with its own code needs judge.trust_remote_code: true, after you have read the code."
+        ) from error
+    if _CUSTOM in (getattr(config, "auto_map", None) or {}):
+        # transformers would silently take its own class, whose head these weights are not for.
+        if not trust_remote_code:
+            raise InputError(
+                f"judge.model: {model} scores with Python code of its own. Read that code, and set "
+                "judge.trust_remote_code: true, or take another reward model."
+            )
+        return config
+    architectures = config.architectures or []
+    if not any(name.endswith("ForSequenceClassification") for name in architectures):
+        raise InputError(
+            f"judge.model: {model} is {', '.join(architectures) or 'of no named architecture'}, not a "
+            "sequence-classification model. Take a reward model, or a GGUF with another mode."
+        )
+    if config.num_labels != 1:
+        raise InputError(
+            f"judge.model: {model} gives {config.num_labels} scores a response (num_labels), and a reward model gives "
+            "one. Take another."
+        )
+    return config

@@ -1,0 +1,81 @@
+"""A judge in a GGUF file that rates one response from 1 to 10 (MT-Bench's single-answer grading).
+
+The judge's turn is opened and ends at `[[`; the logits of the ten ratings give a distribution, whose mean is
+the score (as in G-Eval, arXiv 2303.16634, section 2). Nothing is sampled, so the judge cannot be talked into
+writing another rating: a response that contains `[[10]]` is a text like any other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+
+from tpo_lite.gguf_model import GgufModel
+from tpo_lite.judges import JudgeRequest, Verdict
+from tpo_lite.judges.gguf_prompt import GgufPrompt, ask
+from tpo_lite.judges.pointwise import Item, compare_scores
+from tpo_lite.judges.prompt import SCORE_FIELDS, SCORE_TEMPLATE
+from tpo_lite.llamacpp import LlamaCpp
+
+RATINGS = np.arange(1, 11)
+
+
+def score_prompt(model: GgufModel, template: str | None = None, chat_template: str | None = None) -> GgufPrompt:
+    """The prompt that asks for a rating; see `ScoreJudge`."""
+    answers = [str(rating) for rating in RATINGS]
+    return GgufPrompt(model, template or SCORE_TEMPLATE, SCORE_FIELDS, answers, chat_template=chat_template)
+
+
+class ScoreJudge:
+    """Rates responses with a GGUF language model; implements `tpo_lite.judges.Judge`.
+
+    `template` is a judge prompt with {instruction} and {response} (None: `SCORE_TEMPLATE`); the rest is as
+    with `tpo_lite.judges.gguf.GgufJudge`. Raises `InputError` for a model without chat template where none
+    is given, and for a vocabulary that cannot write the ratings.
+    """
+
+    pointwise = True
+
+    def __init__(
+        self,
+        engine: LlamaCpp,
+        template: str | None = None,
+        chat_template: str | None = None,
+        overlong: Literal["drop", "truncate"] = "drop",
+    ):
+        self.engine, self.overlong = engine, overlong
+        self._prompt = score_prompt(engine, template, chat_template)
+
+    @property
+    def tokens_decoded(self) -> int:
+        """Tokens evaluated so far, shared prefixes once."""
+        return self.engine.tokens_decoded
+
+    def compare(self, requests: Sequence[JudgeRequest]) -> list[Verdict]:
+        """One verdict a request, in the same order; see `tpo_lite.judges.Judge`."""
+        return compare_scores(requests, self.ratings, p_better, lambda rating: f"{rating @ RATINGS:.2f}")
+
+    def ratings(self, items: Sequence[Item]) -> list[np.ndarray | None]:
+        """The probabilities of the ratings 1 to 10 for each (instruction, response); None for one too long."""
+        questions = [
+            self._prompt.question(
+                dict(zip(SCORE_FIELDS, item, strict=True)), self.engine.max_leaf, self.overlong == "truncate"
+            )
+            for item in items
+        ]
+        return [answer and answer.probabilities for answer in ask(self.engine, questions)]
+
+
+def p_better(a: np.ndarray, b: np.ndarray) -> float:
+    """P(A is rated higher than B) + half of P(both are rated alike), for independent ratings.
+
+    The difference of the two means would need a scale to become a probability; this needs none, and a judge
+    that spreads its ratings gives a P near 0.5 where one that is sure of the same means does not.
+
+    >>> p_better(np.array([0, 1.0]), np.array([0.5, 0.5]))
+    0.75
+    """
+    below = np.cumsum(b) - b
+    return float(a @ (below + b / 2))

@@ -1,0 +1,345 @@
+"""Peak memory, RAM and disk of each phase, term by term.
+
+Arithmetic over a model's shape and a recipe, as the phases' code and the libraries under it allocate. The
+longest prompts and outputs that the recipe allows are counted on, in the last iteration, whose adapter is the
+largest. What arithmetic cannot give is a constant below that says where it comes from.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from tpo_lite import engines
+from tpo_lite.plan.cards import Card
+from tpo_lite.plan.shapes import GGUF_BITS, JudgeShape, ModelShape
+from tpo_lite.recipe import Recipe
+from tpo_lite.thoughts import thought_prompt
+
+NF4_BITS = 4.0
+STATE_BITS = 8 / 64 + 32 / (64 * 256)
+"""NF4 with double quantisation (QLoRA, section 3): an 8-bit constant for 64 weights, a float32 one for 256 of these."""
+
+KV_BYTES = {"f16": 2.0, "q8_0": 34 / 32}
+"""Bytes a number of llama.cpp's KV cache; q8_0 is 32 bytes and a 16-bit scale for 32 numbers."""
+
+OPTIMIZER_BYTES = {"adamw_torch": 8.0, "adamw_8bit": 2 * (1 + 4 / 256), "paged_adamw_8bit": 2 * (1 + 4 / 256)}
+"""Bytes a trained weight of Adam's two moments; 8-bit ones carry a float32 constant for 256."""
+
+LOGIT_BYTES = {"dpo": 8, "irpo": 14}
+"""Bytes a logit at the peak of the loss. Accelerate hands TRL's `DPOTrainer` float32 logits of all positions (4), and
+TRL's kernel makes their gradient beside them (4). irpo's cross-entropy adds the chosen half's rows, their log-softmax
+and the gradients of both (6)."""
+
+SAMPLING_LOGIT_BYTES = 40
+"""Bytes a logit while a token is sampled: `tpo_lite.sampling` sorts probabilities (4, with indices 8), sums them (8),
+keeps float32 scores beside the model's own (2 + 4 + 4 + 4), and masks (6)."""
+
+CUDA_CONTEXT = 600 << 20
+"""Of one process with its kernels and cuBLAS workspaces. Assumed, not measured."""
+
+SLACK = 0.05
+"""What the allocator holds above what is in use, as a share of all but weights. Assumed, not measured."""
+
+LIBRARIES = {
+    "CPU": {"generate": 0.5e9, "judge": 0.1e9, "dpo": 0.7e9, "validate": 0.5e9, "select": 0.1e9, "fold": 0.5e9},
+    "CUDA": {"generate": 3e9, "judge": 1e9, "dpo": 3e9, "validate": 3e9, "select": 1e9, "fold": 3e9},
+}
+"""RAM of a phase with its libraries, models aside: on a CPU from the embedded recipe's measured peaks, else assumed."""
+
+KL_POSITIONS = 32 * 64
+"""Positions at which the fold phase compares two models."""
+
+SHARD = 5_000_000_000
+"""Bytes of the largest file of a model on the hub."""
+
+CHAT_TOKENS = 40
+"""What a chat template puts around a prompt: headers, date, end of turn."""
+
+CHARACTERS_A_TOKEN = 4
+
+GGUF_DECODE = 512
+"""Tokens a decode of the `gguf` engine."""
+
+JUDGE_PROMPT_TOKENS = 220
+"""The Self-Taught Evaluator's prompt."""
+
+Terms = dict[str, float]
+"""Bytes by what they are for."""
+
+
+@dataclass(frozen=True)
+class Need:
+    """What one phase needs in one iteration of one arm."""
+
+    phase: str
+    terms: Terms
+    """Bytes on the device at the peak; on a CPU that is RAM."""
+    ram: float
+    """Bytes of RAM at the peak."""
+    disk: float
+    """Bytes written in one iteration."""
+
+    @property
+    def peak(self) -> float:
+        """Bytes on the device at the peak."""
+        return sum(self.terms.values())
+
+
+def needs(recipe: Recipe, model: ModelShape, judge: JudgeShape | None, card: Card) -> dict[str, Need]:
+    """By phase, in order. The recipe must be settled: no key of it `auto` that memory depends on."""
+    last = recipe.iterations - 1
+    sampled, trained = sampled_rank(recipe, last), trained_rank(recipe, last)
+    outputs = recipe.instructions.per_iteration * recipe.sampling.k
+    # A sample's line holds its ids (8 bytes a token) and its text twice, whole and parsed.
+    output_bytes = recipe.sampling.max_new_tokens * (8 + 2 * CHARACTERS_A_TOKEN)
+    call_bytes = 80 + (recipe.judge.explain_tokens * CHARACTERS_A_TOKEN if recipe.judge.mode == "explain" else 0)
+    matches = recipe.instructions.validation * (recipe.train.epochs + 1)
+    adapter = 4 * model.lora_parameters(trained)
+    checkpoints = recipe.train.epochs * adapter * (1 + OPTIMIZER_BYTES[recipe.train.optimizer] / 4)
+    kl_ram = 48 * KL_POSITIONS * model.vocabulary  # float32 rows of two models, then both and three products as float64
+    merged = recipe.merge == "requantize"
+    weights = 2 * model.parameters
+    phases: dict[str, tuple[Terms, float, float]] = {
+        "generate": (sampling(recipe, model, card, recipe.sampling.k, sampled), 0, outputs * output_bytes),
+        "judge": (judging(recipe, judge, card), 0, outputs * (recipe.sampling.k - 1) * call_bytes),
+        "dpo": (training(recipe, model, card, trained), 0, checkpoints),
+        "validate": (
+            sampling(recipe, model, card, 1, trained),
+            0,
+            recipe.instructions.validation * recipe.train.epochs * output_bytes,
+        ),
+        "select": (judging(recipe, judge, card), 0, 60 * matches),
+        "fold": (
+            folding(recipe, model, card, trained),
+            max(kl_ram, 2 * min(SHARD, weights) if merged else 0),
+            weights if merged else adapter,
+        ),
+    }
+    found = {}
+    for phase, (terms, ram, disk) in phases.items():
+        libraries = LIBRARIES["CUDA" if card.cuda else "CPU"][phase]
+        if not card.cuda:
+            terms = {"libraries": libraries} | terms | ({"comparison": ram} if ram else {})
+        found[phase] = Need(phase, terms, libraries + ram if card.cuda else sum(terms.values()), disk)
+    return found
+
+
+def sampled_rank(recipe: Recipe, iteration: int) -> int:
+    """Rank of the adapter of M_t."""
+    rank = recipe.lora.rank
+    return {"fold": iteration * rank, "continue": min(iteration, 1) * rank, "requantize": 0}[recipe.merge]
+
+
+def trained_rank(recipe: Recipe, iteration: int) -> int:
+    """Rank of the adapter that iteration t trains."""
+    return recipe.lora.rank * (iteration + 1 if recipe.merge == "fold" else 1)
+
+
+def longest_prompt(recipe: Recipe) -> int:
+    """Tokens of the longest prompt that is sampled from."""
+    around = max(len(thought_prompt(recipe.style(arm), "")) for arm in recipe.arms)
+    return recipe.instructions.max_tokens + CHAT_TOKENS + math.ceil(around / CHARACTERS_A_TOKEN)
+
+
+def longest_pair(recipe: Recipe) -> int:
+    """Tokens of the longer side of the longest pair that is trained on."""
+    return min(recipe.pairs.max_tokens, longest_prompt(recipe) + recipe.sampling.max_new_tokens)
+
+
+def longest_comparison(recipe: Recipe) -> int:
+    """KV cells of the longest comparison."""
+    explanation = recipe.judge.explain_tokens if recipe.judge.mode == "explain" else 0
+    return JUDGE_PROMPT_TOKENS + recipe.instructions.max_tokens + 2 * recipe.sampling.max_new_tokens + explanation
+
+
+def sampling_engine(recipe: Recipe, card: Card) -> str:
+    """What samples there; unsloth by default where CUDA is and unsloth is installed here."""
+    return engines.engine_name("auto", "cuda" if card.cuda else "cpu") if recipe.engine == "auto" else recipe.engine
+
+
+def compute_bytes(card: Card) -> int:
+    """Bytes a number that layers pass on: bfloat16 with CUDA, float32 on a CPU."""
+    return 2 if card.cuda else 4
+
+
+def base(model: ModelShape, card: Card) -> Terms:
+    """The 4-bit base: `lm_head`, embedding and norms are not quantised."""
+    return {
+        "NF4 weights": model.linear_parameters * NF4_BITS / 8,
+        "quantisation state": model.linear_parameters * STATE_BITS / 8,
+        "embedding, head, norms": model.other_parameters * compute_bytes(card),
+    }
+
+
+def with_overhead(weights: Terms, working: Terms, card: Card) -> Terms:
+    """Weights and what works on them, and on a GPU the context and the allocator's slack."""
+    if not card.cuda:
+        return weights | working
+    return weights | working | {"CUDA context": CUDA_CONTEXT, "allocator slack": SLACK * sum(working.values())}
+
+
+def forward_bytes(model: ModelShape, card: Card, rank: int) -> float:
+    """Bytes a token while one layer computes without gradients, at its widest: the MLP's `up` projection.
+
+    Residual, norm's output and `silu(gate)` stand beside the projection. With an adapter, outside of
+    autocast, peft computes in the adapter's float32: its input, its output and that scaled.
+    """
+    c, h, i = compute_bytes(card), model.hidden, model.intermediate
+    return c * (2 * h + 2 * i) + (4 * h + 8 * i if rank else 0)
+
+
+def dequantised(model: ModelShape, card: Card) -> float:
+    """The largest linear in the compute type: bitsandbytes unpacks one at a time."""
+    return compute_bytes(card) * max(a * b for a, b in model.linears)
+
+
+def rows_sampled(recipe: Recipe, card: Card, k: int) -> int:
+    """Sequences in the KV cache at a time when each prompt is sampled `k` times."""
+    batch = recipe.sampling.batch
+    return max(1, batch // k) * k if sampling_engine(recipe, card) == "unsloth" else batch
+
+
+def sampling(recipe: Recipe, model: ModelShape, card: Card, k: int, rank: int) -> Terms:
+    """Sampling `k` outputs a prompt, all of the longest length.
+
+    The peak is either the prompts' forward pass, or the last steps: there a layer's cache is copied to grow
+    by a token, and its keys and values are repeated for all heads since left padding needs a mask.
+    unsloth's `generate` computes a prompt for each of its rows, ours once.
+    """
+    if sampling_engine(recipe, card) == "gguf":
+        return sampling_gguf(recipe, model, card, rank)
+    c = compute_bytes(card)
+    rows, prompt = rows_sampled(recipe, card, k), longest_prompt(recipe)
+    start = c * model.kv_elements(rows * prompt)
+    full = c * model.kv_elements(rows * (prompt + recipe.sampling.max_new_tokens))
+    prompts = rows if sampling_engine(recipe, card) == "unsloth" else math.ceil(rows / k)
+    prefill = prompts * prompt * forward_bytes(model, card, rank)
+    step = full / model.layers * (0.5 + model.heads / model.kv_heads)
+    cache, activations = max((start, prefill), (full, step), key=sum)
+    working = {
+        "LoRA": 4 * model.lora_parameters(rank),
+        "KV cache": cache,
+        "activations": activations + dequantised(model, card),
+        "logits": SAMPLING_LOGIT_BYTES * rows * model.vocabulary,
+    }
+    return with_overhead(base(model, card), working, card)
+
+
+def sampling_gguf(recipe: Recipe, model: ModelShape, card: Card, rank: int) -> Terms:
+    """The same in llama.cpp: Q4_K_M weights, the adapter in float32, cells for all rows and for each prompt once."""
+    settings = recipe.sampling
+    bits = GGUF_BITS["Q4_K_M"]
+    parameters = model.parameters if model.tied or not card.cuda else model.parameters - model.embedding_parameters
+    prompts = math.ceil(settings.batch / settings.k)
+    cells = settings.batch * settings.max_new_tokens + prompts * longest_prompt(recipe)
+    working = {
+        "LoRA": 4 * model.lora_parameters(rank),
+        "KV cache": KV_BYTES["f16"] * model.kv_elements(cells),
+        "activations": compute_buffer(model, GGUF_DECODE, cells),
+        "logits": 4 * (settings.batch + prompts + 1) * model.vocabulary,
+    }
+    return with_overhead({"GGUF weights": parameters * bits / 8}, working, card)
+
+
+def compute_buffer(model: ModelShape, batch: int, cells: int) -> float:
+    """llama.cpp's buffer for `batch` tokens a decode with flash attention: about three times a layer's widest rows in
+    float32, and the 16-bit mask of every token against every cell."""
+    return batch * (12 * (model.hidden + model.intermediate) + 2 * cells)
+
+
+def judging(recipe: Recipe, judge: JudgeShape | None, card: Card) -> Terms:
+    """llama.cpp with `judge.context` KV cells and `judge.batch` tokens a decode; a reward model with a batch of
+    `judge.context` tokens; nothing for a judge behind a server.
+
+    With a q8_0 cache flash attention unpacks a layer's keys and values to 16 bits.
+    """
+    if judge is None:
+        return {}
+    settings, model = recipe.judge, judge.model
+    if settings.mode == "reward-model":
+        whole = {"judge weights": compute_bytes(card) * model.parameters}
+        working = {"activations": settings.context * forward_bytes(model, card, 0) + dequantised(model, card)}
+        return with_overhead(whole if settings.quantize == "none" else base(model, card), working, card)
+    on_card = 1.0 if settings.gpu_layers < 0 or not card.cuda else min(1.0, settings.gpu_layers / model.layers)
+    cells = 256 * math.ceil(settings.context / 256)
+    kv = model.kv_elements(cells)
+    unpacked = 2 * kv / model.layers if settings.kv_type == "q8_0" else 0
+    working = {
+        "KV cache": on_card * kv * KV_BYTES[settings.kv_type],
+        "activations": compute_buffer(model, settings.batch, cells) + unpacked,
+        "logits": 4 * settings.sequences * model.vocabulary,
+    }
+    weights = {"judge weights": on_card * (judge.gpu_bytes if card.cuda else judge.file_bytes)}
+    return with_overhead(weights, working, card)
+
+
+def saved_bytes(model: ModelShape, rank: int, compute: int, length: int) -> int:
+    """Bytes a token that one layer keeps for the backward pass of its adapters, in padded sequences of `length`.
+
+    A frozen linear keeps nothing of its input; an adapter does. In float32 (h hidden, i intermediate):
+
+        2 norms          their input, and a number a token      8 h + 8
+
+    and in the compute type, q being heads * head_dim, where a padded batch needs a mask and so repeats keys and
+    values for all heads:
+
+        q, k, v          the norm's output, shared              h
+        attention        queries, keys, values, output          4 q     (and log-sum-exp: 4 bytes a head)
+                         the mask, one row                      length
+        o                the attention's output, shared         -
+        gate, up         the norm's output, shared              h
+        silu, product    gate; silu(gate) and up                3 i
+        down             the product                            i
+        7 adapters       A x                                    7 r
+    """
+    h, i, q = model.hidden, model.intermediate, model.heads * model.head_dim
+    return 8 * h + 8 + 4 * model.heads + compute * (2 * h + 4 * q + length + 4 * i + 7 * rank)
+
+
+def training(recipe: Recipe, model: ModelShape, card: Card, rank: int) -> Terms:
+    """DPO on the longest pairs: both sides of `train.micro_batch` pairs in one pass.
+
+    Adapters, their gradients and Adam's moments are float32 (or 8-bit moments); with CUDA, autocast keeps
+    adapters in bfloat16 beside them. With gradient checkpointing each layer keeps its input alone, and the
+    peak is either the loss or the backward pass of one layer, recomputed, with gradients of its own size.
+    The reference is one pass without gradients before all this.
+    """
+    c = compute_bytes(card)
+    settings = recipe.train
+    length = longest_pair(recipe)
+    tokens = 2 * min(settings.micro_batch, settings.batch) * length
+    weights = model.lora_parameters(rank)
+    layer = tokens * saved_bytes(model, rank, c, length)
+    logits = tokens * model.vocabulary * LOGIT_BYTES[settings.loss]
+    if settings.gradient_checkpointing:
+        kept = tokens * model.layers * c * model.hidden
+        backward = 2 * layer
+        activations, logits = (kept + backward, 0) if backward > logits else (kept, logits)
+    else:
+        activations = model.layers * layer
+    working = {
+        "LoRA": weights * (4 + (2 if card.cuda else 0)),
+        "LoRA gradients": weights * 4,
+        "optimizer": weights * OPTIMIZER_BYTES[settings.optimizer],
+        "activations": activations + dequantised(model, card),
+        "logits": logits,
+    }
+    return with_overhead(base(model, card), working, card)
+
+
+def folding(recipe: Recipe, model: ModelShape, card: Card, rank: int) -> Terms:
+    """Base, the trained adapter and the one that the next iteration starts from, one sequence at a time.
+
+    The peak is either a sequence's logits or the norm of the largest weight in float64.
+    """
+    after = {"fold": rank + recipe.lora.rank, "continue": rank, "requantize": 0}[recipe.merge]
+    tokens = longest_prompt(recipe) + 64
+    logits = tokens * model.vocabulary * compute_bytes(card) + 64 * model.vocabulary * 8
+    norm = 16 * max(a * b for a, b in model.linears)
+    working = {
+        "LoRA": 4 * (model.lora_parameters(rank) + model.lora_parameters(after)),
+        "activations": tokens * forward_bytes(model, card, rank) + dequantised(model, card) + max(0, norm - logits),
+        "logits": logits,
+    }
+    return with_overhead(base(model, card), working, card)

@@ -1,0 +1,237 @@
+"""Seconds of each phase: from what it has to read and compute, or from rates that were measured.
+
+The arithmetic is a roofline: a phase takes as long as the slower of its memory traffic and its operations,
+at a share of the card's published figures, and no less than it takes to start the kernels. A measured rate sets
+the level: the arithmetic then only scales from the card and recipe that were measured to those of the
+plan. The seconds of a run itself replace everything.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import yaml
+
+from tpo_lite.plan.cards import CARDS, Card, cpu
+from tpo_lite.plan.memory import (
+    JUDGE_PROMPT_TOKENS,
+    KV_BYTES,
+    NF4_BITS,
+    STATE_BITS,
+    compute_bytes,
+    longest_comparison,
+    longest_prompt,
+    rows_sampled,
+    sampled_rank,
+    sampling_engine,
+    trained_rank,
+)
+from tpo_lite.plan.shapes import GGUF_BITS, JudgeShape, ModelShape, judge_shape, model_shape
+from tpo_lite.recipe import Recipe, load_recipe
+from tpo_lite.run import RunFolder
+
+BANDWIDTH_SHARE = 0.6
+FLOPS_SHARE = {"torch": 0.4, "llama.cpp": 0.6}
+"""Shares of the published figures that are taken to be reached. Assumed; llama.cpp's fits a public measurement (an 8B
+model in Q4_K_M on an RTX 4090: 7,000 prompt tokens/s)."""
+
+LAUNCH = {"transformers": 2.5e-3, "unsloth": 1e-3, "llama.cpp": 5e-5}
+"""Seconds to start the kernels of one layer for one pass. Assumed; unsloth's fits a public measurement (Qwen3-4B in
+4-bit with LoRA, 36 layers, 64 sequences, one B200: 1,738 tokens/s), where the card itself had little to do."""
+
+FUSED_ROWS = 64
+"""Rows up to which bitsandbytes multiplies 4-bit weights as they are; above, it unpacks them first (its choice
+depends on card and shape)."""
+
+SERVER = 50.0
+"""Tokens a second of one request to a server. Assumed."""
+
+ASKED = {"round-robin": 1.0, "single": 0.5, "adaptive": 0.4}
+"""Share of a round robin's comparisons that are asked for; adaptive as measured on recorded verdicts of 8 responses
+(benchmarks/results/tournaments.md: 37 to 46 % at the default confidence)."""
+
+START, LOAD = 10.0, 1e9
+"""Seconds of imports, and bytes a second from disk to card, when a phase starts. Assumed."""
+
+PROMPT_TOKENS, OUTPUT_TOKENS, RESPONSE_SHARE, EXPLAIN_SHARE = 150, 600, 0.7, 0.6
+"""Mean tokens of an instruction and of an output, the response's share of that, and the share of its limit that an
+explanation takes. Assumed; a recipe's limits cut them."""
+
+UNITS = {
+    "generate": "outputs",
+    "judge": "prompts",
+    "dpo": "pairs",
+    "validate": "outputs",
+    "select": "matches",
+    "fold": "merges",
+}
+"""What a phase repeats and rates count; a pair counts anew in each epoch."""
+
+MEASURED = Path(__file__).with_name("measured.yaml")
+
+
+@dataclass(frozen=True)
+class Time:
+    """How long a phase takes in one iteration of one arm."""
+
+    work: float
+    """How many of `UNITS`."""
+    seconds: float
+    basis: str
+    """"estimate", "estimate from <card>, <date>", "measured <date>" or "this run"."""
+
+
+def times(
+    recipe: Recipe, model: ModelShape, judge: JudgeShape | None, card: Card, table: list[dict[str, Any]] | None = None
+) -> dict[str, Time]:
+    """By phase, at the level of the measured rate nearest to the card where there is one.
+
+    `table`: entries as in measured.yaml, which is the default.
+    """
+    found = roofline(recipe, model, judge, card)
+    if table is None:
+        table = yaml.safe_load(MEASURED.read_text(encoding="utf-8"))
+    for phase, time in found.items():
+        entries = [entry for entry in table if phase in entry["rates"] and _known(entry["card"]).cuda == card.cuda]
+        if entries:
+            entry = min(entries, key=lambda entry: abs(_known(entry["card"]).bandwidth - card.bandwidth))
+            found[phase] = _at_level(time, phase, entry, card, recipe)
+    return found
+
+
+def _at_level(time: Time, phase: str, entry: dict[str, Any], card: Card, recipe: Recipe) -> Time:
+    """`time`, scaled by how the measured phase compares with its own roofline."""
+    on, of = _known(entry["card"]), load_recipe(entry["recipe"])
+    there = roofline(of, model_shape(of.model), judge_shape(of.judge), on)[phase]
+    level = there.work / entry["rates"][phase] / there.seconds
+    measured = on.name == card.name and recipe.model_copy(update={"seed": of.seed}) == of
+    basis = f"measured {entry['date']}" if measured else f"estimate from {entry['card']}, {entry['date']}"
+    return replace(time, seconds=time.seconds * level, basis=basis)
+
+
+def _known(name: str) -> Card:
+    return cpu() if name == "CPU" else next(card for card in CARDS if card.name == name)
+
+
+def seconds_of(run: RunFolder) -> dict[str, float]:
+    """The run's own mean seconds of each phase that is finished in some iteration."""
+    taken: dict[str, list[float]] = {}
+    recipe = run.recipe
+    for arm in recipe.arms:
+        for iteration in range(recipe.iterations):
+            for phase, seconds in run.seconds(arm, iteration).items():
+                if run.is_done(phase, arm, iteration):
+                    taken.setdefault(phase, []).append(seconds)
+    return {phase: fmean(seconds) for phase, seconds in taken.items()}
+
+
+def roofline(recipe: Recipe, model: ModelShape, judge: JudgeShape | None, card: Card) -> dict[str, Time]:
+    """By phase, by arithmetic alone; of the last iteration, whose adapter is the largest."""
+    last = recipe.iterations - 1
+    sizes, epochs = recipe.instructions, recipe.train.epochs
+    k = recipe.sampling.k
+    load = 2 * model.parameters / LOAD
+    outputs = sizes.per_iteration * k + sizes.validation / recipe.iterations  # M_0 answers the validation slice once
+    matches = sizes.validation * (epochs + 1)
+    merge = 3 * load if recipe.merge == "requantize" else 0  # reads, writes and loads 16-bit weights
+    found = {
+        "generate": (outputs, load + sample_seconds(recipe, model, card, outputs, k, sampled_rank(recipe, last))),
+        "judge": (sizes.per_iteration, judge_seconds(recipe, judge, card, sizes.per_iteration, k)),
+        "dpo": (epochs * sizes.per_iteration, load + train_seconds(recipe, model, card, trained_rank(recipe, last))),
+        "validate": (
+            epochs * sizes.validation,
+            load + sample_seconds(recipe, model, card, epochs * sizes.validation, 1, trained_rank(recipe, last)),
+        ),
+        "select": (matches, judge_seconds(recipe, judge, card, matches, 2)),
+        "fold": (1, load + merge),
+    }
+    return {phase: Time(work, START + seconds, "estimate") for phase, (work, seconds) in found.items()}
+
+
+def lengths(recipe: Recipe) -> tuple[int, int]:
+    """Expected tokens of a prompt, thought prompt included, and of an output."""
+    around = longest_prompt(recipe) - recipe.instructions.max_tokens
+    instruction = min(PROMPT_TOKENS, recipe.instructions.max_tokens)
+    return around + instruction, min(OUTPUT_TOKENS, recipe.sampling.max_new_tokens)
+
+
+def _bound(card: Card, library: str, moved: float, operations: float, launch: float) -> float:
+    """Seconds: the slowest of bytes moved, operations and kernel starts, which overlap."""
+    return max(moved / (card.bandwidth * BANDWIDTH_SHARE), operations / (card.flops * FLOPS_SHARE[library]), launch)
+
+
+def sample_seconds(recipe: Recipe, model: ModelShape, card: Card, outputs: float, k: int, rank: int) -> float:
+    """`outputs` in all, `k` a prompt: prompts, then a token of every row at a time.
+
+    unsloth's batches run until their longest row ends; the other engines fill a row that ended with the next.
+    """
+    engine = sampling_engine(recipe, card)
+    rows = rows_sampled(recipe, card, k)
+    prompt, output = lengths(recipe)
+    if engine == "unsloth":
+        steps, prompts = math.ceil(outputs / rows) * recipe.sampling.max_new_tokens, outputs
+    else:
+        steps, prompts = (outputs * output + rows * recipe.sampling.max_new_tokens / 2) / rows, outputs / k
+    c = compute_bytes(card)
+    adapter = model.lora_parameters(rank)
+    operations = 2 * (model.linear_parameters + adapter + model.embedding_parameters)
+    library = "llama.cpp" if engine == "gguf" else "torch"
+    if engine == "gguf":
+        launch = model.layers * LAUNCH["llama.cpp"]
+        weights = GGUF_BITS["Q4_K_M"] / 8 * model.parameters + 4 * adapter
+    else:
+        launch = model.layers * LAUNCH[engine]
+        weights = model.linear_parameters * ((NF4_BITS + STATE_BITS) / 8 + (2 * c if rows > FUSED_ROWS else 0))
+        weights += c * model.embedding_parameters + 4 * adapter
+    cache = c * model.kv_elements(int(rows * (prompt + output / 2)))
+    prefill = prompts * prompt * operations / (card.flops * FLOPS_SHARE[library])
+    return prefill + steps * _bound(card, library, weights + cache, rows * operations, launch)
+
+
+def judge_seconds(recipe: Recipe, judge: JudgeShape | None, card: Card, prompts: float, responses: int) -> float:
+    """Comparisons of the distinct `responses` of each of `prompts`, or a score of each.
+
+    Prompt and first response are shared by the comparisons that begin with them. A server is taken to answer as many
+    requests at a time as `judge.sequences`, at SERVER tokens a second each.
+    """
+    settings = recipe.judge
+    instruction = JUDGE_PROMPT_TOKENS + min(PROMPT_TOKENS, recipe.instructions.max_tokens)
+    response = int(RESPONSE_SHARE * lengths(recipe)[1])
+    pointwise = settings.mode in ("score", "reward-model")
+    share = ASKED[recipe.tournament.kind] if responses > 2 else 1.0  # a match is played in both orders
+    calls = prompts * responses * (1 if pointwise else share * (responses - 1))
+    written = EXPLAIN_SHARE * settings.explain_tokens if settings.mode in ("explain", "openai") else 0
+    if judge is None:
+        return calls / settings.sequences * written / SERVER
+    model = judge.model
+    if pointwise:
+        tokens = calls * (instruction + response)
+    else:
+        tokens = prompts * (instruction + responses * response) + calls * response
+    launch = model.layers * LAUNCH["llama.cpp"]
+    operations = 2 * model.linear_parameters
+    seconds = tokens / settings.batch * _bound(card, "llama.cpp", judge.gpu_bytes, settings.batch * operations, launch)
+    if written:
+        at_once = max(1, min(settings.sequences, settings.context // longest_comparison(recipe)))
+        cache = KV_BYTES[settings.kv_type] * model.kv_elements(at_once * (instruction + 2 * response))
+        step = _bound(card, "llama.cpp", judge.gpu_bytes + cache, at_once * operations, launch)
+        seconds += calls * written / at_once * step
+    return judge.file_bytes / LOAD + seconds
+
+
+def train_seconds(recipe: Recipe, model: ModelShape, card: Card, rank: int) -> float:
+    """DPO on one pair a prompt: one reference pass, and forward and backward (no weight gradients but the adapter's)
+    in each epoch, with gradient checkpointing the forward pass twice."""
+    settings = recipe.train
+    tokens = 2 * sum(lengths(recipe))
+    pairs = recipe.instructions.per_iteration
+    passes = 1 + settings.epochs * (3 if settings.gradient_checkpointing else 2)
+    operations = 2 * (model.linear_parameters + 2 * model.lora_parameters(rank) + model.embedding_parameters)
+    micro_batch = min(settings.micro_batch, settings.batch)
+    launch = model.layers * LAUNCH["transformers"]
+    step = _bound(card, "torch", 2 * model.parameters, micro_batch * tokens * operations, launch)
+    return pairs / micro_batch * passes * step

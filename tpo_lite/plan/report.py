@@ -1,0 +1,170 @@
+"""The plan: everything that is predicted for a recipe on a card, as data, as a table and as plain text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from tpo_lite.plan.cards import GIB, Card
+from tpo_lite.plan.choices import LIMIT, Keys, open_keys, settle, smallest_change, value_of, with_keys
+from tpo_lite.plan.memory import Need, needs
+from tpo_lite.plan.rates import UNITS, Time, times
+from tpo_lite.plan.shapes import JudgeShape, ModelShape, judge_shape, model_shape
+from tpo_lite.recipe import Recipe
+
+GB = 1e9
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run will need; `recipe` is settled."""
+
+    recipe: Recipe
+    card: Card
+    model: ModelShape
+    judge: JudgeShape | None
+    picks: Keys
+    """What `auto` became."""
+    needs: dict[str, Need]
+    times: dict[str, Time]
+
+    @property
+    def seconds(self) -> float:
+        """Of the whole run."""
+        return sum(time.seconds for time in self.times.values()) * self.recipe.iterations * len(self.recipe.arms)
+
+    @property
+    def disk(self) -> float:
+        """Bytes that the whole run writes, models aside."""
+        return sum(need.disk for need in self.needs.values()) * self.recipe.iterations * len(self.recipe.arms)
+
+    @property
+    def downloads(self) -> float:
+        """Bytes of the models."""
+        return 2 * self.model.parameters + (self.judge.file_bytes if self.judge else 0)
+
+    def refusal(self) -> str | None:
+        """Which phases do not fit, and the smallest change that makes all of them; None if all fit."""
+        too_large = [phase for phase, need in self.needs.items() if need.peak > LIMIT * self.card.memory]
+        if not too_large:
+            return None
+        needed = ", ".join(f"{phase} needs {self.needs[phase].peak / GIB:.1f}" for phase in too_large)
+        needed += f" GiB, and the card has {self.card.memory / GIB:.1f}"
+        changes: Keys = {}
+        for phase in too_large:
+            change = smallest_change(with_keys(self.recipe, changes), self.model, self.judge, self.card, phase)
+            if change is None:
+                return f"{needed}, and no smaller batch mends {phase}. Take a smaller model or a larger card."
+            changes |= change
+        keys = " ".join(f"--set {key}={str(value).lower()}" for key, value in changes.items())
+        return f"{needed}. The smallest change that fits: {keys}."
+
+
+def make_plan(
+    recipe: Recipe, card: Card, recorded: Recipe | None = None, seconds: dict[str, float] | None = None
+) -> Plan:
+    """The plan of a recipe on a card.
+
+    `recorded` is the recipe of a run that was started, whose picks stay; `seconds` are that run's own, by
+    phase. Raises `InputError` for a model or judge whose shape cannot be read.
+    """
+    model, judge = model_shape(recipe.model), judge_shape(recipe.judge)
+    settled = settle(recipe, model, judge, card, recorded)
+    picks = {key: value_of(settled, key) for key in open_keys(recipe)}
+    expected = times(settled, model, judge, card)
+    for phase in expected.keys() & (seconds or {}).keys():
+        expected[phase] = replace(expected[phase], seconds=seconds[phase], basis="this run")
+    return Plan(settled, card, model, judge, picks, needs(settled, model, judge, card), expected)
+
+
+def as_data(plan: Plan) -> dict[str, Any]:
+    """The plan as JSON: bytes, seconds of one iteration of one arm and of the run."""
+    return {
+        "card": {"name": plan.card.name, "bytes": plan.card.memory, "cuda": plan.card.cuda},
+        "picks": plan.picks,
+        "phases": {
+            phase: {
+                "peak_bytes": round(need.peak),
+                "terms": {term: round(size) for term, size in need.terms.items()},
+                "ram_bytes": round(need.ram),
+                "disk_bytes": round(need.disk),
+                "seconds": round(plan.times[phase].seconds, 1),
+                "work": round(plan.times[phase].work),
+                "unit": UNITS[phase],
+                "basis": plan.times[phase].basis,
+            }
+            for phase, need in plan.needs.items()
+        },
+        "seconds": round(plan.seconds),
+        "disk_bytes": round(plan.disk),
+        "download_bytes": round(plan.downloads),
+        "refusal": plan.refusal(),
+    }
+
+
+def print_plan(plan: Plan, console: Console) -> None:
+    """Tables on a terminal, plain lines elsewhere."""
+    arms = len(plan.recipe.arms)
+    title = f"Plan for {plan.card.name}, {plan.card.memory / GIB:.1f} GiB: one of {plan.recipe.iterations} iterations"
+    title += f" of each of {arms} arms" if arms > 1 else ""
+    summary = [["phase", "peak GiB", "RAM GiB", "disk GB", "time", "time is"]]
+    for phase, need in plan.needs.items():
+        time = plan.times[phase]
+        sizes = [f"{need.peak / GIB:.1f}", f"{need.ram / GIB:.1f}", f"{need.disk / GB:.2f}"]
+        summary.append([phase, *sizes, duration(time.seconds), time.basis])
+    show(console, title, summary)
+    show(console, "Peak by term, GiB", list(term_rows(plan)))
+    for key, value in plan.picks.items():
+        console.print(f"auto: {key}={str(value).lower()}", highlight=False)
+    console.print(
+        f"In all about {duration(plan.seconds)} and {plan.disk / GB:.1f} GB of disk, "
+        f"besides {plan.downloads / GB:.1f} GB of models.",
+        highlight=False,
+        soft_wrap=True,
+    )
+    if any(time.basis.startswith("estimate") for time in plan.times.values()):
+        console.print(
+            "Estimates were not measured on this card: they follow from its published bandwidth and operations a "
+            "second, assumed shares of these, and texts of middling length (tpo_lite/plan/rates.py).",
+            highlight=False,
+            soft_wrap=True,
+        )
+
+
+def duration(seconds: float) -> str:
+    """Seconds, minutes or hours, whichever reads well.
+
+    >>> duration(34.2), duration(600), duration(9000)
+    ('34 s', '10 min', '2.5 h')
+    """
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
+def term_rows(plan: Plan) -> Iterator[list[str]]:
+    """A row a term, a column a phase."""
+    yield ["", *plan.needs]
+    for term in dict.fromkeys(term for need in plan.needs.values() for term in need.terms):
+        sizes = [need.terms.get(term, 0) / GIB for need in plan.needs.values()]
+        yield [term, *(f"{size:.2f}" if size else "-" for size in sizes)]
+
+
+def show(console: Console, title: str, rows: list[list[str]]) -> None:
+    """A table on a terminal; elsewhere lines with columns in step."""
+    if not console.is_terminal:
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+        console.print("\n".join([title, *lines, ""]), highlight=False, soft_wrap=True)
+        return
+    table = Table(title=title, box=box.SIMPLE_HEAD)
+    for index, name in enumerate(rows[0]):
+        table.add_column(name, justify="right" if 0 < index and name != "time is" else "left")
+    for row in rows[1:]:
+        table.add_row(*row)
+    console.print(table)

@@ -1,0 +1,223 @@
+"""The shape of a model: all that memory and speed depend on, read without any weights."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from tpo_lite.errors import InputError
+from tpo_lite.recipe import JudgeSettings
+from tpo_lite.sources import ASSETS, judge_path
+
+_LLAMA = {"num_key_value_heads": 8, "vocab_size": 128256}
+PUBLISHED: dict[str, dict[str, Any]] = {
+    "llama-3.2-1b": _LLAMA | {"hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16,
+                              "num_attention_heads": 32, "head_dim": 64, "tie_word_embeddings": True},
+    "llama-3.2-3b": _LLAMA | {"hidden_size": 3072, "intermediate_size": 8192, "num_hidden_layers": 28,
+                              "num_attention_heads": 24, "head_dim": 128, "tie_word_embeddings": True},
+    "llama-3.1-8b": _LLAMA | {"hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32,
+                              "num_attention_heads": 32, "tie_word_embeddings": False},
+    "llama-3.1-70b": _LLAMA | {"hidden_size": 8192, "intermediate_size": 28672, "num_hidden_layers": 80,
+                               "num_attention_heads": 64, "tie_word_embeddings": False},
+}  # fmt: skip
+"""Published configs of models that others are made from: a plan needs no gated download where the name says which."""
+
+GGUF_BITS = {"Q3_K_M": 3.996, "Q4_K_M": 4.894, "Q5_K_M": 5.704, "Q6_K": 6.563, "Q8_0": 8.501, "F16": 16.0}
+"""Bits a weight of whole files, as llama.cpp's quantize tool lists them for Llama-3.1-8B."""
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """A Llama-like decoder: attention with grouped keys and values, and a gated MLP."""
+
+    layers: int
+    hidden: int
+    intermediate: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    vocabulary: int
+    tied: bool
+    """Whether the LM head is the embedding."""
+
+    @cached_property
+    def linears(self) -> list[tuple[int, int]]:
+        """(in, out) of one layer's linears: q, k, v, o, gate, up, down."""
+        q, kv = self.heads * self.head_dim, self.kv_heads * self.head_dim
+        h, i = self.hidden, self.intermediate
+        return [(h, q), (h, kv), (h, kv), (q, h), (h, i), (h, i), (i, h)]
+
+    @property
+    def linear_parameters(self) -> int:
+        """Weights of the layers' linears: those that are quantised and carry adapters."""
+        return self.layers * sum(a * b for a, b in self.linears)
+
+    @property
+    def embedding_parameters(self) -> int:
+        """Weights of the token embedding alone."""
+        return self.vocabulary * self.hidden
+
+    @property
+    def other_parameters(self) -> int:
+        """Embedding, LM head where it is not tied, and norms: these stay in 16 bits."""
+        return (1 if self.tied else 2) * self.embedding_parameters + (2 * self.layers + 1) * self.hidden
+
+    @property
+    def parameters(self) -> int:
+        """All weights."""
+        return self.linear_parameters + self.other_parameters
+
+    def lora_parameters(self, rank: int) -> int:
+        """Weights of an adapter of `rank` on all linears: A (rank, in) and B (out, rank)."""
+        return rank * self.layers * sum(a + b for a, b in self.linears)
+
+    def kv_elements(self, tokens: int) -> int:
+        """Numbers in the KV cache of `tokens`."""
+        return tokens * self.layers * 2 * self.kv_heads * self.head_dim
+
+
+@dataclass(frozen=True)
+class JudgeShape:
+    """A judge with weights of its own."""
+
+    model: ModelShape
+    file_bytes: int
+    gpu_bytes: int
+    """What lies on the GPU with all layers there: llama.cpp keeps the token embedding in host memory, and a
+    tied one twice."""
+
+
+def model_shape(name: str) -> ModelShape:
+    """The shape of `model` in a recipe: `embedded`, a folder that holds a config.json, or a hub id.
+
+    A hub id is looked up in the hub's cache, then among `PUBLISHED` by its name, then on the hub
+    (config.json alone). Raises `InputError` where there is no config or it lacks a size.
+    """
+    return shape_of(_config(name), name)
+
+
+def shape_of(config: dict[str, Any], source: str) -> ModelShape:
+    """A shape from the keys of a config.json. Raises `InputError` where one is missing."""
+    config = config.get("text_config", config)  # of models that see as well
+    try:
+        heads, hidden = config["num_attention_heads"], config["hidden_size"]
+        return ModelShape(
+            layers=config["num_hidden_layers"],
+            hidden=hidden,
+            intermediate=config["intermediate_size"],
+            heads=heads,
+            kv_heads=config.get("num_key_value_heads") or heads,
+            head_dim=config.get("head_dim") or hidden // heads,
+            vocabulary=config["vocab_size"],
+            tied=config.get("tie_word_embeddings", False),
+        )
+    except KeyError as error:
+        raise InputError(
+            f"model: the config of {source} has no {error}. Give a Llama-like causal language model."
+        ) from error
+
+
+def _config(name: str) -> dict[str, Any]:
+    folder = ASSETS / "policy" if name == "embedded" else Path(name).expanduser()
+    file: Path | None = folder / "config.json"
+    if not folder.exists():
+        if name.count("/") != 1 or name.startswith((".", "~")):
+            raise InputError(f"model: no folder {name!r}. Give a folder with config.json or a hub id (owner/name).")
+        file = _cached(name, "config.json")
+        if file is None:
+            return _published(name) or json.loads(_download_config(name).read_text(encoding="utf-8"))
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"model: {file} cannot be read ({error}). Give a folder with a Hugging Face config.json."
+        ) from error
+
+
+def _published(name: str) -> dict[str, Any] | None:
+    return next((config for key, config in PUBLISHED.items() if key in name.lower()), None)
+
+
+def _cached(repository: str, pattern: str) -> Path | None:
+    """The newest file that fits `pattern` in the hub's cache of a repository."""
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    snapshots = Path(HF_HUB_CACHE) / f"models--{repository.replace('/', '--')}" / "snapshots"
+    return max(snapshots.glob(f"*/{pattern}"), key=lambda path: path.stat().st_mtime, default=None)
+
+
+def _download_config(repository: str) -> Path:
+    from huggingface_hub import hf_hub_download
+
+    try:
+        return Path(hf_hub_download(repository, "config.json"))
+    except Exception as error:  # the hub's client raises errors of several libraries
+        raise InputError(
+            f"model: the config of {repository} is neither in the hub's cache nor to be had ({type(error).__name__}). "
+            "Check the name and the network, or give a local folder with its config.json."
+        ) from error
+
+
+def judge_shape(settings: JudgeSettings) -> JudgeShape | None:
+    """The shape of a recipe's judge; None for one behind a server.
+
+    A GGUF on the hub that is not in the cache yet is known by its name: base model and quantisation. Raises
+    `InputError` where neither tells.
+    """
+    name = settings.model
+    if settings.mode == "openai":
+        return None
+    if settings.mode == "reward-model":
+        model = model_shape(name.removeprefix("hub:"))
+        return JudgeShape(model, 2 * model.parameters, 2 * model.parameters)
+    if not name.startswith("hub:"):
+        return read_gguf(judge_path(name))
+    owner, _, rest = name.removeprefix("hub:").partition("/")
+    repository, _, pattern = rest.partition("/")
+    file = _cached(f"{owner}/{repository}", pattern)
+    if file is not None:
+        return read_gguf(file)
+    config = _published(name)
+    bits = next((bits for kind, bits in GGUF_BITS.items() if re.search(rf"{kind}\b", pattern, re.IGNORECASE)), None)
+    if config is None or bits is None:
+        raise InputError(
+            f"judge.model: {name!r} is not in the hub's cache, and its name does not tell its size. "
+            f"Download it first: hf download {owner}/{repository} --include '{pattern}'."
+        )
+    shape = shape_of(config, name)
+    size = int(shape.parameters * bits / 8)
+    embedding = int(shape.embedding_parameters * bits / 8)
+    return JudgeShape(shape, size, size if shape.tied else size - embedding)
+
+
+def read_gguf(path: Path) -> JudgeShape:
+    """The shape in a GGUF file's header. Raises `InputError` for a file that is missing or no GGUF."""
+    import gguf
+
+    try:
+        reader = gguf.GGUFReader(path)
+        architecture = reader.get_field("general.architecture").contents()
+        get = {name: field.contents() for name, field in reader.fields.items() if name.startswith(f"{architecture}.")}
+        tensors = {tensor.name: tensor for tensor in reader.tensors}
+        embedding = tensors["token_embd.weight"]
+        heads, hidden = get[f"{architecture}.attention.head_count"], get[f"{architecture}.embedding_length"]
+        shape = ModelShape(
+            layers=get[f"{architecture}.block_count"],
+            hidden=hidden,
+            intermediate=get[f"{architecture}.feed_forward_length"],
+            heads=heads,
+            kv_heads=get.get(f"{architecture}.attention.head_count_kv", heads),
+            head_dim=get.get(f"{architecture}.attention.key_length", hidden // heads),
+            vocabulary=int(embedding.shape[1]),
+            tied="output.weight" not in tensors,
+        )
+    except (OSError, ValueError, KeyError, AttributeError, IndexError) as error:
+        raise InputError(
+            f"judge.model: {path} is no GGUF that can be read ({error}). Give the GGUF file of a language model."
+        ) from error
+    size = sum(int(tensor.n_bytes) for tensor in tensors.values())
+    return JudgeShape(shape, size, size if shape.tied else size - int(embedding.n_bytes))
