@@ -1,6 +1,6 @@
 """How much faster than `llama_cpp.Llama` is the batched GGUF judge?
 
-    python -m benchmarks.judge_throughput                      # small random model, CPU
+    python -m benchmarks.judge_throughput                      # small random model, and the embedded judge; CPU
     python -m benchmarks.judge_throughput --gguf judge.gguf --gpu-layers -1 --prompts 20
 
 Judges all pairs of K = 8 real answers to each of a few AlpacaEval instructions, in both orders, three ways:
@@ -10,7 +10,8 @@ Judges all pairs of K = 8 real answers to each of a few AlpacaEval instructions,
   batched  (c) `tpo_lite.judges.gguf.GgufJudge`
 
 The ways take turns, instruction by instruction, on the same token sequences. The default model has random
-weights on Llama-3's vocabulary. Reads `../shared/data` beside the repository.
+weights on Llama-3's vocabulary; the embedded judge then judges its own kind of instructions. Reads `../shared/data`
+beside the repository and writes results/judge_throughput.md.
 """
 
 from __future__ import annotations
@@ -18,11 +19,15 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import os
 import platform
+import random
+import sys
 import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import date
 from pathlib import Path
 
 import llama_cpp
@@ -30,11 +35,16 @@ import numpy as np
 
 from tests.shared import SHARED
 from tests.tiny_gguf import CHAT_TEMPLATE, write_gguf_on_vocabulary
+from tpo_lite.embedded import world
+from tpo_lite.gguf_convert import quantize
 from tpo_lite.judges import JudgeRequest
 from tpo_lite.judges.gguf import GgufJudge
 from tpo_lite.prefix_tree import Leaf
+from tpo_lite.recipe import load_recipe
+from tpo_lite.sources import EMBEDDED_JUDGE_PROMPT, judge_path
 
 ALPACA_EVAL = SHARED / "data/alpaca_eval2"
+RESULTS = Path(__file__).parent / "results" / "judge_throughput.md"
 
 
 @dataclass
@@ -69,6 +79,17 @@ def instructions_with_answers(n: int) -> list[tuple[str, list[str]]]:
         (row["instruction"], [by_index[row["index"]] for by_index in answers])
         for row in rows(ALPACA_EVAL / "instructions.jsonl")[:n]
     ]
+
+
+def puzzles_with_answers(n: int) -> list[tuple[str, list[str]]]:
+    """n instructions of the embedded world with eight different responses each, right and wrong ones."""
+    rng, cases = random.Random("judge throughput"), []
+    for puzzle in world.puzzles(n, seed=5):
+        said: dict[str, None] = {}
+        while len(said) < 8:
+            said[rng.choice((world.response(rng, rng.choice(puzzle.choices)), world.evasion(rng)))] = None
+        cases.append((puzzle.text, list(said)))
+    return cases
 
 
 class OneAtATime:
@@ -129,18 +150,8 @@ class OneAtATime:
         return np.array([row[token] for token in tokens])
 
 
-def measure(path: Path, mode: str, options: argparse.Namespace) -> dict[str, Measured]:
-    """All three ways over all instructions, in turns."""
-    judge = GgufJudge(
-        path,
-        mode,
-        explain_tokens=options.explain_tokens,
-        n_ctx=options.context,
-        n_batch=options.batch,
-        n_seq_max=options.sequences,
-        n_gpu_layers=options.gpu_layers,
-        n_threads=options.threads,
-    )
+def measure(judge: GgufJudge, cases: list[tuple[str, list[str]]], options: argparse.Namespace) -> dict[str, Measured]:
+    """All three ways over all instructions, in turns; who begins changes."""
 
     def batched(leaves: list[Leaf]) -> tuple[int, list]:
         before = judge.engine.tokens_decoded
@@ -153,60 +164,120 @@ def measure(path: Path, mode: str, options: argparse.Namespace) -> dict[str, Mea
         "batched": batched,
     }
     measured = {name: Measured() for name in ways}
-    for instruction, answers in instructions_with_answers(options.prompts):
+    for turn, (instruction, answers) in enumerate(cases):
         pairs = itertools.permutations(dict.fromkeys(answers), 2)
         leaves = [leaf for a, b in pairs if (leaf := judge._leaf(JudgeRequest(instruction, a, b)))]
-        for name, decode in ways.items():
-            measured[name].add(decode, leaves)
+        names = list(ways)
+        for name in names[turn % 3 :] + names[: turn % 3]:
+            measured[name].add(ways[name], leaves)
     return measured
 
 
-def report(mode: str, measured: dict[str, Measured]) -> None:
-    """Prints the three ways side by side, and how far their verdicts agree."""
+def report(title: str, measured: dict[str, Measured]) -> str:
+    """The three ways side by side, and how far their verdicts agree."""
     batched = measured["batched"]
-    print(f"\n{mode}: {len(batched.margins)} comparisons")
-    print(f"{'':10}{'tokens':>10}{'tokens/s':>10}{'calls/s':>9}{'batched is':>12}")
-    for name, way in measured.items():
-        tokens_a_second, calls_a_second = way.tokens / way.seconds, len(way.margins) / way.seconds
-        ratio = way.seconds / batched.seconds
-        print(f"{name:10}{way.tokens:>10}{tokens_a_second:>10.0f}{calls_a_second:>9.2f}{ratio:>11.2f}x")
+    lines = [
+        f"## {title}",
+        "",
+        f"{len(batched.margins)} comparisons.",
+        "",
+        "| way | tokens evaluated | tokens/s | calls/s | batched is |",
+        "|---|--:|--:|--:|--:|",
+    ]
+    for letter, (name, way) in zip("abc", measured.items()):
+        lines.append(
+            f"| ({letter}) {name} | {way.tokens:,} | {way.tokens / way.seconds:.0f} | "
+            f"{len(way.margins) / way.seconds:.2f} | {way.seconds / batched.seconds:.2f}x |"
+        )
+    lines.append("")
     for name in ("fresh", "ordered"):
         # Greedy paths of random weights part at near ties; only equal explanations have comparable verdicts.
         same = [i for i, said in enumerate(measured[name].explanations) if said == batched.explanations[i]]
         ours, theirs = (np.array(way.margins)[same] for way in (batched, measured[name]))
-        print(
-            f"against {name}: explanations equal {len(same) / len(batched.margins):.1%}; of these, same sign "
+        lines.append(
+            f"- against {name}: explanations equal {len(same) / len(batched.margins):.1%}; of these, same sign "
             f"{np.mean(np.sign(ours) == np.sign(theirs)):.1%}, largest difference of logit(A) - logit(B) "
             f"{np.abs(ours - theirs).max():.3f} at a spread of {theirs.std():.3f}"
         )
+    return "\n".join([*lines, ""])
+
+
+def random_model(folder: Path, options: argparse.Namespace) -> Path:
+    """A GGUF of random weights on Llama-3's vocabulary, of the size and type asked for."""
+    path = write_gguf_on_vocabulary(
+        folder / "random-F16.gguf",
+        SHARED / "data/tokenizer/llama_cpp/ggml-vocab-llama-bpe.gguf",
+        CHAT_TEMPLATE,
+        n_layer=options.layers,
+        n_embd=options.embedding,
+        n_head=options.embedding // 64,
+    )
+    if options.type == "F16":
+        return path
+    quantize(path, smaller := folder / f"random-{options.type}.gguf", options.type)
+    return smaller
 
 
 def main() -> None:
+    """Runs, measures, writes."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--gguf", type=Path, help="a model to judge with; default: random weights")
-    parser.add_argument("--layers", type=int, default=6)
-    parser.add_argument("--embedding", type=int, default=384, help="64 for each head")
-    parser.add_argument("--modes", nargs="+", default=["verdict", "explain"])
-    parser.add_argument("--prompts", type=int, default=2)
+    parser.add_argument("--layers", type=int, default=8, help="of the random model")
+    parser.add_argument("--embedding", type=int, default=512, help="64 for each head; a multiple of 256")
+    parser.add_argument("--type", choices=["F16", "Q8_0", "Q4_K_M"], default="Q8_0")
+    parser.add_argument("--modes", nargs="*", default=["verdict", "explain"])
+    parser.add_argument("--prompts", type=int, default=3)
     parser.add_argument("--explain-tokens", type=int, default=64)
     parser.add_argument("--context", type=int, default=16384)
     parser.add_argument("--batch", type=int, default=512)
-    parser.add_argument("--sequences", type=int, default=16)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--sequences", type=int, default=12)
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--gpu-layers", type=int, default=0)
+    parser.add_argument("--embedded-prompts", type=int, default=12, help="instructions for the embedded judge")
+    parser.add_argument("--results", type=Path, default=RESULTS)
     options = parser.parse_args()
+    gpu = "with a GPU" if options.gpu_layers else "no GPU"
+    sections = [
+        "# Throughput of the GGUF judge",
+        "",
+        f"Date: {date.today()}. Machine: {os.cpu_count()} cores, {platform.processor() or platform.machine()}, {gpu}; "
+        f"{options.threads} threads, llama-cpp-python {llama_cpp.__version__}.",
+        f"Command: `python -m benchmarks.judge_throughput {' '.join(sys.argv[1:])}`".rstrip("` ") + "`",
+        "",
+    ]
     with tempfile.TemporaryDirectory() as folder:
-        path = options.gguf or write_gguf_on_vocabulary(
-            Path(folder) / "random.gguf",
-            SHARED / "data/tokenizer/llama_cpp/ggml-vocab-llama-bpe.gguf",
-            CHAT_TEMPLATE,
-            n_layer=options.layers,
-            n_embd=options.embedding,
-            n_head=options.embedding // 64,
-        )
-        print(f"{platform.processor() or platform.machine()}, {options.threads} threads; {vars(options)}")
+        path = options.gguf or (random_model(Path(folder), options) if options.modes else None)
+        shape = f"{options.layers} layers of {options.embedding}, {options.type}, random weights on Llama-3's vocabulary"
+        model = options.gguf.name if options.gguf else shape
         for mode in options.modes:
-            report(mode, measure(path, mode, options))
+            judge = GgufJudge(
+                path,
+                mode,
+                explain_tokens=options.explain_tokens,
+                n_ctx=options.context,
+                n_batch=options.batch,
+                n_seq_max=options.sequences,
+                n_gpu_layers=options.gpu_layers,
+                n_threads=options.threads,
+            )
+            measured = measure(judge, instructions_with_answers(options.prompts), options)
+            sections.append(report(f"{mode}, {model}", measured))
+            print(sections[-1], flush=True)
+    if options.embedded_prompts:
+        settings = load_recipe("embedded").judge
+        judge = GgufJudge(
+            judge_path("embedded"),
+            "explain",
+            EMBEDDED_JUDGE_PROMPT.read_text().rstrip("\n"),
+            explain_tokens=settings.explain_tokens,
+            n_ctx=settings.context,
+            n_batch=settings.batch,
+            n_seq_max=settings.sequences,
+        )
+        measured = measure(judge, puzzles_with_answers(options.embedded_prompts), options)
+        sections.append(report("explain, the embedded judge on its own kind of instructions", measured))
+        print(sections[-1], flush=True)
+    options.results.write_text("\n".join(sections))
 
 
 if __name__ == "__main__":
