@@ -55,7 +55,7 @@ def measure_run(root: Path) -> dict[str, Any]:
         for model in range(recipe.iterations + 1):
             loaded = LoadedPolicy(recipe, policy(run, recipe, arm, model))
             key = sampling_key(recipe, arm, model, "benchmark")
-            drawn = [prompt for batch in loaded.draw(fresh, recipe.style(arm), key, k=1) for prompt in batch]
+            drawn = list(loaded.draw(fresh, recipe.style(arm), key, k=1))
             summary = validation_summary(drawn)
             parse = summary["parse"]
             figures[arm].append(

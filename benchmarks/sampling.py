@@ -67,7 +67,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     instructions = read_instructions(options)
     list(loaded.draw(instructions[:1], GENERIC, "warm-up", K))
     start = time.perf_counter()
-    records = [record for batch in loaded.draw(instructions, GENERIC, "benchmark", K) for record in batch]
+    records = list(loaded.draw(instructions, GENERIC, "benchmark", K))
     measured: dict[str, Any] = {"seconds": time.perf_counter() - start, "peak": peak.bytes()}
     measured["tokens"] = sum(len(sample.token_ids) for record in records for sample in record.samples)
     if options.engine == "gguf":

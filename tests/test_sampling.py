@@ -128,6 +128,16 @@ def test_rows_that_join_and_leave_are_sampled_as_if_alone(tiny, batch):
     assert ContinuousSampler(model, stops, padding, settings).sample(rows, keys) == expected
 
 
+def test_a_row_is_given_when_it_ends_and_not_when_all_have(tiny, monkeypatch):
+    model, stops, padding, prompts = tiny
+    sampler = ContinuousSampler(model, stops, padding, Sampling(max_new_tokens=20, batch=8))
+    steps, forward = [], model.forward
+    monkeypatch.setattr(model, "forward", lambda **given: steps.append(1) or forward(**given))
+    rows = [prompt for prompt in prompts for _ in range(6)]
+    at = [len(steps) for _ in sampler.stream(rows, [str(number) for number in range(18)])]
+    assert at[0] < 12 < at[-1] == len(steps)
+
+
 def test_no_more_rows_than_the_batch_are_in_memory_and_a_prompt_is_computed_once(tiny, monkeypatch):
     model, stops, padding, prompts = tiny
     sampler = ContinuousSampler(model, stops, padding, Sampling(max_new_tokens=20, batch=8))

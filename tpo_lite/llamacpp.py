@@ -17,7 +17,7 @@ import ctypes
 import os
 import weakref
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -140,9 +140,14 @@ class LlamaCpp(GgufModel):
     # Decoding
 
     def decode(self, leaves: Sequence[Leaf]) -> list[Decoded]:
-        """Decodes all leaves, in the order given.
+        """What becomes of all leaves, in the order given; see `stream`."""
+        ended = dict(self.stream(leaves))
+        return [ended[index] for index in range(len(leaves))]
 
-        A leaf enters when a sequence and all the KV cells that it may need are free, so that nothing ever
+    def stream(self, leaves: Sequence[Leaf]) -> Iterator[tuple[int, Decoded]]:
+        """Decodes all leaves; gives each leaf's number and what became of it as soon as it has ended.
+
+        Only one stream at a time: each begins with an empty cache. A leaf enters when a sequence and all the KV cells that it may need are free, so that nothing ever
         has to be taken back. Raises `InputError` naming a leaf that does not fit even alone, before any
         work is done.
         """
@@ -152,7 +157,7 @@ class LlamaCpp(GgufModel):
                     f"Leaf {index} needs {leaf.room} tokens ({len(leaf.tokens)} given); it must have one at "
                     f"least and fit {self.max_leaf}. Shorten it, or take a larger context."
                 )
-        return _Schedule(self, leaves).run()
+        yield from _Schedule(self, leaves).run()
 
     def _decode_batch(self, n_tokens: int) -> None:
         self._batch.n_tokens = n_tokens
@@ -183,9 +188,10 @@ class _Schedule:
         """Segments in the KV cache, in the order of admission."""
         self.free_sequences = list(reversed(range(engine.n_seq_max)))
         self.free_cells = engine.n_ctx
-        self.results: list[Decoded | None] = [None] * len(leaves)
+        self.ended: list[tuple[int, Decoded]] = []
+        """What has ended in the last decode."""
 
-    def run(self) -> list[Decoded]:
+    def run(self) -> Iterator[tuple[int, Decoded]]:
         llama_cpp.llama_memory_clear(self.engine._memory, False)
         while self.waiting or self.resident:
             self._admit()
@@ -197,7 +203,8 @@ class _Schedule:
                             self._copy_prefix(child)
                 else:
                     self._advance(segment, row)
-        return self.results
+            yield from self.ended
+            self.ended.clear()
 
     def _admit(self) -> None:
         """Takes waiting leaves, depth first, until a decode is full or room runs out.
@@ -280,7 +287,7 @@ class _Schedule:
         self._finish(segment, segment.ended, self.engine._logits(row, decision.among))
 
     def _finish(self, segment: Segment, ended: Any, logits: np.ndarray | None) -> None:
-        self.results[segment.leaf] = Decoded(segment.sampled, ended, logits)
+        self.ended.append((segment.leaf, Decoded(segment.sampled, ended, logits)))
         done: Segment | None = segment
         while done is not None and done.children == 0:
             llama_cpp.llama_memory_seq_rm(self.engine._memory, done.seq, -1, -1)

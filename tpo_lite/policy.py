@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,13 +76,13 @@ class LoadedPolicy:
         k: int,
         retries: int = 0,
         finished: frozenset[str] = frozenset(),
-    ) -> Iterator[list[PromptSamples]]:
-        """Samples each instruction K times; yields a batch of prompts as soon as it is sampled.
+    ) -> Iterator[PromptSamples]:
+        """Samples each instruction K times; gives a prompt as soon as it and those before it in its batch are sampled.
 
         Sample k of a prompt is seeded by (`key`, instruction, k). With `retries` (and K = 1), an instruction whose
         last sample is malformed gets one more, up to so many. Batches are planned over all
         `instructions`, and those with a prompt that is not in `finished` are sampled whole: a resumed
-        phase repeats just what an uninterrupted one would have run.
+        phase repeats just what an uninterrupted one would have run, and gives the others in the same order.
         """
         prompts = [self.chat.prompt_ids(thought_prompt(style, instruction.text)) for instruction in instructions]
         for batch in batches(prompts, max(1, self.sampler.rows // k)):
@@ -89,21 +90,21 @@ class LoadedPolicy:
                 continue
             samples: dict[int, list[Sample]] = {index: [] for index in batch}
             rows = [(index, number) for index in batch for number in range(k)]
-            for _ in range(1 + retries):
-                outputs = self.sampler.sample(
+            waiting = deque(batch)
+            while rows:
+                stream = self.sampler.stream(
                     [prompts[index] for index, _ in rows],
                     [f"{key}/{instructions[index].id}/{number}" for index, number in rows],
                 )
-                for (index, number), ids in zip(rows, outputs, strict=True):
+                for row, ids in stream:
+                    index, number = rows[row]
                     samples[index].append(self.read(number, ids, style))
-                rows = [(index, len(samples[index])) for index in batch if samples[index][-1].outcome != "ok"]
-                if not rows:
-                    break
-            yield [
-                PromptSamples(instructions[index], prompts[index], samples[index])
-                for index in batch
-                if instructions[index].id not in finished
-            ]
+                    while waiting and _ended(samples[waiting[0]], k, retries):
+                        index = waiting.popleft()
+                        if instructions[index].id not in finished:
+                            mine = sorted(samples[index], key=lambda sample: sample.k)
+                            yield PromptSamples(instructions[index], prompts[index], mine)
+                rows = [(i, len(samples[i])) for i in waiting if not _ended(samples[i], k, retries)]
 
     def read(self, k: int, ids: list[int], style: ThoughtStyle) -> Sample:
         """A sample from its token ids."""
@@ -120,6 +121,11 @@ class LoadedPolicy:
             thought_tokens=self.chat.count(parsed.thought),
             response_tokens=self.chat.count(parsed.response),
         )
+
+
+def _ended(samples: Sequence[Sample], k: int, retries: int) -> bool:
+    """Whether a prompt needs no more samples than these."""
+    return len(samples) == k + retries or (len(samples) >= k and samples[-1].outcome == "ok")
 
 
 def sampling_key(recipe: Recipe, arm: str, model: int, purpose: str) -> str:

@@ -8,7 +8,7 @@ equal tokens are not promised there.)
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -25,8 +25,7 @@ from tpo_lite.recipe import Sampling
 REFILL = 4
 """`ContinuousSampler` fills up when one place in so many is free: a prefill at a time costs more than it wins."""
 ROUNDS = 4
-"""Rows for a continuous sampler's call, in batches: the more, the less its emptying batch at the end weighs. What
-a call samples is written when it ends, so a kill costs up to this much."""
+"""Rows for a continuous sampler's call, in batches: the more, the less its emptying batch at the end weighs."""
 
 
 class Sampler(Protocol):
@@ -35,8 +34,10 @@ class Sampler(Protocol):
     rows: int
     """Prompts a call, each counted as often as it is given."""
 
-    def sample(self, prompts: Sequence[list[int]], keys: Sequence[str]) -> list[list[int]]:
-        """`prompts`: token ids; `keys`: what seeds each row. Returns ids up to and with the stop token."""
+    def stream(self, prompts: Sequence[list[int]], keys: Sequence[str]) -> Iterator[tuple[int, list[int]]]:
+        """`prompts`: token ids; `keys`: what seeds each row. Gives each row's number and its ids, up to and with
+        the stop token, as soon as it has ended.
+        """
         ...
 
     def probe(self, prompts: Sequence[list[int]]) -> float:
@@ -84,7 +85,7 @@ class OwnRandomNumbers(LogitsProcessor):
 class GenerateSampler:
     """Samples with a model's Hugging Face `generate`, which an engine may have replaced by a faster one.
 
-    A batch runs until its longest row ends, and every row has a prefill of its own.
+    All rows of a call run until the longest of them ends, and each has a prefill of its own.
     """
 
     def __init__(self, model: Any, stops: list[int], pad: int, settings: Sampling):
@@ -92,6 +93,10 @@ class GenerateSampler:
         self.rows = settings.batch
 
     def sample(self, prompts: Sequence[list[int]], keys: Sequence[str]) -> list[list[int]]:
+        """What `stream` gives, by row."""
+        return [ids for _, ids in sorted(self.stream(prompts, keys))]
+
+    def stream(self, prompts: Sequence[list[int]], keys: Sequence[str]) -> Iterator[tuple[int, list[int]]]:
         """See `Sampler`."""
         ids, mask = self._left_padded(prompts)
         length = ids.shape[1]
@@ -113,7 +118,7 @@ class GenerateSampler:
                     [OwnRandomNumbers(draws, length, self.settings.temperature, self.settings.top_p)]
                 ),
             )
-        return [self._until_stop(row) for row in output[:, length:].tolist()]
+        yield from enumerate(self._until_stop(row) for row in output[:, length:].tolist())
 
     def probe(self, prompts: Sequence[list[int]]) -> float:
         """See `Sampler`. The model is a `PeftModel`."""
@@ -199,7 +204,7 @@ class ContinuousSampler(GenerateSampler):
         self.rows = ROUNDS * settings.batch
 
     @torch.inference_mode()
-    def sample(self, prompts: Sequence[list[int]], keys: Sequence[str]) -> list[list[int]]:
+    def stream(self, prompts: Sequence[list[int]], keys: Sequence[str]) -> Iterator[tuple[int, list[int]]]:
         """See `Sampler`."""
         settings = self.settings
         draws = self._draws(keys)
@@ -213,7 +218,9 @@ class ContinuousSampler(GenerateSampler):
             going = []
             for row, (index, token) in enumerate(zip(live.indices, tokens.tolist(), strict=True)):
                 outputs[index].append(token)
-                if token not in self.stops and len(outputs[index]) < settings.max_new_tokens:
+                if token in self.stops or len(outputs[index]) == settings.max_new_tokens:
+                    yield index, outputs[index]
+                else:
                     going.append(row)
             if going:
                 if len(going) < len(live.indices):
@@ -230,7 +237,7 @@ class ContinuousSampler(GenerateSampler):
                 else:
                     live = filled
             elif not going:
-                return outputs
+                return
 
     def _prefill(self, prompts: Sequence[list[int]], indices: list[int]) -> Rows:
         """Rows for these prompts; a prompt that is there several times is computed once."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -66,7 +66,11 @@ class GgufSampler:
             lora.unlink()
 
     def sample(self, prompts: Sequence[list[int]], keys: Sequence[str]) -> list[list[int]]:
-        """See `Sampler`."""
+        """What `stream` gives, by row."""
+        return [ids for _, ids in sorted(self.stream(prompts, keys))]
+
+    def stream(self, prompts: Sequence[list[int]], keys: Sequence[str]) -> Iterator[tuple[int, list[int]]]:
+        """See `tpo_lite.sampling.Sampler`."""
         settings = self.settings
         leaves = [
             Leaf(
@@ -75,10 +79,11 @@ class GgufSampler:
             )
             for prompt, key in zip(prompts, keys, strict=True)
         ]
-        return [decoded.tokens for decoded in self.decoder.decode(leaves)]
+        for index, decoded in self.decoder.stream(leaves):
+            yield index, decoded.tokens
 
     def probe(self, prompts: Sequence[list[int]]) -> float:
-        """See `Sampler`."""
+        """See `tpo_lite.sampling.Sampler`."""
         live = self.log_probabilities(prompts)
         self.decoder.attach_adapter(False)
         bare = self.log_probabilities(prompts)
@@ -91,7 +96,7 @@ class GgufSampler:
         return logits - np.logaddexp.reduce(logits, axis=-1, keepdims=True)
 
     def use_adapter(self, folder: Path) -> None:
-        """See `Sampler`. llama.cpp wants to know a model's adapters when it makes a context, so all is loaded again."""
+        """See `tpo_lite.sampling.Sampler`. llama.cpp wants to know a model's adapters when it makes a context, so all is loaded again."""
         self.close()
         self._load(folder)
 

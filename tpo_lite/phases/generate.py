@@ -61,12 +61,12 @@ def sample_into(
     retries: int,
     label: str,
 ) -> None:
-    """Samples what `path` does not hold yet; each batch is on disk as soon as it is sampled."""
+    """Samples what `path` does not hold yet; each prompt is on disk as soon as it is sampled."""
     finished = frozenset(record.instruction.id for record in read_jsonl(path, PromptSamples))
     with (
         JsonlAppender(path) as out,
         progress(label, len(instructions), "prompts", len(finished)) as advance,
     ):
-        for batch in loaded.draw(instructions, loaded.recipe.style(arm), key, k, retries, finished):
-            out.append(*batch)
-            advance(len(batch))
+        for prompt in loaded.draw(instructions, loaded.recipe.style(arm), key, k, retries, finished):
+            out.append(prompt)
+            advance(1)
