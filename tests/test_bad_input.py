@@ -8,6 +8,7 @@ import pytest
 
 from tests.tiny_gguf import write_tiny_gguf
 from tests.tiny_run import command, invoke, tpo_lite, train_here
+from tpo_lite.phases import PHASES
 from tpo_lite.run import RunFolder, read_json
 
 
@@ -200,6 +201,56 @@ def test_a_folder_that_another_run_works_in(tiny_run, tiny_arguments):
         done = invoke("generate", tiny_run)
     assert done.exit_code == 1
     assert "is in use by process" in done.output
+
+
+@pytest.mark.parametrize(
+    ("phase", "iteration", "unfinished", "text"),
+    [
+        ("judge", 0, "direct/iteration-0/done/generate.json", "comes after generate of iteration 0, which is not finished"),
+        ("select", 1, "direct/iteration-1/done/validate.json", "comes after validate of iteration 1"),
+        ("generate", 1, "direct/iteration-0/done/fold.json", "comes after fold of iteration 0"),
+        ("generate", 0, "instructions/done/prepare.json", "comes after prepare, which is not finished"),
+    ],
+)
+def test_a_phase_out_of_order(phase, iteration, unfinished, text, tiny_run, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(tiny_run, run)
+    (run / unfinished).unlink()
+    (run / "direct" / f"iteration-{iteration}" / "done" / f"{phase}.json").unlink()
+    failed = invoke(phase, run, "--iteration", iteration)
+    assert failed.exit_code == 2
+    assert f"{phase} of direct, iteration {iteration}, {text}" in failed.output
+    assert not RunFolder(run).is_done(phase, "direct", iteration)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["--iteration", "2"], "this run has no iteration 2; it has 0 to 1"),
+        (["--arm", "thinking"], "this run has no arm 'thinking'; it has direct"),
+    ],
+)
+def test_a_phase_of_what_a_run_does_not_have(arguments, text, tiny_run):
+    failed = invoke("generate", tiny_run, *arguments)
+    assert failed.exit_code == 2 and text in failed.output
+
+
+def test_a_checkpoint_that_was_deleted_is_trained_again(tiny_run, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(tiny_run, run)
+    weights = run / "direct" / "iteration-1" / "train" / "checkpoint-2" / "adapter_model.safetensors"
+    weights.unlink()
+    for phase in PHASES[PHASES.index("validate") :]:
+        (run / "direct" / "iteration-1" / "done" / f"{phase}.json").unlink()
+    assert invoke("dpo", run, "--iteration", 1).exit_code == 0
+    assert weights.read_bytes() == (tiny_run / weights.relative_to(run)).read_bytes()
+
+
+def test_an_error_leaves_nothing_in_a_folder_that_is_no_run(tmp_path, monkeypatch):
+    monkeypatch.setattr("tpo_lite.recipe.load_recipe", lambda *_: 1 / 0)
+    failed = invoke("train", "--out", tmp_path / "run")
+    assert failed.exit_code == 1 and "ZeroDivisionError" in failed.output and "--debug" in failed.output
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(

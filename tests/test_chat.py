@@ -1,5 +1,7 @@
 """Chat prompts: the template's markers are control tokens, a user's are text, and BPE is that of the whole."""
 
+import copy
+
 import pytest
 from transformers import PreTrainedTokenizerFast
 
@@ -55,6 +57,14 @@ def test_real_templates_give_their_own_ids(tokenizer, template):
     clone = PreTrainedTokenizerFast(tokenizer_object=tokenizer._tokenizer, bos_token=tokenizer.bos_token, eos_token=tokenizer.eos_token)
     clone.chat_template = (SHARED / "data" / "tokenizer" / "templates" / f"{template}.jinja").read_text()
     assert Chat(clone).prompt_ids("What is 2 + 2?") == rendered_ids(clone, "What is 2 + 2?")
+
+
+@pytest.mark.parametrize("template", ["{{ messages[0] }", "{{ raise_exception('no') }}", "{{ 1 / 0 }}"])
+def test_a_template_that_cannot_be_rendered(tokenizer, template):
+    clone = copy.deepcopy(tokenizer)
+    clone.chat_template = template
+    with pytest.raises(InputError, match="chat template cannot be rendered .* Use another template"):
+        Chat(clone)
 
 
 def test_a_folder_without_tokenizer_or_template(folder, tmp_path):

@@ -164,7 +164,7 @@ def test_a_phase_by_hand(tiny_run, tmp_path):
     assert subprocess.run(module, check=False).returncode == 0
     assert (folder / "pairs.jsonl").exists()
     done = invoke("pair", run, "--arm", "thinking")
-    assert (done.exit_code, done.output) == (1, "error: this run has no arm 'thinking'; it has direct.\n")
+    assert (done.exit_code, done.output) == (2, "error: this run has no arm 'thinking'; it has direct.\n")
 
 
 HEAVY = ["torch", "transformers", "peft", "trl", "datasets", "llama_cpp", "bitsandbytes", "unsloth"]

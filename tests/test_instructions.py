@@ -48,10 +48,18 @@ def texts(source: Path | str, **options: bool) -> list[str]:
         ({"turns": ["a", "b"]}, "a"),
         ({"turns": [{"content": "a"}]}, "a"),
         ({"text": None}, ""),
+        ({"instruction": None, "prompt": "a"}, "a"),
     ],
 )
 def test_columns(tmp_path: Path, row: dict, text: str) -> None:
     assert texts(write(tmp_path / "a.jsonl", json.dumps(row, ensure_ascii=False) + "\n")) == [text]
+
+
+def test_a_column_called_input_is_not_added_to_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    (tmp_path / "set").mkdir()
+    write(tmp_path / "set/train.jsonl", '{"input": "Add."}\n')
+    assert texts(f"hub:{tmp_path}/set:train:input") == ["Add."]
 
 
 def test_jsonl_record(tmp_path: Path) -> None:
@@ -141,6 +149,12 @@ def test_malformed_lines(tmp_path: Path, name: str, content: str, message: str) 
     assert message in str(error.value) and "--skip-bad" in str(error.value)
     loaded = load(path, skip_bad=True)
     assert ([row.text for row in loaded.instructions], loaded.bad) == (["a"], 1)
+
+
+def test_lines_behind_an_open_quote_are_counted_as_lost(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.csv", 'prompt\na\n"open\nb\nc\n')
+    loaded = load(path, skip_bad=True)
+    assert ([row.text for row in loaded.instructions], loaded.bad) == (["a"], 3)
 
 
 @pytest.mark.parametrize(

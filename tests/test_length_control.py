@@ -29,6 +29,14 @@ def test_length_controlled_by_hand() -> None:
     np.testing.assert_allclose(length_controlled([1, 1], [10, 30], 0.5), [0.5, -0.5])
 
 
+def test_a_pair_that_cannot_be_used_does_not_count() -> None:
+    # The first prompt's best response, too long with its thought, would make the chosen shorter on average.
+    prompts = [([1, 0], [100, 150]), ([1, 0], [60, 20])]
+    assert auto_rho(prompts) == AutoRho(0.0, True, 80.0, 85.0)
+    assert auto_rho(prompts, [[False, True], [True, True]]) == AutoRho(0.5, False, 60.0, 20.0)
+    assert auto_rho(prompts, [[True, False], [False, True]]) == AutoRho(0.0, True, 0.0, 0.0)
+
+
 def test_auto_rho_is_zero_where_chosen_are_short_already() -> None:
     assert auto_rho([([2, 1], [10, 20])]) == AutoRho(0.0, True, 10.0, 20.0)
     assert auto_rho([([2, 1], [15, 15])]) == AutoRho(0.0, True, 15.0, 15.0)

@@ -137,9 +137,9 @@ def test_score_prompts_finds_rho() -> None:
     # One win of the long response in a single prompt: no rho turns two responses round.
     samples = [prompt("x", "aaaa", "b")]
     judgements = {"x": PromptJudgements("x", [Comparison(0, 1, 1.0, "A"), Comparison(1, 0, 0.0, "B")], 2, 0)}
-    fixed = score_prompts(samples, judgements, soft=False, prior=0.1, rho=0.25)
+    fixed = score_prompts(samples, judgements, soft=False, prior=0.1, rho=0.25, max_tokens=99)
     assert (fixed.rho, fixed.reached, fixed.scores["x"].controlled) == (0.25, None, [0.75, -0.75])
-    automatic = score_prompts(samples, judgements, soft=False, prior=0.1, rho=None)
+    automatic = score_prompts(samples, judgements, soft=False, prior=0.1, rho=None, max_tokens=99)
     assert (automatic.rho, automatic.reached, automatic.scores["x"].controlled) == (0.5, False, [0.5, -0.5])
     score = automatic.scores["x"]
     assert score.ks == [0, 1] and score.lengths == [4, 1]

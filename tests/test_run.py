@@ -1,6 +1,7 @@
 """The run folder: what is kept, refused, locked and moved aside."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -74,6 +75,7 @@ OUTPUTS = [
     ("pair", "scores.jsonl"),
     ("pair", "pairs.jsonl"),
     ("dpo", "train/log.json"),
+    ("dpo", "train/checkpoint-4/adapter_model.safetensors"),
     ("validate", "validation/checkpoint-4.jsonl"),
     ("select", "validation/checkpoint-4-vs-M_0.jsonl"),
     ("select", "validation.json"),
@@ -105,8 +107,32 @@ def test_new_moves_the_old_folder_aside(tmp_path):
 
 def test_a_folder_with_other_things_in_it_is_left_alone(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(InputError, match="neither empty nor a run folder"):
-        RunFolder(tmp_path).start(Recipe(), new=False)
+    for new in (False, True):
+        with pytest.raises(InputError, match="neither empty nor a run folder"):
+            RunFolder(tmp_path).start(Recipe(), new)
+
+
+@pytest.mark.parametrize("lock", ["run", "phase"])
+def test_new_does_not_take_a_folder_from_under_a_run(lock, tmp_path):
+    run = RunFolder(tmp_path / "run")
+    run.start(Recipe(), new=False)
+    with run.lock(lock), pytest.raises(TpoError, match="in use by process"):
+        RunFolder(tmp_path / "run").start(Recipe(seed=1), new=True)
+    assert run.recipe.seed == 0 and [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_new_in_the_folder_itself(tmp_path, monkeypatch):
+    RunFolder(tmp_path / "run").start(Recipe(), new=False)
+    monkeypatch.chdir(tmp_path / "run")
+    RunFolder(Path(".")).start(Recipe(seed=1), new=True)
+    assert (tmp_path / "run.old-1" / "recipe.yaml").exists()
+
+
+@pytest.mark.parametrize("name", ["file/run", "/proc/run"])
+def test_a_folder_that_cannot_be_made(name, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="cannot be used .*Give another folder"):
+        RunFolder(tmp_path / name).start(Recipe(), new=False)
 
 
 def test_a_folder_that_is_no_run(tmp_path):

@@ -46,9 +46,12 @@ class Chat:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase):
         self.tokenizer = tokenizer
-        rendered = tokenizer.apply_chat_template(
-            [{"role": "user", "content": SENTINEL}], tokenize=False, add_generation_prompt=True
-        )
+        try:
+            rendered = tokenizer.apply_chat_template(
+                [{"role": "user", "content": SENTINEL}], tokenize=False, add_generation_prompt=True
+            )
+        except Exception as error:  # a template is a program, and may raise anything
+            raise InputError(f"model: the chat template cannot be rendered ({first_line(error)}). Use another template.") from error
         if rendered.count(SENTINEL) != 1:
             raise InputError("model: the chat template does not show the user's text exactly once. Use another template.")
         before, after = rendered.split(SENTINEL)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import os
 import time
@@ -167,7 +168,7 @@ def calibrate(
         f"{calls} calls in {seconds:.1f} s: {calls / seconds:.1f} calls/s, {tokens / seconds:.0f} tokens/s "
         "(shared prefixes counted once)",
     ]
-    _show(judged, facts, said + _overlong(judged, settings), as_json, plot)
+    _show(judged, facts, said + _overlong(judged, settings, opened), as_json, plot)
 
 
 @judge.command()
@@ -187,19 +188,24 @@ def run(
     """Judges pairs in both orders and writes what the judge says.
 
     A line a pair, as in tpo_lite/judge_outputs.py (JudgedPair). Run the same command again to go on after a
-    stop; lines that are there are kept.
+    stop; lines that are there are kept. Files beside it say what judges and what was judged (.inputs), and for
+    an openai judge how much it was asked (.calls) and what it answered (.replies.jsonl).
     """
     from tpo_lite.gold_pairs import read_pairs
     from tpo_lite.judge_outputs import JudgedPair, judge_both_orders
     from tpo_lite.progress import progress
     from tpo_lite.records import JsonlAppender, read_jsonl
+    from tpo_lite.run import write_json
 
     given = read_pairs(pairs)
     name = _name(model, mode, overrides)
     settings = _settings(model, mode, context, overrides)
-    finished = _finished(output, given, name)
+    inputs = {"judge": _identity(settings), "pairs": {pair.id: pair.digest for pair in given}}
+    finished = _finished(output, inputs, name)
+    opened = None
     if len(finished) < len(given):
-        opened = _open_judge(settings, gpu, output.with_name(output.name + ".calls"))
+        opened = _open_judge(settings, gpu, _beside(output, "calls"))
+        write_json(_beside(output, "inputs"), inputs)
         with JsonlAppender(output) as out, progress("judge", len(given), "pairs", len(finished)) as advance:
             # A group is judged whole even where a kill left half of it: what shares a batch decides the last
             # bits of the logits, and a resumed file must end with the same bytes.
@@ -211,11 +217,15 @@ def run(
                 advance(len(judged))
     judged = list(read_jsonl(output, JudgedPair))
     click.echo(f"{output}: {len(judged)} pairs, both orders, by {name}")
-    for line in _overlong(judged, settings):
+    for line in _overlong(judged, settings, opened):
         click.echo(line)
 
 
-def _finished(output: Path, given: Sequence[ResponsePair], name: str) -> set[str]:
+def _beside(output: Path, what: str) -> Path:
+    return output.with_name(f"{output.name}.{what}")
+
+
+def _finished(output: Path, inputs: dict[str, Any], name: str) -> set[str]:
     """Ids of the pairs in the output file; raises `InputError` if it is not one of this judge on these pairs."""
     from tpo_lite.judge_outputs import JudgedPair
     from tpo_lite.records import read_jsonl
@@ -226,13 +236,48 @@ def _finished(output: Path, given: Sequence[ResponsePair], name: str) -> set[str
         raise InputError(f"--out {output} holds something else than judgements ({error}) Give another file.") from error
     if not there and output.exists() and output.stat().st_size:
         raise InputError(f"--out {output} holds no judgement. Give another file, or delete it.")
-    lengths = {pair.id: pair.lengths for pair in given}
+    if not there:
+        return set()
+    try:
+        before = json.loads(_beside(output, "inputs").read_text(encoding="utf-8"))
+        judge_before, digests = before["judge"], before["pairs"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"--out {output}: {_beside(output, 'inputs')}, which says what was judged, is missing or damaged. Give "
+            "another file."
+        ) from error
     for pair in there:
         if pair.judge != name:
             raise InputError(f"--out {output} was written by {pair.judge!r}, not {name!r}. Give another file.")
-        if lengths.get(pair.id) != pair.lengths:
+        if pair.id not in inputs["pairs"] or digests.get(pair.id) != inputs["pairs"][pair.id]:
             raise InputError(f"--out {output} has a pair {pair.id!r} that is not among those given. Give another file.")
+    for what, now in inputs["judge"].items():
+        if judge_before.get(what) != now:
+            raise InputError(f"--out {output} was written by {name!r} with another {what}. Give another file.")
     return {pair.id for pair in there}
+
+
+def _identity(settings: JudgeSettings) -> dict[str, Any]:
+    """What makes a judge another one though its name is the same: its context and the contents of its files."""
+    from tpo_lite.sources import judge_path, reward_model_path
+
+    if settings.mode == "openai":
+        return {}
+    path = Path(reward_model_path(settings.model)) if settings.mode == "reward-model" else judge_path(settings.model)
+    files = sorted(each for each in path.iterdir() if each.is_file()) if path.is_dir() else [path]
+    # A hub id is no path: the hub's name is all there is.
+    prints = {each.name: _fingerprint(each) for each in files if each.is_file()}
+    return {"context": settings.context, "model file": prints}
+
+
+def _fingerprint(path: Path) -> str:
+    """Tells files apart without reading gigabytes: the size and a hash of the first and the last MiB."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        digest = hashlib.sha256(file.read(1 << 20))
+        file.seek(max(0, size - (1 << 20)))
+        digest.update(file.read())
+    return f"{size} {digest.hexdigest()[:16]}"
 
 
 def _groups(pairs: Sequence[ResponsePair]) -> list[Sequence[ResponsePair]]:
@@ -259,7 +304,11 @@ def _settings(model: str, mode: str, context: int, overrides: Sequence[str]) -> 
             equals = ""
         if not equals:
             raise InputError(f"--set {override!r} is not key=value with a YAML value, such as --set max_calls=1000.")
-    return parse_recipe({"judge": section}, "of --judge and --set").judge
+    settings = parse_recipe({"judge": section}, "of --judge and --set").judge
+    for key in ("context", "kv_type"):
+        if getattr(settings, key) == "auto":
+            raise InputError(f"--set {key}=auto: what fits is worked out for a run alone. Give a value.")
+    return settings
 
 
 def _open_judge(settings: JudgeSettings, gpu: int | None, calls: Path | None = None) -> Judge:
@@ -275,14 +324,19 @@ def _open_judge(settings: JudgeSettings, gpu: int | None, calls: Path | None = N
     return open_judge(settings, calls)
 
 
-def _overlong(judged: Sequence[JudgedPair], settings: JudgeSettings) -> list[str]:
+def _overlong(judged: Sequence[JudgedPair], settings: JudgeSettings, judge: Judge | None) -> list[str]:
+    """A line on the pairs that did not fit, with the limit; None for a judge that was not opened this time."""
     ids = [pair.id for pair in judged if any(c.verdict == "overlong" for c in pair.comparisons)]
     if not ids:
         return []
     named = ", ".join(ids[:5]) + (", ..." if len(ids) > 5 else "")
-    limit, remedy = f"{settings.context} tokens", "Give a larger --context, or take a judge that has it."
+    limit, remedy = "the judge", "Take a judge with a longer context."
     if settings.mode == "openai":
         limit, remedy = "the server", "Let it have a larger context, or take a judge that has it."
+    elif judge is not None and judge.max_tokens < settings.context:
+        limit = f"the {judge.max_tokens} tokens that the judge was trained on"
+    elif judge is not None:
+        limit, remedy = f"{judge.max_tokens} tokens", "Give a larger --context, or take a judge that has it."
     return [f"too long for {limit}: {len(ids)} of {len(judged)} pairs ({named}). {remedy}"]
 
 

@@ -1,5 +1,10 @@
 """The one base class of every error that a user can cause."""
 
+import errno
+
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""No space, no quota, over the limit for one file; safetensors and torch only say so in the text of their errors."""
+
 
 class TpoError(Exception):
     """A run cannot go on; the message is one sentence of what and one of the remedy.

@@ -162,11 +162,14 @@ def _instruction(row: Any, column: str | None, source: str) -> Instruction:
     if not isinstance(row, dict):
         raise ValueError(f"a JSON object is expected, not {type(row).__name__}")
     row = {str(key).casefold(): value for key, value in row.items()}
-    column = column.casefold() if column else next((name for name in TEXT_COLUMNS if name in row), None)
     if column is None:
-        raise ValueError(f"none of the columns {', '.join(TEXT_COLUMNS)} is there")
+        there = [name for name in TEXT_COLUMNS if name in row]
+        if not there:
+            raise ValueError(f"none of the columns {', '.join(TEXT_COLUMNS)} is there")
+        column = next((name for name in there if row[name] is not None), there[0])
+    column = column.casefold()
     text = _text(row, column)
-    extra = row.get("input")
+    extra = row.get("input") if column != "input" else None
     instances = row.get("instances")
     if extra is None and isinstance(instances, list) and instances and isinstance(instances[0], dict):
         extra = instances[0].get("input")
@@ -256,7 +259,9 @@ def _csv_rows(text: str) -> Iterator[tuple[int, Any]]:
         except StopIteration:
             return
         except csv.Error as error:
-            yield line, ValueError(f"not CSV ({error})")
+            # A quote that is never closed takes all lines to the end with it.
+            for lost in range(line, max(line, reader.line_num) + 1):
+                yield lost, ValueError(f"not CSV ({error})")
             continue
         if not cells:
             continue

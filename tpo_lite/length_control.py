@@ -6,6 +6,7 @@ tokens, never the thought's.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -53,30 +54,34 @@ def length_controlled(
     return z_scores(scores) - rho * z_scores(lengths)
 
 
-def auto_rho(prompts: Iterable[tuple[Sequence[float], Sequence[int]]]) -> AutoRho:
+def auto_rho(
+    prompts: Iterable[tuple[Sequence[float], Sequence[int]]], usable: Iterable[Sequence[bool]] | None = None
+) -> AutoRho:
     """The smallest rho in `RHO_GRID` whose chosen responses are on average not longer than the rejected.
 
     Each prompt is (scores, lengths) of its well-formed responses; chosen and rejected are the first
     highest and first lowest s_i, as in `tpo_lite.pairs`. Prompts whose scores are all equal show no
-    preference and do not count. Where no rho will do, 0.5 with `reached` False.
+    preference and do not count, nor do those whose chosen or rejected response is not `usable` (one flag a
+    response; None: all are). Where no rho will do, 0.5 with `reached` False.
     """
-    chosen, rejected = [], []
-    for scores, lengths in prompts:
+    chosen, rejected, counted = [], [], []
+    flags = itertools.repeat(None) if usable is None else usable
+    for (scores, lengths), flag in zip(prompts, flags):
         score_z, length_z = z_scores(scores), z_scores(lengths)
         if not score_z.any():
             continue
         controlled = score_z - RHO_GRID[:, None] * length_z  # (rhos, K)
+        best, worst = controlled.argmax(1), controlled.argmin(1)
+        kept = np.ones(len(score_z), int) if flag is None else np.asarray(flag, int)
+        counted.append(kept[best] * kept[worst])
         tokens = np.asarray(lengths)
-        chosen.append(tokens[controlled.argmax(1)])
-        rejected.append(tokens[controlled.argmin(1)])
+        chosen.append(tokens[best] * counted[-1])
+        rejected.append(tokens[worst] * counted[-1])
     if not chosen:
         return AutoRho(0.0, True, 0.0, 0.0)
     # Summed as integers, so that equal means are equal.
-    fits = np.sum(chosen, axis=0) <= np.sum(rejected, axis=0)
+    longer, shorter = np.sum(chosen, axis=0), np.sum(rejected, axis=0)
+    fits = longer <= shorter
     at = int(fits.argmax()) if fits.any() else len(RHO_GRID) - 1
-    return AutoRho(
-        float(RHO_GRID[at]),
-        bool(fits.any()),
-        float(np.mean(chosen, axis=0)[at]),
-        float(np.mean(rejected, axis=0)[at]),
-    )
+    pairs = max(1, int(np.sum(counted, axis=0)[at]))
+    return AutoRho(float(RHO_GRID[at]), bool(fits.any()), float(longer[at] / pairs), float(shorter[at] / pairs))

@@ -72,15 +72,22 @@ def score_prompts(
     soft: bool,
     prior: float,
     rho: float | None,
+    max_tokens: int,
 ) -> Scored:
-    """The scores of all prompts; a rho of None is found by `auto_rho` over all of them."""
+    """The scores of all prompts; a rho of None is found by `auto_rho` over those whose pair `make_pairs` can keep."""
     scores = [
         score_prompt(prompt, judgements[prompt.instruction.id], soft=soft, prior=prior, rho=rho or 0.0)
         for prompt in samples
     ]
     reached = None
     if rho is None:
-        automatic = auto_rho((score.ratings, score.lengths) for score in scores)
+        automatic = auto_rho(
+            ((score.ratings, score.lengths) for score in scores),
+            (
+                [_fits(prompt, prompt.samples[k], max_tokens) for k in score.ks]
+                for prompt, score in zip(samples, scores, strict=True)
+            ),
+        )
         rho, reached = automatic.rho, automatic.reached
         scores = [
             dataclasses.replace(

@@ -28,20 +28,23 @@ def progress(label: str, total: int, unit: str, done: int = 0) -> Iterator[Advan
 
 
 def _bar(label: str, total: int, unit: str, done: int) -> Iterator[Advance]:
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.table import Column
 
+    # On eighty columns the figures need all the room that the bar would take.
+    bar = (BarColumn(),) if Console().width >= 120 else ()
     columns = (
-        TextColumn("{task.description:<28}"),
-        BarColumn(),
+        TextColumn("{task.description}"),
+        *bar,
         MofNCompleteColumn(),
         TextColumn("{task.fields[rate]}"),
-        TimeElapsedColumn(),
-        TextColumn("left"),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
+        TextColumn("left"),
+        TextColumn("{task.fields[note]}", table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis")),
     )
     start, finished = time.monotonic(), 0
-    with Progress(*columns) as bars:
+    with Progress(*columns, expand=True) as bars:
         task = bars.add_task(label, total=total, completed=done, rate="", note="")
 
         def advance(units: int, note: str = "") -> None:

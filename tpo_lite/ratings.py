@@ -81,7 +81,7 @@ def win_matrix(
     """The well-formed samples' ks, in order, and their wins B (W, W).
 
     A comparison stands for every pair of samples with the same two response texts. Hard wins are the
-    paper's B_mn = 1[r^mn = 1] + 1[r^nm = -1], where an unparsed verdict counts for nobody; soft wins are
+    paper's B_mn = 1[r^mn = 1] + 1[r^nm = -1], where a forced verdict counts like any other; soft wins are
     p_first for the first and 1 - p_first for the second. Two samples with one text have half a win each.
     A comparison too long for the judge was not made, and counts for nobody either way.
     """
@@ -100,6 +100,9 @@ def win_matrix(
             continue
         if soft:
             first_wins, second_wins = comparison.p_first, 1.0 - comparison.p_first
+        elif comparison.verdict == "unparsed":
+            # Forced out of the judge, the probability names a side; 0.5 names none.
+            first_wins, second_wins = float(comparison.p_first > 0.5), float(comparison.p_first < 0.5)
         else:
             first_wins, second_wins = float(comparison.verdict == "A"), float(comparison.verdict == "B")
         first, second = rows[responses[comparison.first]], rows[responses[comparison.second]]

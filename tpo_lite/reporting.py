@@ -10,6 +10,8 @@ from typing import Any
 
 import click
 
+from tpo_lite.errors import OutOfMemory
+
 
 def reporting(command: Callable[..., None]) -> Callable[..., None]:
     """Turns errors into one message and an exit code; adds --debug."""
@@ -24,7 +26,11 @@ def reporting(command: Callable[..., None]) -> Callable[..., None]:
         except (Exception, KeyboardInterrupt) as error:
             if isinstance(error, click.ClickException | click.exceptions.Exit):
                 raise
-            root = options.get("run_dir") or options.get("out") or Path(".")
-            sys.exit(exit_code(error, Path(root) / "log" / "tpo-lite.log", debug))
+            root = Path(options.get("run_dir") or options.get("out") or ".")
+            # Only a run folder is written into: a log in another would make it one that no run may start in.
+            log = root / "log" / "tpo-lite.log" if (root / "recipe.yaml").exists() else None
+            code = exit_code(error, log, debug)
+            # That memory ran out is for the orchestrator to know; to a shell it is a failure.
+            sys.exit(1 if code == OutOfMemory.exit_code else code)
 
     return wrapped

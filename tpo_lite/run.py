@@ -31,7 +31,7 @@ from typing import Any
 import yaml
 
 from tpo_lite.back_off import Limits, limited
-from tpo_lite.errors import InputError, TpoError
+from tpo_lite.errors import DISK_FULL, InputError, TpoError
 from tpo_lite.recipe import Recipe, differences, parse_recipe
 
 OUTPUTS = {
@@ -39,7 +39,7 @@ OUTPUTS = {
     "generate": ["../base-validation.jsonl", "samples.jsonl"],
     "judge": ["judgements.jsonl"],
     "pair": ["scores.jsonl", "pairs.jsonl"],
-    "dpo": ["train/log.json"],
+    "dpo": ["train/checkpoint-*/adapter_model.safetensors", "train/log.json"],
     "validate": ["validation/checkpoint-*.jsonl"],
     "select": ["validation/*-vs-*.jsonl", "validation.json"],
     "fold": ["adapter/*", "model/*"],
@@ -89,11 +89,20 @@ class RunFolder:
         While nothing has been computed, another recipe takes the place of the first. With `new`, a folder
         that is there is moved aside, never overwritten. Raises `InputError` with what changed.
         """
-        if new and self.root.exists():
-            number = 1
-            while (aside := self.root.with_name(f"{self.root.name}.old-{number}")).exists():
+        try:
+            self._start(recipe, new)
+        except OSError as error:
+            if error.errno in DISK_FULL:
+                raise
+            raise InputError(f"--out {self.root} cannot be used ({error.strerror}). Give another folder.") from error
+
+    def _start(self, recipe: Recipe, new: bool) -> None:
+        if new and (self.root / "recipe.yaml").exists():
+            root, number = self.root.resolve(), 1
+            while (aside := root.with_name(f"{root.name}.old-{number}")).exists():
                 number += 1
-            self.root.rename(aside)
+            with self.lock("run"), self.lock("phase"):
+                root.rename(aside)
         if (self.root / "recipe.yaml").exists():
             changed = differences(self.started_with, recipe)
             if changed and not self._computed():

@@ -10,6 +10,7 @@ library there is reported like any other error.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import importlib
 import logging
@@ -21,15 +22,12 @@ from pathlib import Path
 import click
 
 from tpo_lite.chat import first_line
-from tpo_lite.errors import OutOfMemory, TpoError
+from tpo_lite.errors import DISK_FULL, InputError, OutOfMemory, TpoError
 from tpo_lite.memory import PeakMemory
 from tpo_lite.run import RunFolder
 
 PHASES = ("generate", "judge", "pair", "dpo", "validate", "select", "fold")
 """The order within an iteration; "prepare" comes once, before the first."""
-
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""No space, no quota, over the limit for one file; safetensors and torch only say so in the text of their errors."""
 
 OUT_OF_MEMORY = ("out of memory", "allocate memory", "alloc_failed")
 """What CUDA, cuBLAS, Triton and torch's host allocator say in the text of an ordinary RuntimeError."""
@@ -56,19 +54,37 @@ logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 def run_phase(name: str, root: Path, arm: str | None, iteration: int) -> None:
     """Runs one phase in this process unless it is finished. Raises `TpoError` for what a user can mend."""
     run = RunFolder(root)
-    arms = run.recipe.arms
-    if arm is not None and arm not in arms:
-        raise TpoError(f"this run has no arm {arm!r}; it has {', '.join(arms)}.")
+    recipe = run.recipe
+    if arm is not None and arm not in recipe.arms:
+        raise InputError(f"this run has no arm {arm!r}; it has {', '.join(recipe.arms)}.")
+    if iteration >= recipe.iterations:
+        raise InputError(f"this run has no iteration {iteration}; it has 0 to {recipe.iterations - 1}.")
     with run.lock("phase"):
         if run.is_done(name, arm, iteration):
             return
+        if arm is not None:
+            check_order(run, name, arm, iteration)
         peak = PeakMemory()
         module = importlib.import_module(f"tpo_lite.phases.{name}")
         summary = module.run(run, arm, iteration) if arm else module.run(run)
         run.mark_done(name, arm, iteration, summary, peak.bytes())
 
 
-def exit_code(error: BaseException, log: Path, debug: bool) -> int:
+def check_order(run: RunFolder, name: str, arm: str, iteration: int) -> None:
+    """Raises `InputError` naming the first phase that must be finished before this one, and is not."""
+    before: list[tuple[str, str | None, int]] = [("prepare", None, 0)]
+    before += [(phase, arm, t) for t in range(iteration) for phase in PHASES]
+    now = PHASES[: PHASES.index(name)] if name in PHASES else PHASES
+    before += [(phase, arm, iteration) for phase in now]
+    for step in before:
+        if not run.is_done(*step):
+            raise InputError(
+                f"{name} of {arm}, iteration {iteration}, comes after {step[0]}{f' of iteration {step[2]}' if step[1] else ''}, "
+                f"which is not finished. `tpo-lite train --out {run.root}` with the same settings runs all in order."
+            )
+
+
+def exit_code(error: BaseException, log: Path | None, debug: bool) -> int:
     """Says what went wrong in one message and returns the exit code: 1, 2, 3 for too little memory (see
     `tpo_lite.errors`), or 130 when interrupted.
     """
@@ -83,12 +99,13 @@ def exit_code(error: BaseException, log: Path, debug: bool) -> int:
     out_of_memory = is_out_of_memory(error)
     tried = f"out of memory ({first_line(error)}). `tpo-lite train` tries smaller batches."
     click.echo(f"error: {tried if out_of_memory else _unforeseen(error)}", err=True)
-    try:
-        log.parent.mkdir(parents=True, exist_ok=True)
-        log.write_text("".join(traceback.format_exception(error)))
-        click.echo(f"The traceback is in {log}; --debug shows it.", err=True)
-    except OSError:  # such as the full disk that is being reported
-        click.echo("--debug shows the traceback.", err=True)
+    where = "--debug shows the traceback."
+    if log is not None:
+        with contextlib.suppress(OSError):  # such as the full disk that is being reported
+            log.parent.mkdir(parents=True, exist_ok=True)
+            log.write_text("".join(traceback.format_exception(error)))
+            where = f"The traceback is in {log}; --debug shows it."
+    click.echo(where, err=True)
     return OutOfMemory.exit_code if out_of_memory else 1
 
 

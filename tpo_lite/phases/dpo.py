@@ -15,7 +15,7 @@ from typing import Any
 from peft import set_peft_model_state_dict
 
 from tpo_lite import engines
-from tpo_lite.adapters import Blocks, concatenate, fresh_block, linear_shapes, rank_of, read_adapter, state_dict
+from tpo_lite.adapters import WEIGHTS, Blocks, concatenate, fresh_block, linear_shapes, rank_of, read_adapter, state_dict
 from tpo_lite.chat import load_tokenizer
 from tpo_lite.dpo import COMPLETE, freeze_older_blocks, trainable, trainer
 from tpo_lite.engines.transformers import load_base
@@ -50,6 +50,8 @@ def run(run: RunFolder, arm: str, iteration: int) -> dict[str, Any]:
         freeze_older_blocks(model, rank_of(older))
 
     out = folder / "train"
+    if any(not (mark.parent / WEIGHTS).exists() for mark in out.glob(f"checkpoint-*/{COMPLETE}")):
+        shutil.rmtree(out)  # a damaged checkpoint was deleted: a resume would not make it again
     steps = recipe.train.epochs * math.ceil(len(pairs) / recipe.train.batch)
     resume = last_complete_checkpoint(out)
     done = int(resume.name.rpartition("-")[2]) if resume else 0

@@ -78,4 +78,4 @@ def _calls(prompts: list[PromptSamples], finished: dict[str, PromptJudgements]) 
     calls = sum(record.calls for record in finished.values())
     saved = sum(record.saved for record in finished.values())
     identical = sum(saved_calls(prompt, len(round_robin(prompt))) for prompt in judged)
-    return f"{calls} calls, saved {identical} by identical responses, {saved - identical} by the tournament"
+    return f"{calls} calls (saved: identical {identical}, tournament {saved - identical})"

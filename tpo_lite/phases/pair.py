@@ -31,6 +31,7 @@ def run(run: RunFolder, arm: str, iteration: int) -> dict[str, Any]:
         soft=recipe.rating.wins == "soft",
         prior=recipe.rating.prior,
         rho=None if rho == "auto" else rho,
+        max_tokens=recipe.pairs.max_tokens,
     )
     made = make_pairs(
         samples,
