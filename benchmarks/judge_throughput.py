@@ -3,13 +3,14 @@
     python -m benchmarks.judge_throughput                      # small random model, and the embedded judge; CPU
     python -m benchmarks.judge_throughput --gguf judge.gguf --gpu-layers -1 --prompts 20
 
-Judges all pairs of K = 8 real answers to each of a few AlpacaEval instructions, in both orders, three ways:
+Judges all pairs of real answers to each of a few instructions, in both orders, three ways:
 
-  fresh    (a) `llama_cpp.Llama`, one comparison after the other, each from an empty cache
+  fresh    (a) `llama_cpp.Llama`, one comparison after the other, each from an empty cache (not with explanations)
   ordered  (b) the same, sorted so that its automatic prefix reuse finds the longest prefixes
   batched  (c) `tpo_lite.judges.gguf.GgufJudge`
 
-The ways take turns, instruction by instruction, on the same token sequences. The default model has random
+Instructions and answers are AlpacaEval's, by eight systems, and OpenAssistant's, five samples of one model. The
+ways take turns, instruction by instruction, on the same token sequences. The default model has random
 weights on Llama-3's vocabulary; the embedded judge then judges its own kind of instructions. Reads `../shared/data`
 beside the repository and writes results/judge_throughput.md.
 """
@@ -66,12 +67,23 @@ class Measured:
         self.explanations += [explanation for explanation, _ in answers]
 
 
-def instructions_with_answers(n: int) -> list[tuple[str, list[str]]]:
+def rows(path: Path) -> list[dict]:
+    """A JSONL file."""
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def samples_of_one_model(n: int) -> list[tuple[str, list[str]]]:
+    """The first n OpenAssistant prompts with five different samples of a 30B model."""
+    cases = []
+    for row in rows(SHARED / "data/prompts/oasst_rlhf2_llama30b_K_samples.jsonl"):
+        said = list(dict.fromkeys(text.strip() for result in row["results"] for text in result["outputs"]))
+        if len(said) == 5:
+            cases.append((row["prompt"], said))
+    return cases[:n]
+
+
+def answers_of_eight_systems(n: int) -> list[tuple[str, list[str]]]:
     """The first n AlpacaEval instructions with the answers of eight systems."""
-
-    def rows(path: Path) -> list[dict]:
-        return [json.loads(line) for line in path.read_text().splitlines()]
-
     files = sorted((ALPACA_EVAL / "model_outputs").glob("*.jsonl"))
     files.append(ALPACA_EVAL / "reference_gpt4_1106_preview.jsonl")
     answers = [{row["index"]: row["output"] for row in rows(path)} for path in files]
@@ -150,31 +162,32 @@ class OneAtATime:
         return np.array([row[token] for token in tokens])
 
 
-def measure(judge: GgufJudge, cases: list[tuple[str, list[str]]], options: argparse.Namespace) -> dict[str, Measured]:
-    """All three ways over all instructions, in turns; who begins changes."""
+def measure(
+    judge: GgufJudge, cases: list[tuple[str, list[str]]], options: argparse.Namespace, with_fresh: bool
+) -> dict[str, Measured]:
+    """All ways over all instructions, in turns; who begins changes."""
 
     def batched(leaves: list[Leaf]) -> tuple[int, list]:
         before = judge.engine.tokens_decoded
         decoded = judge.engine.decode(leaves)
         return judge.engine.tokens_decoded - before, [(d.tokens, d.logits) for d in decoded]
 
-    ways = {
-        "fresh": OneAtATime(judge, options, fresh=True).decode,
-        "ordered": OneAtATime(judge, options, fresh=False).decode,
-        "batched": batched,
-    }
+    ways = {"ordered": OneAtATime(judge, options, fresh=False).decode, "batched": batched}
+    if with_fresh:
+        ways = {"fresh": OneAtATime(judge, options, fresh=True).decode} | ways
     measured = {name: Measured() for name in ways}
     for turn, (instruction, answers) in enumerate(cases):
         pairs = itertools.permutations(dict.fromkeys(answers), 2)
         leaves = [leaf for a, b in pairs if (leaf := judge._leaf(JudgeRequest(instruction, a, b)))]
         names = list(ways)
-        for name in names[turn % 3 :] + names[: turn % 3]:
+        turn %= len(names)
+        for name in names[turn:] + names[:turn]:
             measured[name].add(ways[name], leaves)
     return measured
 
 
 def report(title: str, measured: dict[str, Measured]) -> str:
-    """The three ways side by side, and how far their verdicts agree."""
+    """The ways side by side, and how far their verdicts agree."""
     batched = measured["batched"]
     lines = [
         f"## {title}",
@@ -184,13 +197,14 @@ def report(title: str, measured: dict[str, Measured]) -> str:
         "| way | tokens evaluated | tokens/s | calls/s | batched is |",
         "|---|--:|--:|--:|--:|",
     ]
-    for letter, (name, way) in zip("abc", measured.items()):
+    letters = {"fresh": "a", "ordered": "b", "batched": "c"}
+    for name, way in measured.items():
         lines.append(
-            f"| ({letter}) {name} | {way.tokens:,} | {way.tokens / way.seconds:.0f} | "
+            f"| ({letters[name]}) {name} | {way.tokens:,} | {way.tokens / way.seconds:.0f} | "
             f"{len(way.margins) / way.seconds:.2f} | {way.seconds / batched.seconds:.2f}x |"
         )
     lines.append("")
-    for name in ("fresh", "ordered"):
+    for name in list(measured)[:-1]:
         # Greedy paths of random weights part at near ties; only equal explanations have comparable verdicts.
         same = [i for i, said in enumerate(measured[name].explanations) if said == batched.explanations[i]]
         ours, theirs = (np.array(way.margins)[same] for way in (batched, measured[name]))
@@ -222,11 +236,11 @@ def main() -> None:
     """Runs, measures, writes."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--gguf", type=Path, help="a model to judge with; default: random weights")
-    parser.add_argument("--layers", type=int, default=8, help="of the random model")
+    parser.add_argument("--layers", type=int, default=4, help="of the random model")
     parser.add_argument("--embedding", type=int, default=512, help="64 for each head; a multiple of 256")
     parser.add_argument("--type", choices=["F16", "Q8_0", "Q4_K_M"], default="Q8_0")
     parser.add_argument("--modes", nargs="*", default=["verdict", "explain"])
-    parser.add_argument("--prompts", type=int, default=3)
+    parser.add_argument("--prompts", type=int, default=2, help="instructions of each source")
     parser.add_argument("--explain-tokens", type=int, default=64)
     parser.add_argument("--context", type=int, default=16384)
     parser.add_argument("--batch", type=int, default=512)
@@ -260,9 +274,14 @@ def main() -> None:
                 n_gpu_layers=options.gpu_layers,
                 n_threads=options.threads,
             )
-            measured = measure(judge, instructions_with_answers(options.prompts), options)
-            sections.append(report(f"{mode}, {model}", measured))
-            print(sections[-1], flush=True)
+            sources = {
+                "AlpacaEval, eight systems": answers_of_eight_systems(options.prompts),
+                "OpenAssistant, samples of one model": samples_of_one_model(options.prompts),
+            }
+            for source, cases in sources.items():
+                measured = measure(judge, cases, options, with_fresh=mode == "verdict")
+                sections.append(report(f"{mode}: {source}; {model}", measured))
+                print(sections[-1], flush=True)
     if options.embedded_prompts:
         settings = load_recipe("embedded").judge
         judge = GgufJudge(
@@ -274,8 +293,10 @@ def main() -> None:
             n_batch=settings.batch,
             n_seq_max=settings.sequences,
         )
-        measured = measure(judge, puzzles_with_answers(options.embedded_prompts), options)
-        sections.append(report("explain, the embedded judge on its own kind of instructions", measured))
+        # This small, two threads cost more than they gain, in either way.
+        options.threads = 1
+        measured = measure(judge, puzzles_with_answers(options.embedded_prompts), options, with_fresh=True)
+        sections.append(report("explain: the embedded judge on its own kind of instructions; one thread", measured))
         print(sections[-1], flush=True)
     options.results.write_text("\n".join(sections))
 

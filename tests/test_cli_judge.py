@@ -144,9 +144,22 @@ def test_run_refuses_a_file_that_is_not_its_own(judges, pairs, tmp_path):
     done = invoke("judge", "run", pairs, "--judge", judges["A"], "--out", out)
     assert done.exit_code == 2
     assert "was written by 'random.gguf verdict', not 'A.gguf verdict'" in done.output
-    pairs.write_text(pairs.read_text().replace('"no"', '"never"'))
+    done = invoke("judge", "run", pairs, "--judge", judges["random"], "--out", out, "--context", 4096)
+    assert "was written by 'random.gguf verdict' with another context. Give" in done.output
+    changed = tmp_path / "random.gguf"
+    data = bytearray(judges["random"].read_bytes())
+    data[-1] ^= 1
+    changed.write_bytes(data)
+    done = invoke("judge", "run", pairs, "--judge", changed, "--out", out)
+    assert "was written by 'random.gguf verdict' with another model file. Give" in done.output
+    # The same length as before.
+    pairs.write_text(pairs.read_text().replace('"no"', '"on"'))
     done = invoke("judge", "run", pairs, "--judge", judges["random"], "--out", out)
     assert "has a pair 'pairs:0' that is not among those given" in done.output
+    inputs = out.with_name("out.jsonl.inputs")
+    inputs.write_text("{}")
+    done = invoke("judge", "run", pairs, "--judge", judges["random"], "--out", out)
+    assert "out.jsonl.inputs, which says what was judged, is missing or damaged." in done.output
     assert out.read_bytes() == before
     for text in ("notes\n", "notes", pairs.read_text()):
         out.write_text(text)
@@ -166,6 +179,12 @@ def test_pairs_too_long_for_the_context_are_named(judges, tmp_path):
     assert done.exit_code == 0, done.output
     assert "too long for 2048 tokens: 1 of 2 pairs (3000). Give a larger --context" in done.output
     assert "too long, left out            1 of 2 pairs" in done.output
+    trained = write_tiny_gguf(tmp_path / "short.gguf", n_ctx=1024)
+    done = invoke("judge", "run", path, "--judge", trained, "--context", 2048, "--out", tmp_path / "out.jsonl")
+    assert "too long for the 1024 tokens that the judge was trained on: 1 of 2 pairs (3000). Take a" in done.output
+    # Nothing is left to judge, so nobody asks the judge for its limit.
+    done = invoke("judge", "run", path, "--judge", trained, "--context", 2048, "--out", tmp_path / "out.jsonl")
+    assert "too long for the judge: 1 of 2 pairs (3000). Take a judge with a longer context." in done.output
 
 
 @pytest.mark.parametrize(
@@ -182,6 +201,8 @@ def test_pairs_too_long_for_the_context_are_named(judges, tmp_path):
         ("calibrate --judge odd.jsonl labelled.jsonl", "odd.jsonl is not a GGUF file"),
         ("calibrate labelled.jsonl", "Missing option '--judge'"),
         ("calibrate --judge x.gguf odd.jsonl", "error: odd.jsonl:1 is no pair of responses."),
+        ("run labelled.jsonl --judge x --out o --set context=auto", "error: --set context=auto: what fits is worked"),
+        ("calibrate labelled.jsonl --judge x --set kv_type=auto", "error: --set kv_type=auto: what fits is worked"),
         ("run labelled.jsonl --judge x.gguf", "Missing option '--out'"),
         ("run labelled.jsonl --judge none.gguf --out o.jsonl", "error: judge.model: no file 'none.gguf'."),
         (".", "error: . is not a run folder"),

@@ -94,6 +94,16 @@ def test_damaged_files_are_named(text, message, tmp_path):
         read_pairs(path)
 
 
+@pytest.mark.parametrize("form", ["{}", "[{}]"])
+def test_halves_of_surrogate_pairs_are_replaced(form, tmp_path):
+    path = tmp_path / "odd.jsonl"
+    row = {"instruction": "a\ud800", "response_1": "\udfffb", "response_2": "😀 é", "id": "\\ud"}
+    path.write_text(form.format(json.dumps(row)))
+    (pair,) = read_pairs(path)
+    texts = (pair.instruction, pair.response_1, pair.response_2, pair.id)
+    assert texts == ("a\ufffd", "\ufffdb", "😀 é", "\\ud")
+
+
 def test_unreadable_files(tmp_path):
     with pytest.raises(InputError, match="none.json cannot be read: No such file or directory"):
         read_pairs(tmp_path / "none.json")

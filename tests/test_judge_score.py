@@ -144,6 +144,9 @@ def test_p_better_is_that_of_the_higher_rating():
     assert (p_better(ten, one), p_better(one, ten), p_better(one, one)) == (1, 0, 0.5)
     assert p_better(any_, any_) == pytest.approx(0.5)
     assert p_better(any_, one) == pytest.approx(0.95)
+    many = np.random.default_rng(1).dirichlet(np.full(10, 0.02), 200)
+    assert all(p_better(each, each) == 0.5 for each in many)
+    assert all(0 <= p_better(a, b) <= 1 for a in many for b in (one, ten, *many[:9]))
     random = np.random.default_rng(0).dirichlet(np.ones(10), 2)
     draws = [np.random.default_rng(seed).choice(RATINGS, 200_000, p=p) for seed, p in enumerate(random)]
     assert p_better(*random) == pytest.approx(np.mean((draws[0] > draws[1]) + (draws[0] == draws[1]) / 2), abs=0.005)
@@ -164,7 +167,7 @@ def test_each_response_is_rated_once_and_both_orders_agree(model, monkeypatch):
     assert first.p_a + second.p_a == pytest.approx(1)
     assert {first.label, second.label} == {"A", "B"}
     assert first.explanation == f"{rating_a @ RATINGS:.2f} against {rating_b @ RATINGS:.2f}"
-    assert same.p_a == pytest.approx(0.5)
+    assert (same.p_a, same.label) == (0.5, "tie")
     assert judge.pointwise
 
 

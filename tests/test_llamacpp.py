@@ -277,6 +277,9 @@ def test_a_leaf_that_does_not_fit_alone_is_named(engine, model):
     before = engine.tokens_decoded
     with pytest.raises(InputError, match="Leaf 1 needs 2050 tokens .*2048"):
         engine.decode([Leaf([1, 2]), Leaf([1] * 2000, Continuation(50))])
+    for numbers in ({"max_tokens": 0}, {"temperature": -0.1}, {"top_p": 0}, {"seed": -1}, {"seed": 1 << 128}):
+        with pytest.raises(ValueError, match="a number is out of its range"):
+            Continuation(**{"max_tokens": 1} | numbers)
     with pytest.raises(InputError, match="Leaf 0 "):
         engine.decode([Leaf([])])
     assert engine.tokens_decoded == before

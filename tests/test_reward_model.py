@@ -126,7 +126,7 @@ def test_each_response_is_scored_once_and_both_orders_agree(judge, monkeypatch):
     assert first.p_a + second.p_a == pytest.approx(1)
     assert (first.label, second.label) in (("A", "B"), ("B", "A"))
     assert first.explanation == f"{scores[0]:.4g} against {scores[1]:.4g}"
-    assert same.p_a == 0.5
+    assert (same.p_a, same.label) == (0.5, "tie")
     assert judge.pointwise
 
 
@@ -154,6 +154,9 @@ def test_overlong_responses(model, judge):
     assert "begin x" in text and "x end" in text and CUT_MARK in text
     assert cutting.compare([long])[0].label != "overlong"
     assert cutting.compare([JudgeRequest("x" * 300, "a", "b")])[0].label == "overlong"
+    # A cut leaves halves of characters, and U+FFFD in their place costs more tokens than it saved.
+    for text in ("汉字漢字測試文本" * 40, "é" * 300, "🫠🧿" * 80):
+        assert 200 < len(cutting._inputs.fitted_ids("Add.", text, 256, True)) <= 256
 
 
 def test_a_model_without_padding_token_scores_one_at_a_time(tiny_model, judge, tmp_path):

@@ -8,7 +8,9 @@ label and id. Knows nothing of judges.
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +24,8 @@ FORMS = (
     ("question", "response_A", "response_B"),
 )
 """The text fields of our own form, LLMBar's and JudgeBench's."""
+
+_SURROGATES = re.compile(r"[\ud800-\udfff]")
 
 _LABELS = {"1": 1, "2": 2, "A>B": 1, "B>A": 2}
 
@@ -47,6 +51,12 @@ class ResponsePair:
     def lengths(self) -> list[int]:
         """Lengths of both responses in characters."""
         return [len(self.response_1), len(self.response_2)]
+
+    @property
+    def digest(self) -> str:
+        """A hash of the three texts."""
+        texts = [self.instruction, self.response_1, self.response_2]
+        return hashlib.sha256(json.dumps(texts).encode()).hexdigest()[:16]
 
 
 def read_pairs(path: Path) -> list[ResponsePair]:
@@ -95,7 +105,8 @@ def judgebench_group(source: str) -> str:
 def read_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """The objects of a JSONL file or of one JSON list, each with where it stands ("file:line" or "file, item").
 
-    Raises `InputError` for a file that cannot be read or holds none, and for what is no JSON object.
+    Texts are `well_formed`. Raises `InputError` for a file that cannot be read or holds none, and for what is
+    no JSON object.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -118,6 +129,14 @@ def read_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def _parse(text: str, where: str) -> Any:
     try:
-        return json.loads(text)
+        parsed = json.loads(text)
     except ValueError as error:
         raise InputError(f"{where} is no JSON ({error}). Mend that line or take it out.") from error
+    if "\\ud" in text.lower():
+        parsed = json.loads(well_formed(json.dumps(parsed, ensure_ascii=False)))
+    return parsed
+
+
+def well_formed(text: str) -> str:
+    """The text with U+FFFD for halves of surrogate pairs: JSON may hold them (RFC 8259, section 8.2), UTF-8 may not."""
+    return _SURROGATES.sub("\N{REPLACEMENT CHARACTER}", text)

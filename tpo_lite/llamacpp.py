@@ -149,7 +149,7 @@ class LlamaCpp(GgufModel):
 
         Only one stream at a time: each begins with an empty cache. A leaf enters when a sequence and all the KV cells that it may need are free, so that nothing ever
         has to be taken back. Raises `InputError` naming a leaf that does not fit even alone, before any
-        work is done.
+        work is done; what no leaf may ask for, `Continuation` refuses.
         """
         for index, leaf in enumerate(leaves):
             if not leaf.tokens or leaf.room > self.max_leaf:

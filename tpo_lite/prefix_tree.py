@@ -29,20 +29,24 @@ class Decision:
 
 @dataclass(frozen=True)
 class Continuation:
-    """How a leaf is continued."""
+    """How a leaf is continued. Raises `ValueError` for numbers outside the ranges named here."""
 
     max_tokens: int
     """The most tokens sampled, the stop token included; at least 1."""
     temperature: float = 0.0
-    """0 is greedy."""
+    """At least 0, which is greedy."""
     top_p: float = 1.0
-    """Nucleus, taken after the temperature as transformers does."""
+    """Nucleus, above 0 and at most 1, taken after the temperature as transformers does."""
     seed: int = 0
-    """Keys the leaf's random numbers (`tpo_lite.nucleus.generator`); at most 128 bits."""
+    """Keys the leaf's random numbers (`tpo_lite.nucleus.generator`); from 0, at most 128 bits."""
     stop_tokens: frozenset[int] = frozenset()
     """The continuation ends with the first of these, which is part of it."""
     decision: Decision | None = None
     """A second way to end; none: only stop tokens and the limit end it."""
+
+    def __post_init__(self) -> None:
+        if self.max_tokens < 1 or not self.temperature >= 0 or not 0 < self.top_p <= 1 or not 0 <= self.seed < 1 << 128:
+            raise ValueError(f"{self} cannot be sampled: a number is out of its range")
 
 
 @dataclass(frozen=True)

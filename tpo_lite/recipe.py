@@ -100,7 +100,7 @@ class JudgeSettings(Section):
     kv_type: Literal["auto", "f16", "q8_0"] = "f16"
     """Type of the KV cache, keys and values alike."""
     overlong: Literal["drop", "truncate"] = "drop"
-    """A comparison longer than the context: leave it out, or cut the middle of the longer response."""
+    """A comparison longer than the context: leave it out, or cut the middle of the longer response, then of both."""
     gpu_layers: Annotated[int, Field(ge=-1)] = -1
     """With --gpu: layers of the GGUF on the GPU; -1: all."""
     fewer_gpu_layers: bool = False

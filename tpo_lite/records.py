@@ -108,7 +108,7 @@ class Comparison(Record):
     p_first: float
     """Probability that the first is better; 0.5 where no verdict could be read."""
     verdict: str
-    """"A", "B", "unparsed", or "overlong": it did not fit the judge's context and was not made."""
+    """"A", "B", "tie" (exactly even), "unparsed", or "overlong": it did not fit the judge's context and was not made."""
     explanation: str = ""
     """What the judge wrote before its verdict (explain mode)."""
 

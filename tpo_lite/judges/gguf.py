@@ -16,7 +16,7 @@ from typing import Literal
 
 from tpo_lite.errors import InputError
 from tpo_lite.gguf_model import GgufModel
-from tpo_lite.judges import JudgeRequest, Verdict
+from tpo_lite.judges import JudgeRequest, Verdict, winner_label
 from tpo_lite.judges.gguf_prompt import OPENING, Answer, GgufPrompt, Question, ask
 from tpo_lite.judges.prompt import EXPLAIN_TEMPLATE, FIELDS, VERDICT_TEMPLATE
 from tpo_lite.llamacpp import Leaf, LlamaCpp
@@ -49,10 +49,10 @@ class GgufJudge:
     `template` is a judge prompt with {instruction}, {response_a} and {response_b} (None: the Self-Taught
     Evaluator's for the mode), `system` an optional system message, `chat_template` a Jinja template in
     place of the GGUF's own. `overlong` says what becomes of a pair that does not fit the context: "drop"
-    (label "overlong", p_a 0.5) or "truncate" (the middle of the longer response is cut). `flash_attn`
-    None takes it except where it is the slower one: explanations on a CPU with an f16 cache. The other
-    arguments are those of `LlamaCpp`. On a CPU few sequences (8 to 16) are best for explanations: each
-    token written is compared with the cells of all sequences in flight.
+    (label "overlong", p_a 0.5) or "truncate" (the middle of the longer response is cut, then of both).
+    `flash_attn` None takes it except where it is the slower one: explanations on a CPU with an f16 cache.
+    The other arguments are those of `LlamaCpp`. On a CPU few sequences (8 to 16) are best for explanations:
+    each token written is compared with the cells of all sequences in flight.
 
     Raises `InputError` for a model without chat template where none is given, and for a vocabulary in
     which no token tells `[[A]]` from `[[B]]` or that splits them at different places.
@@ -83,6 +83,8 @@ class GgufJudge:
             # several times slower than the matrix product does, one token at a time.
             flash_attn = mode == "verdict" or n_gpu_layers != 0 or kv_type != "f16"
         self.engine = LlamaCpp(path, n_ctx, n_batch, n_seq_max, n_gpu_layers, kv_type, flash_attn, n_threads)
+        self.max_tokens = self.engine.max_leaf
+        """Most tokens of a prompt, its explanation included."""
         self._prompt = pair_prompt(self.engine, mode, template, system, chat_template, explain_tokens)
 
     @property
@@ -107,4 +109,4 @@ class GgufJudge:
         p_a = float(answer.probabilities[0])
         forced = answer.decoded.ended in ("stop", "length")
         explanation = self.engine.detokenize(answer.decoded.tokens).removesuffix(OPENING).strip()
-        return Verdict(p_a, "unparsed" if forced else "A" if p_a > 0.5 else "B", explanation, forced)
+        return Verdict(p_a, "unparsed" if forced else winner_label(p_a), explanation, forced)

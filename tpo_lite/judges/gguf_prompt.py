@@ -38,6 +38,11 @@ class Question:
     branches: list[Branch]
     """Where the possible answers part."""
 
+    @property
+    def room(self) -> int:
+        """The most KV cells that a leaf may need."""
+        return max(leaf.room for leaf in self.leaves)
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -57,7 +62,8 @@ class GgufPrompt:
     the answer is read where it comes to one; this takes answers that part at one token.
 
     Raises `InputError` for a template without its placeholders, a model without chat template where none
-    is given, and a vocabulary that cannot write the answers.
+    is given, a chat template that fails or does not show the prompt once, and a vocabulary that cannot write
+    the answers.
     """
 
     def __init__(
@@ -87,17 +93,29 @@ class GgufPrompt:
     def question(self, texts: Mapping[str, str], room: int, truncate: bool) -> Question | None:
         """The question about these texts; None if it needs more than `room` tokens.
 
-        With `truncate` the middle of the longest response is cut out until it fits, if that can be.
+        With `truncate` the middle of the longer response is cut out until it fits, if that can be, and once it
+        is no longer than the other, that of both. Both orders of a pair show the same cuts.
         """
+        cut, shown = 0, texts
         while True:
-            question = self._whole(texts)
-            excess = max(leaf.room for leaf in question.leaves) - room
-            if excess <= 0:
+            question = self._whole(shown)
+            needed = question.room
+            if truncate and (other_order := self._swapped(shown)) != shown:
+                needed = max(needed, self._whole(other_order).room)
+            if needed <= room:
                 return question
-            shorter = self._cut(texts, excess) if truncate else None
+            # A cut may leave halves of characters, which cost tokens of their own. So the whole texts are cut,
+            # each time by more: cutting what is cut already could come to the same text again and again.
+            cut += needed - room
+            shorter = self._cut(texts, cut) if truncate else None
             if shorter is None:
                 return None
-            texts = shorter
+            shown = shorter
+
+    def _swapped(self, texts: Mapping[str, str]) -> dict[str, str]:
+        """The texts with the responses in the other order."""
+        _, *responses = self._slots
+        return {**texts, **{field: texts[other] for field, other in zip(responses, reversed(responses), strict=True)}}
 
     def _whole(self, texts: Mapping[str, str]) -> Question:
         tokens = [t for piece in self._pieces[:-1] for t in self._tokens(piece, texts)]
@@ -134,14 +152,26 @@ class GgufPrompt:
         return branches(tokens)
 
     def _cut(self, texts: Mapping[str, str], excess: int) -> dict[str, str] | None:
-        """The texts with `excess` tokens less in the middle of the longest response; None if it is too short.
+        """The texts with `excess` tokens less in the middle of the responses; None if they are too short.
 
-        Both orders of a pair cut the same response: which is longer does not depend on the slot.
+        What is cut off each response does not depend on its slot.
         """
         tokenize = partial(self.model.tokenize, special=False)
-        longest = max(list(self._slots)[1:], key=lambda field: (len(tokenize(texts[field])), texts[field]))
-        shorter = cut_middle(texts[longest], excess, tokenize, self.model.detokenize)
-        return None if shorter is None else {**texts, longest: shorter}
+        _, *responses = self._slots
+        lengths = {field: len(tokenize(texts[field])) for field in responses}
+        *other, longest = sorted(responses, key=lambda field: (lengths[field], texts[field]))
+        shares = {longest: excess}
+        for field in other:
+            shares[field] = max(0, excess - (lengths[longest] - lengths[field])) // 2
+            shares[longest] -= shares[field]
+        found = dict(texts)
+        for field, share in shares.items():
+            if share:
+                shorter = cut_middle(texts[field], share, tokenize, self.model.detokenize)
+                if shorter is None:
+                    return None
+                found[field] = shorter
+        return found
 
     def _render(self, template: str, system: str | None, chat_template: str | None) -> str:
         """The judge prompt in the chat template, slots in place of the texts, the judge's turn opened."""
@@ -152,7 +182,8 @@ class GgufPrompt:
                 "instruct model."
             )
         messages = [{"role": "system", "content": system}] if system else []
-        messages.append({"role": "user", "content": fill(template, self._slots)})
+        prompt = fill(template, self._slots)
+        messages.append({"role": "user", "content": prompt})
         # transformers' environment for chat templates, without its clock (strftime_now): a prompt that
         # changes with the date could not be judged alike after a resume, and templates have a fallback.
         environment = ImmutableSandboxedEnvironment(
@@ -160,17 +191,23 @@ class GgufPrompt:
         )
         environment.filters["tojson"] = partial(json.dumps, ensure_ascii=False)
         try:
-            return environment.from_string(source).render(
+            rendered = environment.from_string(source).render(
                 messages=messages,
                 add_generation_prompt=True,
                 bos_token=self.model.special_token_text("bos"),
                 eos_token=self.model.special_token_text("eos"),
                 raise_exception=_raise_template_error,
             )
-        except TemplateError as error:
+        except Exception as error:  # a template's own expressions may raise anything
             raise InputError(
                 f"The chat template of {self.model.path} fails: {error}. Give another (judge.chat_template)."
             ) from error
+        if any(rendered.count(slot) != prompt.count(slot) for slot in self._field_of):
+            raise InputError(
+                f"The chat template of {self.model.path} does not show the user's text exactly once. Give another "
+                "(judge.chat_template)."
+            )
+        return rendered
 
     def _split(self, rendered: str) -> list[int | str]:
         """The rendered prompt as control tokens and the stretches of text between them; the last is text.

@@ -26,7 +26,8 @@ def open_judge(settings: JudgeSettings, calls: Path | None = None) -> Judge:
     """The judge, ready to compare; on a GPU with `gpu_layers` of its layers there.
 
     `calls` is the file that counts an openai judge's requests over all processes of a run (None: this
-    judge's alone). Raises `InputError` for what cannot judge, `OutOfMemory` where it does not fit.
+    judge's alone); beside it its verdicts are kept (for "judge-calls" in "judge-replies.jsonl"). Raises
+    `InputError` for what cannot judge, `OutOfMemory` where it does not fit.
     """
     if settings.mode == "openai":
         return _openai(settings, calls)
@@ -130,6 +131,7 @@ def _check_gguf(settings: JudgeSettings) -> None:
 
 def _openai(settings: JudgeSettings, calls: Path | None) -> OpenAiJudge:
     from tpo_lite.judges.openai import CallBudget, OpenAiJudge
+    from tpo_lite.judges.paid_verdicts import PaidVerdicts
 
     if settings.overlong == "truncate":
         raise InputError(
@@ -142,6 +144,7 @@ def _openai(settings: JudgeSettings, calls: Path | None) -> OpenAiJudge:
         max_tokens=settings.explain_tokens,
         in_flight=settings.sequences,
         budget=CallBudget(settings.max_calls, calls),
+        paid=PaidVerdicts(calls and calls.with_name(calls.name.removesuffix("calls") + "replies.jsonl")),
     )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-from tpo_lite.judges import JudgeRequest, Verdict
+from tpo_lite.judges import JudgeRequest, Verdict, winner_label
 
 Score = TypeVar("Score")
 Item = tuple[str, str]
@@ -36,5 +36,5 @@ def compare_scores(
             verdicts.append(Verdict(0.5, "overlong"))
             continue
         p_a = p_better(a, b)
-        verdicts.append(Verdict(p_a, "A" if p_a > 0.5 else "B", f"{shown(a)} against {shown(b)}"))
+        verdicts.append(Verdict(p_a, winner_label(p_a), f"{shown(a)} against {shown(b)}"))
     return verdicts

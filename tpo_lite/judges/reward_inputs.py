@@ -59,14 +59,17 @@ class RewardInputs:
 
     def fitted_ids(self, instruction: str, response: str, room: int, truncate: bool) -> list[int] | None:
         """The ids, at most `room`; with `truncate` the response's middle gives way. None if they do not fit."""
+        cut, shown = 0, response
         while True:
-            ids = self.ids(instruction, response)
+            ids = self.ids(instruction, shown)
             if len(ids) <= room:
                 return ids
-            shorter = cut_middle(response, len(ids) - room, self._chat.text_ids, self._chat.text) if truncate else None
+            # The whole response is cut, each time by more; see `GgufPrompt.question`.
+            cut += len(ids) - room
+            shorter = cut_middle(response, cut, self._chat.text_ids, self._chat.text) if truncate else None
             if shorter is None:
                 return None
-            response = shorter
+            shown = shorter
 
 
 def _config(model: str, trust_remote_code: bool):

@@ -46,6 +46,8 @@ class ScoreJudge:
         overlong: Literal["drop", "truncate"] = "drop",
     ):
         self.engine, self.overlong = engine, overlong
+        self.max_tokens = engine.max_leaf
+        """Most tokens of a prompt."""
         self._prompt = score_prompt(engine, template, chat_template)
 
     @property
@@ -77,5 +79,6 @@ def p_better(a: np.ndarray, b: np.ndarray) -> float:
     >>> p_better(np.array([0, 1.0]), np.array([0.5, 0.5]))
     0.75
     """
-    below = np.cumsum(b) - b
-    return float(a @ (below + b / 2))
+    # From the difference of the two winning sides: alike ratings come to 0.5 and not to the next number.
+    a_wins, b_wins = a @ (np.cumsum(b) - b), b @ (np.cumsum(a) - a)
+    return min(1.0, max(0.0, float(0.5 + (a_wins - b_wins) / 2)))
