@@ -207,12 +207,13 @@ def report(title: str, measured: dict[str, Measured]) -> str:
     for name in list(measured)[:-1]:
         # Greedy paths of random weights part at near ties; only equal explanations have comparable verdicts.
         same = [i for i, said in enumerate(measured[name].explanations) if said == batched.explanations[i]]
-        ours, theirs = (np.array(way.margins)[same] for way in (batched, measured[name]))
-        lines.append(
-            f"- against {name}: explanations equal {len(same) / len(batched.margins):.1%}; of these, same sign "
-            f"{np.mean(np.sign(ours) == np.sign(theirs)):.1%}, largest difference of logit(A) - logit(B) "
-            f"{np.abs(ours - theirs).max():.3f} at a spread of {theirs.std():.3f}"
-        )
+        lines.append(f"- against {name}: explanations equal {len(same) / len(batched.margins):.1%}")
+        if same:
+            ours, theirs = (np.array(way.margins)[same] for way in (batched, measured[name]))
+            lines[-1] += (
+                f"; of these, same sign {np.mean(np.sign(ours) == np.sign(theirs)):.1%}, largest difference of "
+                f"logit(A) - logit(B) {np.abs(ours - theirs).max():.3f} at a spread of {theirs.std():.3f}"
+            )
     return "\n".join([*lines, ""])
 
 
@@ -238,7 +239,7 @@ def main() -> None:
     parser.add_argument("--gguf", type=Path, help="a model to judge with; default: random weights")
     parser.add_argument("--layers", type=int, default=4, help="of the random model")
     parser.add_argument("--embedding", type=int, default=512, help="64 for each head; a multiple of 256")
-    parser.add_argument("--type", choices=["F16", "Q8_0", "Q4_K_M"], default="Q8_0")
+    parser.add_argument("--type", choices=["F16", "Q8_0", "Q4_K_M"], default="Q4_K_M")
     parser.add_argument("--modes", nargs="*", default=["verdict", "explain"])
     parser.add_argument("--prompts", type=int, default=2, help="instructions of each source")
     parser.add_argument("--explain-tokens", type=int, default=64)

@@ -19,7 +19,7 @@ from tpo_lite.gguf_model import GgufModel
 from tpo_lite.judges import JudgeRequest, Verdict, winner_label
 from tpo_lite.judges.gguf_prompt import OPENING, Answer, GgufPrompt, Question, ask
 from tpo_lite.judges.prompt import EXPLAIN_TEMPLATE, FIELDS, VERDICT_TEMPLATE
-from tpo_lite.llamacpp import Leaf, LlamaCpp
+from tpo_lite.llamacpp import SMALL_MODEL, Leaf, LlamaCpp
 
 
 def pair_prompt(
@@ -50,9 +50,8 @@ class GgufJudge:
     Evaluator's for the mode), `system` an optional system message, `chat_template` a Jinja template in
     place of the GGUF's own. `overlong` says what becomes of a pair that does not fit the context: "drop"
     (label "overlong", p_a 0.5) or "truncate" (the middle of the longer response is cut, then of both).
-    `flash_attn` None takes it except where it is the slower one: explanations on a CPU with an f16 cache.
-    The other arguments are those of `LlamaCpp`. On a CPU few sequences (8 to 16) are best for explanations:
-    each token written is compared with the cells of all sequences in flight.
+    `flash_attn` None takes it except where it is the slower one: explanations of a small model on a CPU with
+    an f16 cache. The other arguments are those of `LlamaCpp`.
 
     Raises `InputError` for a model without chat template where none is given, and for a vocabulary in
     which no token tells `[[A]]` from `[[B]]` or that splits them at different places.
@@ -79,9 +78,10 @@ class GgufJudge:
     ):
         self.overlong = overlong
         if flash_attn is None:
-            # llama.cpp's CPU kernel passes over other sequences' cells at little cost, but reads its own
-            # several times slower than the matrix product does, one token at a time.
-            flash_attn = mode == "verdict" or n_gpu_layers != 0 or kv_type != "f16"
+            # llama.cpp's CPU kernel passes over other sequences' cells at little cost. Only where the whole model
+            # is small does the matrix product beat it, one token at a time (1.9 times with the embedded judge).
+            small = Path(path).is_file() and Path(path).stat().st_size < SMALL_MODEL
+            flash_attn = mode == "verdict" or n_gpu_layers != 0 or kv_type != "f16" or not small
         self.engine = LlamaCpp(path, n_ctx, n_batch, n_seq_max, n_gpu_layers, kv_type, flash_attn, n_threads)
         self.max_tokens = self.engine.max_leaf
         """Most tokens of a prompt, its explanation included."""
