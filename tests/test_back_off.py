@@ -127,9 +127,10 @@ def run_phase(*arguments):
     draw = LoadedPolicy.draw
 
     def draw_two_prompts(self, *arguments):
-        for batch in draw(self, *arguments):
-            yield batch[:2]
-            raise MemoryError
+        for number, prompt in enumerate(draw(self, *arguments)):
+            if number == 2:
+                raise MemoryError
+            yield prompt
 
     def draw_in_small_batches(self, *arguments):
         return (draw if self.recipe.sampling.batch <= 4 else draw_two_prompts)(self, *arguments)

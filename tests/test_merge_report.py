@@ -106,7 +106,8 @@ def test_a_run_without_a_finished_iteration(tiny_run, tmp_path):
 
 def test_a_measurement_that_fails_ends_the_command_with_its_code(tiny_run, tmp_path):
     shutil.copytree(tiny_run, tmp_path / "run")
-    shutil.rmtree(tmp_path / "run" / "direct" / "iteration-0" / "train")
+    for weights in (tmp_path / "run" / "direct" / "iteration-0" / "train").glob("checkpoint-*/adapter_model.safetensors"):
+        weights.write_bytes(b"no weights")
     done = invoke(tmp_path / "run")
     assert done.exit_code == 1
     assert "cannot be read" in done.output
