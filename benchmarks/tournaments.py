@@ -224,7 +224,7 @@ def replays(roots: list[Path]) -> list[str]:
 
 def round_robin_records(prompts: list[PromptSamples], answers: Answers) -> list[list]:
     """All comparisons of each prompt."""
-    return [judge_prompts(RecordedJudge(answers), [prompt], RoundRobin())[0].comparisons for prompt in prompts]
+    return [next(judge_prompts(RecordedJudge(answers), [prompt], RoundRobin())).comparisons for prompt in prompts]
 
 
 def annotations(data: Path) -> tuple[dict[int, list[float]], dict[int, list[int]]]:

@@ -35,7 +35,7 @@ class Alphabet:
 def test_a_round_robin_of_several_prompts_is_one_call() -> None:
     judge = Alphabet()
     prompts = [prompt("b", "a", "b"), prompt("c", None, id="y"), prompt("d", "c", id="z")]
-    records = judge_prompts(judge, prompts, RoundRobin())
+    records = list(judge_prompts(judge, prompts, RoundRobin()))
     assert judge.batches == [[JudgeRequest("?", a, b) for a, b in ("ba", "ab", "dc", "cd")]]
     assert records[0].comparisons == [Comparison(0, 1, 0.05, "B", "because"), Comparison(1, 0, 0.95, "A", "because")]
     assert [(record.id, record.calls, record.saved) for record in records] == [("x", 2, 4), ("y", 0, 0), ("z", 2, 0)]
@@ -44,7 +44,7 @@ def test_a_round_robin_of_several_prompts_is_one_call() -> None:
 def test_rounds_of_several_prompts_go_together() -> None:
     judge = Alphabet()
     prompts = [prompt(*letters, id=letters) for letters in ("hgfedcba", "abcdefgh", "ab")]
-    records = judge_prompts(judge, prompts, ADAPTIVE)
+    records = list(judge_prompts(judge, prompts, ADAPTIVE))
     assert len(judge.batches[0]) == 8 + 8 + 2
     # The third has played all there is to play, the others go on together.
     assert 2 <= len(judge.batches) <= 6
@@ -52,7 +52,15 @@ def test_rounds_of_several_prompts_go_together() -> None:
     for record in records:
         assert record.calls == len(record.comparisons)
         assert record.calls + record.saved == len(record.id) * (len(record.id) - 1)
-        assert record == judge_prompts(Alphabet(), [prompt(*record.id, id=record.id)], ADAPTIVE)[0]
+        assert [record] == list(judge_prompts(Alphabet(), [prompt(*record.id, id=record.id)], ADAPTIVE))
+
+
+def test_a_prompt_is_given_when_it_is_over_and_not_when_all_are() -> None:
+    judge = Alphabet()
+    stream = judge_prompts(judge, [prompt("b", "a"), prompt(*"hgfedcba", id="y"), prompt("a", id="z")], ADAPTIVE)
+    assert (next(stream).id, len(judge.batches)) == ("x", 1)
+    assert [record.id for record in stream] == ["y", "z"]  # in order, though the last had nothing to play
+    assert len(judge.batches) > 1
 
 
 @pytest.mark.parametrize("tournament", [RoundRobin(), Single(0), ADAPTIVE])
@@ -67,7 +75,7 @@ def test_every_tournament_finds_the_best_and_the_worst(tournament: Tournament) -
 @pytest.mark.parametrize("tournament", [RoundRobin(), Single(0), ADAPTIVE])
 def test_a_pointwise_judge_scores_each_distinct_response_once(tournament: Tournament) -> None:
     judge = Alphabet(pointwise=True)
-    records = judge_prompts(judge, [prompt("b", "a", None, "b", "c"), prompt("a", "a", id="y")], tournament)
+    records = list(judge_prompts(judge, [prompt("b", "a", None, "b", "c"), prompt("a", "a", id="y")], tournament))
     assert [(c.first, c.second) for c in records[0].comparisons] == [(0, 1), (0, 4), (1, 4)]
     assert (records[0].calls, records[0].saved) == (3, 9)
     assert (records[1].comparisons, records[1].calls, records[1].saved) == ([], 0, 2)

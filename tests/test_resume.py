@@ -23,7 +23,7 @@ BEGUN = {
     "dpo": "train/checkpoint-*/complete",
     "validate": "validation/checkpoint-*.jsonl",
     "select": "validation/checkpoint-*-vs-*.jsonl",
-    "fold": "adapter/*",
+    "fold": "adapter/adapter_model.safetensors",
 }
 """What a phase has written when it is in the middle of its work. ("pair" takes no time and writes whole files.)"""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import combinations
 
 from tpo_lite.judges import Judge, JudgeRequest
@@ -10,37 +10,35 @@ from tpo_lite.records import Comparison, PromptJudgements, PromptSamples
 from tpo_lite.tournament import Match, Tournament, distinct_responses, saved_calls
 
 
-def judge_prompts(judge: Judge, prompts: Sequence[PromptSamples], tournament: Tournament) -> list[PromptJudgements]:
+def judge_prompts(judge: Judge, prompts: Sequence[PromptSamples], tournament: Tournament) -> Iterator[PromptJudgements]:
     """A tournament for each prompt; a round of all of them is one call to the judge.
 
-    The judge sees the instruction x and two responses y: neither the thought prompt nor a thought. A pointwise
-    judge is asked about every pair in one order, whatever the tournament: it scores each distinct response
-    once, and so many are its calls.
+    Gives a prompt's judgements as soon as its tournament and those of all prompts before it are over. The judge
+    sees the instruction x and two responses y: neither the thought prompt nor a thought. A pointwise judge is
+    asked about every pair in one order, whatever the tournament: it scores each distinct response once, and so
+    many are its calls.
     """
     if judge.pointwise:
-        matches = [list(combinations(distinct_responses(prompt), 2)) for prompt in prompts]
-        played = _play(judge, prompts, matches)
-        calls = [len(set().union(*pairs)) for pairs in matches]
-    else:
-        played = _play_rounds(judge, prompts, tournament)
-        calls = [len(comparisons) for comparisons in played]
-    return [
-        PromptJudgements(prompt.instruction.id, comparisons, count, saved_calls(prompt, count))
-        for prompt, comparisons, count in zip(prompts, played, calls, strict=True)
-    ]
-
-
-def _play_rounds(judge: Judge, prompts: Sequence[PromptSamples], tournament: Tournament) -> list[list[Comparison]]:
-    """All comparisons of each prompt, in the order in which they were asked."""
+        pairs = [list(combinations(distinct_responses(prompt), 2)) for prompt in prompts]
+        for prompt, asked, comparisons in zip(prompts, pairs, _play(judge, prompts, pairs), strict=True):
+            yield _judgements(prompt, comparisons, len(set().union(*asked)))
+        return
     played: list[list[Comparison]] = [[] for _ in prompts]
-    going = list(range(len(prompts)))
-    while going:
+    going, given = list(range(len(prompts))), 0
+    while given < len(prompts):
         matches = {index: tournament.next_round(prompts[index], played[index]) for index in going}
         going = [index for index in going if matches[index]]
+        over = going[0] if going else len(prompts)
+        for index in range(given, over):
+            yield _judgements(prompts[index], played[index], len(played[index]))
+        given = over
         answers = _play(judge, [prompts[index] for index in going], [matches[index] for index in going])
         for index, comparisons in zip(going, answers, strict=True):
             played[index] += comparisons
-    return played
+
+
+def _judgements(prompt: PromptSamples, comparisons: list[Comparison], calls: int) -> PromptJudgements:
+    return PromptJudgements(prompt.instruction.id, comparisons, calls, saved_calls(prompt, calls))
 
 
 def _play(judge: Judge, prompts: Sequence[PromptSamples], matches: Sequence[list[Match]]) -> list[list[Comparison]]:

@@ -43,10 +43,11 @@ def run(run: RunFolder, arm: str, iteration: int) -> dict[str, Any]:
             missing = {prompt.instruction.id for prompt in group} - finished.keys()
             if missing:
                 tournament = _tournament(recipe, rated)
-                judged = [record for record in judge_prompts(judge, group, tournament) if record.id in missing]
-                out.append(*judged)
-                finished |= {record.id: record for record in judged}
-                advance(len(judged), _calls(prompts, finished))
+                for record in judge_prompts(judge, group, tournament):
+                    if record.id in missing:
+                        out.append(record)
+                        finished[record.id] = record
+                        advance(1, _calls(prompts, finished))
             for prompt in group:
                 judgements = finished[prompt.instruction.id]
                 score = score_prompt(
