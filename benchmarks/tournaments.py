@@ -34,7 +34,7 @@ from tpo_lite.judges import JudgeRequest, Verdict
 from tpo_lite.judging import judge_prompts
 from tpo_lite.pairs import score_prompt
 from tpo_lite.records import Instruction, PromptJudgements, PromptSamples, Sample, read_jsonl
-from tpo_lite.statistics import flip_rate, share
+from tpo_lite.statistics import flip_rate
 from tpo_lite.tournament import (
     Adaptive,
     RoundRobin,

@@ -7,7 +7,7 @@ computes; the context that holds the judge's comparisons is only cut down to wha
 
 from __future__ import annotations
 
-from tpo_lite.recipe import Recipe, parse_recipe
+from tpo_lite.recipe import Recipe, divisors, parse_recipe
 
 Limits = dict[str, int]
 """The largest values for which there was memory, by the recipe's key."""
@@ -45,8 +45,8 @@ def _halved(key: str, value: int, least: int) -> Limits:
 def _micro_batch(recipe: Recipe) -> Limits:
     """The largest micro-batch of at most half that divides the batch: the effective batch stays what it is."""
     half = recipe.train.micro_batch // 2
-    fits = [size for size in range(1, half + 1) if recipe.train.batch % size == 0]
-    return {"train.micro_batch": fits[-1]} if fits else {}
+    fits = [size for size in divisors(recipe.train.batch) if size <= half]
+    return {"train.micro_batch": fits[0]} if fits else {}
 
 
 def _judge(recipe: Recipe) -> Limits:

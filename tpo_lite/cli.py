@@ -73,8 +73,7 @@ def train(
 
     if cpu and gpu is not None:
         raise InputError("--gpu and --cpu exclude each other; give one.")
-    if gpu is not None:
-        check_gpu(gpu)
+    use_device(gpu)
     name = recipe or ("embedded" if gpu is None else "llama-3.1-8b-24gb")
     # The named options come after --set: they say the same as a key, and the shorter way wins.
     shorter = {
@@ -89,9 +88,6 @@ def train(
     run = RunFolder(out or Path("runs") / recipe_path(name).stem)
     if recipe is None and gpu is None:
         click.echo("No recipe and no --gpu: running the embedded recipe, a small world on the CPU.")
-    os.environ["TPO_LITE_DEVICE"] = "cpu" if gpu is None else "cuda"
-    os.environ["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
-    os.environ["CUDA_VISIBLE_DEVICES"] = "" if gpu is None else str(gpu)
     loaded = plan_first(loaded, gpu, None if new else run)
     if plan_only:
         return
@@ -111,6 +107,15 @@ def train(
         model = run.trained(arm, loaded.iterations)
         made = run.iteration(arm, model - 1) / ("model" if loaded.merge == "requantize" else "adapter")
         click.echo(f"{arm} M_{loaded.iterations}: {made if model else 'M_0 itself; the judge preferred no checkpoint'}")
+
+
+def use_device(gpu: int | None) -> None:
+    """Tells this process and its phases where to work: on GPU `gpu`, or on the CPU. Raises `InputError`."""
+    if gpu is not None:
+        check_gpu(gpu)
+    os.environ["TPO_LITE_DEVICE"] = "cpu" if gpu is None else "cuda"
+    os.environ["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
+    os.environ["CUDA_VISIBLE_DEVICES"] = "" if gpu is None else str(gpu)
 
 
 def check_gpu(index: int) -> None:

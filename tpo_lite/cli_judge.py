@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -313,14 +312,10 @@ def _settings(model: str, mode: str, context: int, overrides: Sequence[str]) -> 
 
 def _open_judge(settings: JudgeSettings, gpu: int | None, calls: Path | None = None) -> Judge:
     """The judge, loaded; `calls` counts an openai judge's requests."""
-    from tpo_lite.cli import check_gpu
+    from tpo_lite.cli import use_device
     from tpo_lite.judges.open import open_judge
 
-    if gpu is not None:
-        check_gpu(gpu)
-    os.environ["TPO_LITE_DEVICE"] = "cpu" if gpu is None else "cuda"
-    os.environ["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
-    os.environ["CUDA_VISIBLE_DEVICES"] = "" if gpu is None else str(gpu)
+    use_device(gpu)
     return open_judge(settings, calls)
 
 

@@ -309,7 +309,7 @@ def parse_recipe(data: dict[str, Any], source: str) -> Recipe:
             raise InputError(f"thought.{key} is given, but thought.style is {recipe.thought.style}: set it to custom.")
     batch, micro_batch = recipe.train.batch, recipe.train.micro_batch
     if micro_batch != "auto" and batch % min(micro_batch, batch):
-        nearest = max(size for size in range(1, micro_batch) if batch % size == 0)
+        nearest = next(size for size in divisors(batch) if size < micro_batch)
         raise InputError(
             f"train.micro_batch: {micro_batch} does not divide train.batch, {batch}, so that gradients cannot "
             f"accumulate up to it. Take {nearest}."
@@ -320,6 +320,11 @@ def parse_recipe(data: dict[str, Any], source: str) -> Recipe:
             "thought prompt and direct answers. Take one of these, or another model."
         )
     return recipe
+
+
+def divisors(batch: int) -> list[int]:
+    """Micro-batches that add up to `batch`, the largest first."""
+    return [size for size in range(batch, 0, -1) if batch % size == 0]
 
 
 def _problem(item: Any) -> str:

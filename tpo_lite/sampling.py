@@ -40,6 +40,10 @@ class Sampler(Protocol):
         """
         ...
 
+    def sample(self, prompts: Sequence[list[int]], keys: Sequence[str]) -> list[list[int]]:
+        """What `stream` gives, by row."""
+        return [ids for _, ids in sorted(self.stream(prompts, keys))]
+
     def probe(self, prompts: Sequence[list[int]]) -> float:
         """The largest change in next-token log-probability that the live adapter makes on `prompts`.
 
@@ -82,7 +86,7 @@ class OwnRandomNumbers(LogitsProcessor):
         return torch.full_like(scores, float("-inf")).scatter_(-1, chosen[:, None], 0.0)
 
 
-class GenerateSampler:
+class GenerateSampler(Sampler):
     """Samples with a model's Hugging Face `generate`, which an engine may have replaced by a faster one.
 
     All rows of a call run until the longest of them ends, and each has a prefill of its own.
@@ -91,10 +95,6 @@ class GenerateSampler:
     def __init__(self, model: Any, stops: list[int], pad: int, settings: Sampling):
         self.model, self.stops, self.pad, self.settings = model, stops, pad, settings
         self.rows = settings.batch
-
-    def sample(self, prompts: Sequence[list[int]], keys: Sequence[str]) -> list[list[int]]:
-        """What `stream` gives, by row."""
-        return [ids for _, ids in sorted(self.stream(prompts, keys))]
 
     def stream(self, prompts: Sequence[list[int]], keys: Sequence[str]) -> Iterator[tuple[int, list[int]]]:
         """See `Sampler`."""

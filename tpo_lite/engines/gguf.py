@@ -21,7 +21,7 @@ from tpo_lite.plan.memory import longest_prompt
 from tpo_lite.policy import Policy
 from tpo_lite.recipe import Recipe
 from tpo_lite.requantize import local_folder
-from tpo_lite.sampling import ROUNDS
+from tpo_lite.sampling import ROUNDS, Sampler
 
 Kind = Literal["Q4_K_M", "F16"]
 
@@ -29,7 +29,7 @@ Q4_SHARE = 0.35
 """Size of a Q4_K_M file over that of the F16 file it is made from, at most."""
 
 
-class GgufSampler:
+class GgufSampler(Sampler):
     """See `tpo_lite.sampling.Sampler`. The samples of a prompt share its prefill, and thought prompts their beginning.
 
     At most `sampling.batch` rows are continued at a time; the KV cache holds them at their longest, and the prompt
@@ -64,10 +64,6 @@ class GgufSampler:
         )
         if lora is not None:
             lora.unlink()
-
-    def sample(self, prompts: Sequence[list[int]], keys: Sequence[str]) -> list[list[int]]:
-        """What `stream` gives, by row."""
-        return [ids for _, ids in sorted(self.stream(prompts, keys))]
 
     def stream(self, prompts: Sequence[list[int]], keys: Sequence[str]) -> Iterator[tuple[int, list[int]]]:
         """See `tpo_lite.sampling.Sampler`."""

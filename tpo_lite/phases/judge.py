@@ -7,6 +7,7 @@ from tpo_lite.phases import phase_main
 if __name__ == "__main__":
     phase_main("judge")
 
+from dataclasses import dataclass
 from typing import Any
 
 from tpo_lite.judges import Judge
@@ -32,6 +33,10 @@ def run(run: RunFolder, arm: str, iteration: int) -> dict[str, Any]:
     at_once = recipe.judge.prompts_at_once
     groups = [prompts[start : start + at_once] for start in range(0, len(prompts), at_once)]
     judge: Judge = open_judge(recipe.judge, run.root / "judge-calls")
+    by_id = {prompt.instruction.id: prompt for prompt in prompts}
+    tally = Tally()
+    for record in finished.values():
+        tally.add(by_id[record.id], record)
     rated: list[tuple[list[float], list[int]]] = []
     with (
         JsonlAppender(path) as out,
@@ -47,7 +52,8 @@ def run(run: RunFolder, arm: str, iteration: int) -> dict[str, Any]:
                     if record.id in missing:
                         out.append(record)
                         finished[record.id] = record
-                        advance(1, _calls(prompts, finished))
+                        tally.add(by_id[record.id], record)
+                        advance(1, str(tally))
             for prompt in group:
                 judgements = finished[prompt.instruction.id]
                 score = score_prompt(
@@ -73,10 +79,20 @@ def _tournament(recipe: Recipe, rated: list[tuple[list[float], list[int]]]) -> T
     )
 
 
-def _calls(prompts: list[PromptSamples], finished: dict[str, PromptJudgements]) -> str:
+@dataclass
+class Tally:
     """How many calls were made so far, and what saved the others of a full round robin."""
-    judged = [prompt for prompt in prompts if prompt.instruction.id in finished]
-    calls = sum(record.calls for record in finished.values())
-    saved = sum(record.saved for record in finished.values())
-    identical = sum(saved_calls(prompt, len(round_robin(prompt))) for prompt in judged)
-    return f"{calls} calls (saved: identical {identical}, tournament {saved - identical})"
+
+    calls: int = 0
+    saved: int = 0
+    identical: int = 0
+    """Of the saved ones, those between identical responses."""
+
+    def add(self, prompt: PromptSamples, record: PromptJudgements) -> None:
+        """Counts one prompt."""
+        self.calls += record.calls
+        self.saved += record.saved
+        self.identical += saved_calls(prompt, len(round_robin(prompt)))
+
+    def __str__(self) -> str:
+        return f"{self.calls} calls (saved: identical {self.identical}, tournament {self.saved - self.identical})"

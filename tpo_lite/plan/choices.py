@@ -8,7 +8,7 @@ from typing import Any
 from tpo_lite.plan.cards import Card
 from tpo_lite.plan.memory import longest_comparison, needs
 from tpo_lite.plan.shapes import JudgeShape, ModelShape
-from tpo_lite.recipe import Recipe
+from tpo_lite.recipe import Recipe, divisors
 
 AIM = 11 / 12
 """Share of the card that picks stay within: 22 GiB of 24."""
@@ -96,11 +96,6 @@ def _candidates(recipe: Recipe, phase: str) -> Iterator[Keys]:
         for checkpointing in options("train.gradient_checkpointing", [False, True]):
             for size in options("train.micro_batch", sizes):
                 yield {"train.gradient_checkpointing": checkpointing, "train.micro_batch": size}
-
-
-def divisors(batch: int) -> list[int]:
-    """Micro-batches that add up to `batch`, the largest first."""
-    return [size for size in range(batch, 0, -1) if batch % size == 0]
 
 
 def smallest_change(recipe: Recipe, model: ModelShape, judge: JudgeShape | None, card: Card, phase: str) -> Keys | None:
