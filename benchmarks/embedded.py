@@ -37,8 +37,16 @@ def run_recipe(out: Path, seed: int, overrides: list[str]) -> None:
     subprocess.run([*command, *(part for key in overrides for part in ("--set", key))], check=True)
 
 
-def measure_run(root: Path) -> dict[str, Any]:
-    """Accuracy and parse failures of every model of every arm on instructions outside the run's slices."""
+def held_out(root: Path, count: int = HELD_OUT) -> dict[str, Any]:
+    """What `measure_run` measures, kept in the run's folder."""
+    path = root / f"held-out-{count}.json"
+    if not path.exists():
+        write_json(path, measure_run(root, count))
+    return read_json(path)
+
+
+def measure_run(root: Path, count: int) -> dict[str, Any]:
+    """Accuracy and parse failures of every model of every arm on `count` instructions outside the run's slices."""
     os.environ["TPO_LITE_DEVICE"] = "cpu"
     from tpo_lite.embedded.world import instructions
     from tpo_lite.policy import LoadedPolicy, policy, sampling_key
@@ -48,7 +56,7 @@ def measure_run(root: Path) -> dict[str, Any]:
     run = RunFolder(root)
     recipe = run.recipe
     used = {x.id for path in (root / "instructions").glob("*.jsonl") for x in read_jsonl(path, Instruction)}
-    fresh = [x for x in instructions(HELD_OUT + len(used), seed=10_000 + recipe.seed) if x.id not in used][:HELD_OUT]
+    fresh = [x for x in instructions(count + len(used), seed=10_000 + recipe.seed) if x.id not in used][:count]
     figures: dict[str, Any] = {}
     for arm in recipe.arms:
         figures[arm] = []
@@ -78,6 +86,12 @@ def measure_judge(seeds: range) -> dict[str, list[float]]:
     return {name: [row[name] for row in rows] for name in rows[0]}
 
 
+def seconds(root: Path) -> float:
+    """Wall time of all phases of a finished run."""
+    arms = read_json(root / "results.json")["arms"].values()
+    return sum(sum(iteration["seconds"].values()) for arm in arms for iteration in arm["iterations"])
+
+
 def cell(values: list[float]) -> str:
     """Mean and 95 % interval over seeds, in percent."""
     average = mean(values)
@@ -87,7 +101,7 @@ def cell(values: list[float]) -> str:
 
 def report(runs: list[Path], judge: dict[str, list[float]], command: str) -> str:
     """The results file."""
-    measured = [read_json(run / "held-out.json") for run in runs]
+    measured = [held_out(run) for run in runs]
     results = [read_json(run / "results.json") for run in runs]
     models = range(len(measured[0]["thinking"]))
 
@@ -99,7 +113,6 @@ def report(runs: list[Path], judge: dict[str, list[float]], command: str) -> str
 
     ahead = [figures["thinking"][-1]["accuracy"] - figures["direct"][-1]["accuracy"] for figures in measured]
     behind = [figures["thinking"][0]["accuracy"] - figures["direct"][0]["accuracy"] for figures in measured]
-    seconds = [sum(sum(it["seconds"].values()) for arm in r["arms"].values() for it in arm["iterations"]) for r in results]
     peak = max(
         phase["host"] for r in results for arm in r["arms"].values() for it in arm["iterations"] for phase in it["peak_bytes"].values()
     )
@@ -132,7 +145,7 @@ def report(runs: list[Path], judge: dict[str, list[float]], command: str) -> str
             figure("thinking, end less direct, end", ahead),
             *(figure(f"judge: {name}", judge[name]) for name in ("right", "right in both orders", "flip rate", "unparsed")),
             "",
-            f"Wall time of a run, both arms, three iterations: {', '.join(f'{s / 60:.1f}' for s in seconds)} minutes. "
+            f"Wall time of a run, both arms, three iterations: {', '.join(f'{seconds(run) / 60:.1f}' for run in runs)} minutes. "
             f"Peak memory of any phase: {peak / 1e9:.2f} GB.",
             "",
         ]
@@ -141,7 +154,12 @@ def report(runs: list[Path], judge: dict[str, list[float]], command: str) -> str
 
 def figure(name: str, values: list[float]) -> str:
     """One row: the value of every seed, and their mean."""
-    return f"| {name} | {', '.join(f'{100 * value:.1f}' for value in values)} | {cell(values)} |"
+    return f"| {name} | {each(values)} | {cell(values)} |"
+
+
+def each(values: list[float]) -> str:
+    """The value of every seed, in percent."""
+    return ", ".join(f"{100 * value:.1f}" for value in values)
 
 
 def main() -> None:
@@ -157,9 +175,7 @@ def main() -> None:
     for seed, run in zip(seeds, runs, strict=True):
         start = time.monotonic()
         run_recipe(run, seed, options.overrides)
-        if not (run / "held-out.json").exists():
-            write_json(run / "held-out.json", measure_run(run))
-        print(f"seed {seed}: {json.dumps(read_json(run / 'held-out.json'))} in {time.monotonic() - start:.0f} s", flush=True)
+        print(f"seed {seed}: {json.dumps(held_out(run))} in {time.monotonic() - start:.0f} s", flush=True)
     command = " ".join(["python", "benchmarks/embedded.py", *sys.argv[1:]])
     options.results.parent.mkdir(parents=True, exist_ok=True)
     options.results.write_text(report(runs, measure_judge(seeds), command))

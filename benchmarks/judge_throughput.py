@@ -165,7 +165,7 @@ class OneAtATime:
 def measure(
     judge: GgufJudge, cases: list[tuple[str, list[str]]], options: argparse.Namespace, with_fresh: bool
 ) -> dict[str, Measured]:
-    """All ways over all instructions, in turns; who begins changes."""
+    """All ways over all instructions, in turns, a few instructions each as the judge phase does; who begins changes."""
 
     def batched(leaves: list[Leaf]) -> tuple[int, list]:
         before = judge.engine.tokens_decoded
@@ -176,9 +176,13 @@ def measure(
     if with_fresh:
         ways = {"fresh": OneAtATime(judge, options, fresh=True).decode} | ways
     measured = {name: Measured() for name in ways}
-    for turn, (instruction, answers) in enumerate(cases):
-        pairs = itertools.permutations(dict.fromkeys(answers), 2)
-        leaves = [leaf for a, b in pairs if (leaf := judge._leaf(JudgeRequest(instruction, a, b)))]
+    for turn, first in enumerate(range(0, len(cases), options.together)):
+        leaves = [
+            leaf
+            for instruction, answers in cases[first : first + options.together]
+            for a, b in itertools.permutations(dict.fromkeys(answers), 2)
+            if (leaf := judge._leaf(JudgeRequest(instruction, a, b)))
+        ]
         names = list(ways)
         turn %= len(names)
         for name in names[turn:] + names[:turn]:
@@ -242,6 +246,7 @@ def main() -> None:
     parser.add_argument("--type", choices=["F16", "Q8_0", "Q4_K_M"], default="Q4_K_M")
     parser.add_argument("--modes", nargs="*", default=["verdict", "explain"])
     parser.add_argument("--prompts", type=int, default=2, help="instructions of each source")
+    parser.add_argument("--together", type=int, default=4, help="instructions judged together")
     parser.add_argument("--explain-tokens", type=int, default=64)
     parser.add_argument("--context", type=int, default=16384)
     parser.add_argument("--batch", type=int, default=512)

@@ -9,9 +9,10 @@
     gguf           Q4_K_M, llama.cpp
 
 Each engine samples the same instructions with the same random numbers and an adapter attached, in a process of
-its own. Engines take turns, `--rounds` times; loading and the first prompt are not timed. MODEL is a folder, such
-as one of `benchmarks.make_model`: there no sample would end by itself, so with --mean-length a share of the
-vocabulary ends it. Reads `../shared/data` beside the repository, unless the model is the embedded one.
+its own. Engines take turns, `--rounds` times; loading and a first prompt's short samples are not timed. MODEL is a
+folder, such as one of `benchmarks.make_model`: there no sample would end by itself, so with --mean-length a share of
+the vocabulary ends it. Reads `../shared/data` beside the repository, unless the model is the embedded one.
+`benchmarks.gpu` measures with one engine at a time, through `--engine`.
 """
 
 from __future__ import annotations
@@ -31,15 +32,52 @@ from typing import Any
 
 import tpo_lite.phases  # noqa: F401  keeps the libraries quiet, as in a phase
 from tpo_lite import __version__
-from tpo_lite.recipe import Instructions, Recipe, Sampling
+from tpo_lite.errors import InputError
+from tpo_lite.plan.cards import GIB
+from tpo_lite.recipe import Instructions, Lora, Recipe, Sampling
 
 RESULTS = Path(__file__).parent / "results" / "sampling.md"
 K = 8
+WARM_UP = 8
+"""Tokens a sample of what is not timed."""
+
+
+def recipe_of(engine: str, batch: int, new_tokens: int, prompt_tokens: int, rank: int) -> Recipe:
+    """What one engine is measured with; in its last iteration the adapter sampled with has `rank`."""
+    return Recipe(
+        iterations=2,
+        engine="transformers" if engine == "generate" else engine,
+        instructions=Instructions(max_tokens=prompt_tokens),
+        lora=Lora(rank=rank),
+        sampling=Sampling(k=K, batch=batch, max_new_tokens=new_tokens),
+    )
+
+
+def cap_memory(device: str, gib: float | None) -> None:
+    """Lets torch take no more than so many GiB of the GPU in this process: beyond, its own error for no memory."""
+    if device == "cuda" and gib is not None:
+        import torch
+
+        total = torch.cuda.get_device_properties(0).total_memory
+        torch.cuda.set_per_process_memory_fraction(min(1.0, gib * GIB / total))
+
+
+def need_gpu_offload(device: str) -> None:
+    """Raises `InputError` where llama.cpp would work on the CPU in the GPU's place, which it does without a word."""
+    import llama_cpp
+
+    if device == "cuda" and not llama_cpp.llama_supports_gpu_offload():
+        raise InputError("llama.cpp was built without CUDA. Install it again with CMAKE_ARGS=-DGGML_CUDA=on.")
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
-    """One engine, once, in this process: tokens, seconds, peak memory in bytes, and the distance of gguf from NF4."""
+    """One engine, once, in this process: prompt and sampled tokens, seconds, peak memory in bytes, and the distance
+    of gguf from NF4."""
     os.environ["TPO_LITE_DEVICE"] = options.device
+    if options.engine == "gguf":
+        need_gpu_offload(options.device)
+    else:  # llama.cpp does without torch's context, which would count
+        cap_memory(options.device, options.cap_gb)
     import numpy as np
 
     from tpo_lite.memory import PeakMemory
@@ -50,34 +88,39 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     from tpo_lite.thoughts import GENERIC
 
     peak = PeakMemory()
-    recipe = Recipe(
-        engine="transformers" if options.engine == "generate" else options.engine,
-        instructions=Instructions(max_tokens=options.prompt_tokens),
-        sampling=Sampling(k=K, batch=options.batch, max_new_tokens=options.new_tokens),
-    )
+    recipe = recipe_of(options.engine, options.batch, options.new_tokens, options.prompt_tokens, options.rank)
     policy = Policy(model_path(options.model), options.work / "adapter", options.work)
     loaded = LoadedPolicy(recipe, policy)
     if options.mean_length:
         vocabulary = len(loaded.chat.tokenizer)
         enders = np.random.default_rng(0).choice(vocabulary, vocabulary // options.mean_length, replace=False).tolist()
         loaded.stops = loaded.sampler.stops = frozenset([*loaded.stops, *enders])
-    if options.engine == "generate":
+    if options.engine in ("generate", "unsloth"):  # transformers takes a list alone
         ours = loaded.sampler
         loaded.sampler = GenerateSampler(ours.model, list(ours.stops), ours.pad, ours.settings)
     instructions = read_instructions(options)
+    settings = loaded.sampler.settings
+    loaded.sampler.settings = settings.model_copy(update={"max_new_tokens": min(WARM_UP, settings.max_new_tokens)})
     list(loaded.draw(instructions[:1], GENERIC, "warm-up", K))
+    loaded.sampler.settings = settings
     start = time.perf_counter()
     records = list(loaded.draw(instructions, GENERIC, "benchmark", K))
     measured: dict[str, Any] = {"seconds": time.perf_counter() - start, "peak": peak.bytes()}
     measured["tokens"] = sum(len(sample.token_ids) for record in records for sample in record.samples)
+    measured["prompt_tokens"] = sum(len(record.prompt_ids) for record in records)
     if options.engine == "gguf":
         measured["shift"] = sampling_shift(loaded.sampler, policy, options.device, records)
     return measured
 
 
 def read_instructions(options: argparse.Namespace) -> list[Any]:
-    """Puzzles for the embedded policy, else AlpacaEval's instructions of at most `--prompt-tokens` characters."""
+    """Puzzles for the embedded policy, else AlpacaEval's instructions of at most `--prompt-tokens` tokens.
+
+    The longest of these comes first, whatever the number of prompts: it decides how much memory prompts take.
+    """
+    from tpo_lite.chat import Chat, load_tokenizer
     from tpo_lite.records import Instruction
+    from tpo_lite.sources import model_path
 
     if options.model == "embedded":
         from tpo_lite.embedded.world import instructions
@@ -86,24 +129,33 @@ def read_instructions(options: argparse.Namespace) -> list[Any]:
     from tests.shared import SHARED
 
     rows = map(json.loads, (SHARED / "data/alpaca_eval2/instructions.jsonl").read_text().splitlines())
-    texts = [row["instruction"] for row in rows if len(row["instruction"]) <= options.prompt_tokens]
+    chat = Chat(load_tokenizer(model_path(options.model)))
+    lengths = {row["instruction"]: chat.count(row["instruction"]) for row in rows}
+    texts = [text for text, length in lengths.items() if length <= options.prompt_tokens]
+    longest = max(texts, key=lambda text: lengths[text])
+    texts = [longest, *(text for text in texts if text != longest)]
     return [Instruction(str(number), text, "AlpacaEval") for number, text in enumerate(texts[: options.prompts])]
 
 
 def write_adapter_to(work: Path, model: str, rank: int) -> None:
     """A fresh adapter of the model: it changes nothing and costs what a trained one does."""
+    from tpo_lite.adapters import fresh_block, lora_config, write_adapter
+
+    lora_config(rank, 1.0).save_pretrained(work / "like")
+    write_adapter(work / "adapter", fresh_block(layer_shapes(model), rank, "benchmark"), 1.0, model, work / "like")
+
+
+def layer_shapes(model: str) -> dict[str, tuple[int, int]]:
+    """(in, out) of every linear layer that an adapter changes."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    from tpo_lite.adapters import fresh_block, lora_config, write_adapter
     from tpo_lite.sources import model_path
 
     with torch.device("meta"):
         shell = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(model_path(model)))
     linears = {name: module for name, module in shell.named_modules() if isinstance(module, torch.nn.Linear)}
-    shapes = {name: (module.in_features, module.out_features) for name, module in linears.items() if name != "lm_head"}
-    lora_config(rank, 1.0).save_pretrained(work / "like")
-    write_adapter(work / "adapter", fresh_block(shapes, rank, "benchmark"), 1.0, model, work / "like")
+    return {name: (module.in_features, module.out_features) for name, module in linears.items() if name != "lm_head"}
 
 
 def report(measured: dict[str, list[dict[str, Any]]], command: str, options: argparse.Namespace) -> str:
@@ -161,6 +213,7 @@ def main() -> None:
     parser.add_argument("--mean-length", type=int, default=0, help="tokens; 0: samples end where the model ends them")
     parser.add_argument("--rank", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--cap-gb", type=float, help="GiB of the GPU that torch may take in a process")
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--engine", help=argparse.SUPPRESS)
     parser.add_argument("--work", type=Path, help=argparse.SUPPRESS)

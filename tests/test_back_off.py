@@ -5,17 +5,25 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 from unittest.mock import patch
 
 import pytest
 import torch
+from transformers import modeling_utils
+from transformers.integrations.bitsandbytes import Bnb4bitQuantize
 
 from tests.tiny_run import invoke
 from tpo_lite import gguf_model, orchestrator
 from tpo_lite.adapters import read_adapter
 from tpo_lite.back_off import limited, smaller
-from tpo_lite.errors import OutOfMemory, TpoError
-from tpo_lite.phases import exit_code, is_out_of_memory, run_phase
+from tpo_lite.engines.transformers import load_base
+from tpo_lite.errors import InputError, OutOfMemory, TpoError
+from tpo_lite.memory import is_out_of_memory
+from tpo_lite.phases import exit_code, run_phase
+from tpo_lite.plan.choices import value_of, with_keys
 from tpo_lite.recipe import Recipe, parse_recipe
 from tpo_lite.records import PromptJudgements, read_jsonl
 from tpo_lite.run import RunFolder, read_json
@@ -34,11 +42,13 @@ def recipe(**sections):
         ("dpo", {"train": {"batch": 32, "micro_batch": 8}}, {"train.micro_batch": 4}),
         ("dpo", {"train": {"batch": 12, "micro_batch": 12}}, {"train.micro_batch": 6}),
         ("dpo", {"train": {"batch": 9, "micro_batch": 9}}, {"train.micro_batch": 3}),  # 4 would not divide the batch
+        ("dpo", {"train": {"batch": 8, "micro_batch": 64}}, {"train.micro_batch": 4}),  # which took 8 at a time
         ("dpo", {"train": {"batch": 32, "micro_batch": 1}}, {}),
         ("generate", {"sampling": {"batch": 64, "k": 8}}, {"sampling.batch": 32}),
         ("validate", {"sampling": {"batch": 3, "k": 8}}, {"sampling.batch": 1}),
         ("validate", {"sampling": {"batch": 1, "k": 8}}, {}),
         ("fold", {}, {}),
+        ("fold", {"merge": "requantize", "sampling": {"batch": 64}}, {"sampling.batch": 32}),
         ("pair", {}, {}),
     ],
 )
@@ -61,11 +71,48 @@ def test_the_judge_keeps_room_for_the_longest_comparison(phase):
     assert tried == [(64, 4096), (32, 2048), (None, needed)]
 
 
+@pytest.mark.parametrize(("mode", "limits"), [("score", [64, 4096]), ("reward-model", [None, 4096])])
+def test_a_judge_of_single_responses_keeps_room_for_one(mode, limits):
+    judged = recipe(
+        instructions={"max_tokens": 100},
+        sampling={"max_new_tokens": 200},
+        judge={"mode": mode, "context": 8192, "batch": 128, "sequences": 32},
+    )
+    first = smaller("judge", judged)
+    assert [first.get("judge.batch"), first["judge.context"]] == limits
+    while limits := smaller("judge", judged):
+        judged = limited(judged, limits)
+    assert judged.judge.context == 450 + 512  # 1.5 * (100 + 200), the judge prompt
+
+
 def test_a_limit_never_raises_a_setting():
     limits = {"train.micro_batch": 4, "sampling.batch": 16}
     within = limited(recipe(train={"micro_batch": 2}, sampling={"batch": 64}), limits)
     assert (within.train.micro_batch, within.sampling.batch) == (2, 16)
     assert within.train.batch == Recipe().train.batch
+
+
+def test_other_values_for_a_recipe():
+    recipe = Recipe()
+    other = with_keys(recipe, {"sampling.batch": 8, "engine": "gguf"})
+    assert (other.sampling.batch, other.engine) == (8, "gguf")
+    assert (value_of(other, "sampling.batch"), value_of(other, "engine")) == (8, "gguf")
+    assert with_keys(other, {"sampling.batch": recipe.sampling.batch, "engine": recipe.engine}) == recipe
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        ({"sampling.batsh": 8}, "sampling.batsh: unknown key .value 8.; did you mean sampling.batch"),
+        ({"sample.batch": 8}, "sample: unknown key"),
+        ({"sampling.batch": 0}, "sampling.batch: 0 does not fit"),
+        ({"train.micro_batch": 5}, "train.micro_batch: 5 does not divide train.batch"),
+    ],
+)
+@pytest.mark.parametrize("change", [with_keys, limited], ids=lambda change: change.__name__)
+def test_values_that_do_not_fit_are_an_input_error_everywhere(change, keys, said):
+    with pytest.raises(InputError, match=said):
+        change(Recipe(), keys)
 
 
 # What is taken for it
@@ -101,6 +148,65 @@ def test_errors_that_do_not():
     assert not is_out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
     assert not is_out_of_memory(ValueError("the story of a man out of memory"))
     assert not is_out_of_memory(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+
+
+# While a model is loaded
+
+AT_LOADING = [torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."), MemoryError()]
+
+
+@pytest.mark.parametrize("error", AT_LOADING, ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize("where", [(modeling_utils, "safe_open"), (Bnb4bitQuantize, "convert")], ids=["read", "4-bit"])
+def test_memory_that_runs_out_while_a_model_is_loaded(where, error, tiny_model):
+    """While weights are read or quantised: of the latter, transformers says no more than that there was an error."""
+    with patch.object(*where, side_effect=error), pytest.raises(OutOfMemory, match="End other programs that use it"):
+        load_base(str(tiny_model), "cpu")
+
+
+def test_any_other_error_while_a_model_is_loaded_says_to_check_the_model(tiny_model):
+    strange = patch.object(Bnb4bitQuantize, "convert", side_effect=ValueError("no such type"))
+    with strange, pytest.raises(InputError, match="cannot be loaded .* Check that it is a causal language") as caught:
+        load_base(str(tiny_model), "cpu")
+    assert not isinstance(caught.value, OutOfMemory)
+
+
+LOAD_WITH_UNSLOTH = """
+import sys
+from unittest.mock import patch
+
+from tpo_lite.engines import unsloth
+
+import torch
+from tpo_lite.errors import TpoError
+from transformers import AutoModelForCausalLM
+
+ERRORS = (
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+    ValueError("Some modules are dispatched on the CPU or the disk. Make sure you have enough GPU RAM to fit"),
+    ValueError("no such type"),
+)
+for error in ERRORS:
+    with patch.object(AutoModelForCausalLM, "from_pretrained", side_effect=error):
+        try:
+            unsloth.load(sys.argv[1], None, "cpu", 256)
+        except TpoError as raised:
+            print(raised.exit_code, raised)
+"""
+
+
+def test_memory_that_runs_out_while_unsloth_loads_a_model(tiny_model, tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", LOAD_WITH_UNSLOTH, tiny_model],
+        env=os.environ | {"PYTHONPATH": str(Path(sys.prefix) / "unsloth")},
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,  # unsloth writes a cache of compiled code where it runs
+    )
+    assert done.returncode == 0, done.stderr
+    said = [line for line in done.stdout.splitlines() if "cannot be loaded" in line]
+    assert [line[0] for line in said] == ["3", "3", "2"]
+    assert "memory ran out" in said[0] and "memory ran out" in said[1] and "no such type" in said[2]
 
 
 # The run goes on
@@ -156,6 +262,72 @@ def test_a_fresh_process_goes_on_with_half_the_batch(tiny_run, tmp_path, monkeyp
     assert run.recipe.sampling.batch == 4 and run.started_with.sampling.batch == 8
     samples = "direct/iteration-0/samples.jsonl"
     assert (run.root / samples).read_bytes() == (tiny_run / samples).read_bytes()
+
+
+ABORT_HERE = """
+import tpo_lite.phases
+
+
+def run_phase(*arguments):
+    import llama_cpp
+
+    decode, ggml = llama_cpp.llama_decode, llama_cpp.llama_cpp._lib
+
+    def decode_small_batches(context, batch):
+        if llama_cpp.llama_n_batch(context) > LARGEST:  # as ggml-cuda does where an allocation fails in a decode
+            ggml.ggml_log_internal(4, b"%s error: %s\\n", b"CUDA", b"REASON")
+            ggml.ggml_log_internal(4, b"  current device: %d, in function %s\\n", 0, b"alloc")
+            ggml.ggml_log_internal(4, b"  %s\\n", b"cuMemCreate(&handle, reserve_size, &prop, 0)")
+            ggml.ggml_abort(b"ggml-cuda.cu", 106, b"%s error", b"CUDA")
+        return decode(context, batch)
+
+    llama_cpp.llama_decode = decode_small_batches
+    whole(*arguments)
+
+
+whole, tpo_lite.phases.run_phase = tpo_lite.phases.run_phase, run_phase
+"""
+
+
+def abort_in_judge(tiny_run, tmp_path, monkeypatch, largest, reason):
+    """A run before its first judge phase, which will abort in llama.cpp with batches over `largest` tokens."""
+    run = copy_without(tiny_run, tmp_path / "run", "judge", ["judgements.jsonl"])
+    (tmp_path / "sitecustomize.py").write_text(ABORT_HERE.replace("LARGEST", str(largest)).replace("REASON", reason))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    return run
+
+
+def test_a_judge_that_llama_cpp_aborts_for_want_of_memory_gets_smaller_batches(tiny_run, tmp_path, monkeypatch, capfd):
+    run = abort_in_judge(tiny_run, tmp_path, monkeypatch, 256, "out of memory")
+    orchestrator._phase(run, "judge", "direct", 0, debug=False)
+    said = capfd.readouterr()
+    log = run.root / "log" / "judge.log"
+    aborted = f"the judge phase was aborted, as memory ran out. Its last words are in {log}."
+    assert said.err.count(aborted) == 1 and "Traceback" not in said.err
+    assert "judge again with judge.batch 256, judge.context" in said.out
+    assert run.limits["judge.batch"] == 256 and run.is_done("judge", "direct", 0)
+    words = log.read_text().splitlines()
+    assert words[-4] == "CUDA error: out of memory" and words[-1] == "ggml-cuda.cu:106: CUDA error"
+
+
+def test_a_judge_that_aborts_for_another_reason_is_reported_with_its_log(tiny_run, tmp_path, monkeypatch):
+    run = abort_in_judge(tiny_run, tmp_path, monkeypatch, 0, "an illegal memory access was encountered")
+    log = run.root / "log" / "judge.log"
+    with pytest.raises(TpoError, match=rf"was ended by SIGABRT; .* report it with its log.* in {log}\."):
+        orchestrator._phase(run, "judge", "direct", 0, debug=False)
+    assert "CUDA error: an illegal memory access was encountered" in log.read_text()
+    assert run.limits == {}
+
+
+def test_an_abort_by_cpp_for_want_of_memory(tmp_path, monkeypatch, capfd):
+    """What C++ writes where nothing catches its bad_alloc."""
+    words = "terminate called after throwing an instance of 'std::bad_alloc'\n  what():  std::bad_alloc\n"
+    (tmp_path / "sitecustomize.py").write_text(f"import os\nos.write(2, {words.encode()!r})\nos.abort()\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    run = RunFolder(tmp_path / "run")
+    assert orchestrator.process(run, "generate", "direct", 0, debug=False) == OutOfMemory.exit_code
+    assert (run.root / "log" / "generate.log").read_text() == words
+    assert capfd.readouterr().err.startswith(words)
 
 
 def process_here(run, phase, arm, iteration, debug):
@@ -216,6 +388,7 @@ def test_a_judge_whose_context_finds_no_memory_gets_a_smaller_one(tiny_run, tmp_
 
 def test_a_phase_without_anything_left_to_halve_says_what_to_do(tiny_run, tmp_path):
     run = copy_without(tiny_run, tmp_path / "run", "dpo", ["train"])
+    run.limit({"sampling.batch": 4})
     tried = []
 
     def process(run, *arguments):
@@ -228,7 +401,7 @@ def test_a_phase_without_anything_left_to_halve_says_what_to_do(tiny_run, tmp_pa
     ):
         orchestrator._phase(run, "dpo", "direct", 0, debug=False)
     assert tried == [4, 2, 1]
-    assert RunFolder(run.root).recipe.train.micro_batch == 1  # what later iterations start from
+    assert RunFolder(run.root).limits == {"sampling.batch": 4}  # what worked before; of those tried, none did
 
 
 def test_status_names_the_limits(tiny_run, tmp_path):

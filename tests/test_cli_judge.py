@@ -165,7 +165,52 @@ def test_run_refuses_a_file_that_is_not_its_own(judges, pairs, tmp_path):
         out.write_text(text)
         done = invoke("judge", "run", pairs, "--judge", judges["random"], "--out", out)
         assert (done.exit_code, out.read_text()) == (2, text)
-        assert "error: --out" in done.output
+        assert "error: --out" in done.output and "elete that file" not in done.output
+
+
+@pytest.mark.parametrize(
+    ("place", "text"),
+    [
+        ("notes.txt/out.jsonl", "cannot be written (File exists). Give another file."),
+        ("dangling.jsonl", "cannot be written (No such file or directory). Give another file."),
+        ("x" * 300, "cannot be written (File name too long). Give another file."),
+        ("/dev/full", "error: --out /dev/full is no ordinary file. Give another."),
+    ],
+)
+def test_an_output_that_cannot_be_written_is_refused_before_judging(place, text, pairs, tmp_path, monkeypatch):
+    (tmp_path / "notes.txt").write_text("notes")
+    (tmp_path / "dangling.jsonl").symlink_to(tmp_path / "nowhere" / "out.jsonl")
+    monkeypatch.setattr("tpo_lite.cli_judge._open_judge", lambda *_: pytest.fail("the judge is loaded"))
+    done = invoke("judge", "run", pairs, "--judge", "embedded", "--out", tmp_path / place)
+    assert done.exit_code == 2, done.output
+    assert text in done.output
+
+
+def test_two_processes_do_not_write_one_output(judges, pairs, tmp_path, monkeypatch):
+    out = tmp_path / "out.jsonl"
+    arguments = ("judge", "run", pairs, "--judge", judges["random"], "--out", out)
+    second = []
+    original = judge_outputs.judge_both_orders
+
+    def meanwhile(judge, group, name):
+        second.append(invoke(*arguments))
+        return original(judge, group, name)
+
+    monkeypatch.setattr(judge_outputs, "judge_both_orders", meanwhile)
+    assert invoke(*arguments).exit_code == 0
+    assert [done.exit_code for done in second] == [1, 1]
+    assert "out.jsonl is in use by another process. Wait, or give another file." in second[0].output
+    assert len(out.read_text().splitlines()) == PAIRS_AT_ONCE + 8
+
+
+def test_an_interrupted_calibration_does_not_say_that_it_goes_on(judges, pairs, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(judge_outputs, "judge_both_orders", interrupted)
+    done = invoke("judge", "calibrate", pairs, "--judge", judges["random"])
+    assert done.exit_code == 130
+    assert "interrupted; `judge calibrate` keeps nothing. What can be stopped is `judge run`." in done.output
 
 
 def test_pairs_too_long_for_the_context_are_named(judges, tmp_path):
@@ -179,12 +224,13 @@ def test_pairs_too_long_for_the_context_are_named(judges, tmp_path):
     assert done.exit_code == 0, done.output
     assert "too long for 2048 tokens: 1 of 2 pairs (3000). Give a larger --context" in done.output
     assert "too long, left out            1 of 2 pairs" in done.output
+    assert "2 calls in " in done.output
     trained = write_tiny_gguf(tmp_path / "short.gguf", n_ctx=1024)
     done = invoke("judge", "run", path, "--judge", trained, "--context", 2048, "--out", tmp_path / "out.jsonl")
     assert "too long for the 1024 tokens that the judge was trained on: 1 of 2 pairs (3000). Take a" in done.output
     # Nothing is left to judge, so nobody asks the judge for its limit.
     done = invoke("judge", "run", path, "--judge", trained, "--context", 2048, "--out", tmp_path / "out.jsonl")
-    assert "too long for the judge: 1 of 2 pairs (3000). Take a judge with a longer context." in done.output
+    assert "too long for the judge: 1 of 2 pairs (3000). Take a judge with a longer context, or" in done.output
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """`tpo-lite doctor`: each check in its ok, warn and fail form, on machines made of given facts; and on this one."""
 
 import json
+import re
 import subprocess
 import sys
 import tomllib
@@ -11,8 +12,12 @@ from click.testing import CliRunner
 from packaging.specifiers import SpecifierSet
 
 from tpo_lite import doctor
+from tpo_lite.cli import check_gpu
 from tpo_lite.cli_doctor import doctor as command
 from tpo_lite.doctor import Card, Check, examine
+from tpo_lite.errors import InputError
+from tpo_lite.plan import cards
+from tpo_lite.plan.cards import choose_card
 
 CARD = Card(0, "RTX 4090", 24.0, 0.5, 8.9, "580.65")
 CARD_LINE = "RTX 4090, 24.0 GiB, driver 580.65"
@@ -233,12 +238,50 @@ def test_cards_are_read_from_nvidia_smi(quick_probes, tmp_path, monkeypatch, scr
     assert machine.has_gpu == bool(expected)
 
 
-def test_a_driver_that_fails_is_quoted(quick_probes, tmp_path, monkeypatch):
+# What nvidia-smi does, and what is said of it in each of three places.
+BROKEN_NVIDIA_SMI = [
+    ("echo Failed to initialize NVML; exit 18", "Failed to initialize NVML"),
+    ("exit 9", "exit code 9"),
+    ("exec /bin/sleep 60", "no answer within 1 s"),
+    ("echo No devices were found", "it says 'No devices were found'"),
+    ("echo '[N/A], [N/A], [N/A], 0, 0, 0'", "it says '[N/A], [N/A], [N/A], 0, 0, 0'"),
+    ("printf '\\377\\n'", "it says '\ufffd'"),
+]
+
+
+@pytest.mark.parametrize(("script", "said"), BROKEN_NVIDIA_SMI)
+def test_an_nvidia_smi_that_fails_hangs_or_says_something_else(script, said, tmp_path, monkeypatch):
+    monkeypatch.setattr(cards, "SMI_SECONDS", 1)
+    monkeypatch.setattr(doctor, "PROBES", {})
+    nvidia_smi(tmp_path, monkeypatch, script)
+    with pytest.raises(InputError, match=rf"does not say what GPU 0 is \({re.escape(said)}\)\. Say which, as"):
+        choose_card(None)
+    with pytest.raises(InputError, match=rf"^--gpu 0: nvidia-smi fails \({re.escape(said)}\)\. Mend the driver"):
+        check_gpu(0)
     machine = doctor.Machine()
-    nvidia_smi(tmp_path, monkeypatch, "echo Failed to initialize NVML; exit 18")
-    with pytest.raises(RuntimeError, match="^Failed to initialize NVML$"):
-        machine.cards
+    (check,) = doctor.gpu(machine)
+    assert (check.status, check.found) == ("fail", f"nvidia-smi fails: {said}")
     assert not machine.has_gpu
+
+
+def test_an_nvidia_smi_that_hangs_is_waited_for_in_few_checks(tmp_path, monkeypatch):
+    """By the one for cards, and by the first that asks whether there is a GPU at all."""
+    monkeypatch.setattr(cards, "SMI_SECONDS", 0.2)
+    monkeypatch.setattr(doctor, "PROBES", {})
+    nvidia_smi(tmp_path, monkeypatch, f"echo asked >> {tmp_path}/log; exec /bin/sleep 60")
+    examine(doctor.Machine())
+    assert (tmp_path / "log").read_text().count("asked") == 2
+
+
+def test_no_nvidia_smi(tmp_path, monkeypatch):
+    (tmp_path / "nvidia-smi").write_text("no program")
+    nvidia_smi(tmp_path, monkeypatch, None)
+    monkeypatch.setattr(doctor, "PROBES", {})
+    for ask in (lambda: choose_card(None), lambda: check_gpu(0)):
+        with pytest.raises(InputError, match="no nvidia-smi"):
+            ask()
+    (check,) = doctor.gpu(doctor.Machine())
+    assert check.status == "warn" and check.found.startswith("no NVIDIA GPU")
 
 
 def nvidia_smi(folder, monkeypatch, script):

@@ -8,19 +8,22 @@ import torch
 from bitsandbytes.functional import dequantize_4bit
 from peft import set_peft_model_state_dict
 from peft.tuners.lora import LoraLayer
+from torch.utils.data import DataLoader
 from transformers import AutoModelForCausalLM
+from trl import DPOConfig, DPOTrainer
 
 from tests.tiny_model import write_tiny_model
 from tpo_lite.adapters import concatenate, fresh_block, linear_shapes, read_adapter, state_dict
 from tpo_lite.chat import load_tokenizer
-from tpo_lite.dpo import freeze_older_blocks, trainable, trainer
+from tpo_lite.dpo import ThoughtDPOTrainer, arguments, freeze_older_blocks, rows, trainable, trainer
 from tpo_lite.engines.transformers import load_base
 from tpo_lite.phases.dpo import last_complete_checkpoint
 from tpo_lite.recipe import Train
 from tpo_lite.records import Pair
 
 PAIRS = [
-    Pair(f"p{n}", "best-worst", [5, 6, 7 + n], [20 + n, 30, 3], [40 + n, 41, 42, 3], 0, 1, 2, 3) for n in range(6)
+    Pair(f"p{n}", "best-worst", [5, 6, 7 + n], [20 + n, *[30] * (1 + n % 3), 3], [40 + n, 41, 42, 3], 0, 1, 2, 3)
+    for n in range(6)
 ]
 SETTINGS = Train(learning_rate=5e-3, schedule="constant", epochs=2, batch=4, micro_batch=2)
 
@@ -115,9 +118,95 @@ def test_irpo_adds_the_likelihood_of_the_chosen_output(folder, tmp_path):
     assert trained.state.log_history[0]["loss"] > math.log(2) + 2.0
 
 
-def test_training_killed_after_an_epoch_ends_with_the_same_adapter(folder, tmp_path):
-    whole, _ = tuner(folder, tmp_path / "whole")
+def gradients(trained, batches):
+    """The loss of an optimizer step with these micro-batches, and its gradient as one vector."""
+    rows = sum(len(batch["input_ids"]) for batch in batches)
+    trained._mean_rows = rows / len(batches)
+    model = trained.accelerator.prepare_model(trained.model.train())  # as the Trainer does: autocast
+    losses = []
+    for batch in batches:
+        loss = trained.compute_loss(model, trained._prepare_inputs(batch)) / len(batches)
+        loss.backward()
+        losses.append(loss.item())
+    return sum(losses), torch.cat([p.grad.flatten() for p in trained.model.parameters() if p.requires_grad])
+
+
+def micro_batches(trained, size):
+    return list(DataLoader(trained.train_dataset, size, collate_fn=trained.data_collator))
+
+
+def leave_the_reference(model):
+    """Adapters as after some training, in float32."""
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            generator = torch.Generator().manual_seed(len(name))
+            parameter.data = 0.2 * torch.randn(parameter.shape, generator=generator)
+
+
+def assert_same(found, expected, tolerance):
+    """Losses, and gradients up to a share of their norm."""
+    assert found[0] == pytest.approx(expected[0], rel=tolerance)
+    difference = expected[1] - found[1]
+    assert difference.norm() <= tolerance * expected[1].norm()
+
+
+@pytest.mark.parametrize("loss", ["dpo", "irpo"])
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("bits", [4, 16])
+def test_losses_and_gradients_are_those_of_trl(folder, tmp_path, monkeypatch, bits, tied, checkpointing, loss):
+    monkeypatch.setattr("tpo_lite.token_log_probs.CHUNK", 3)
+    settings = SETTINGS.model_copy(update={"loss": loss, "gradient_checkpointing": checkpointing})
+    args = arguments(settings, 0, tmp_path, "cpu") | {"bf16": bits == 16}
+    found, metrics = {}, {}
+    for kind in (ThoughtDPOTrainer, DPOTrainer):
+        monkeypatch.setattr(kind, "_prepare_dataset", lambda self, dataset, *args: dataset)
+        whole = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16)
+        base = load_base(folder, "cpu") if bits == 4 else whole
+        if tied:
+            base.model.embed_tokens.weight.data[:, -1] = 0  # tied, this would lift all logits to 32, coarse in 16 bits
+            base.lm_head.weight = base.model.embed_tokens.weight
+        model = trainable(base, 2, 1.0)
+        set_peft_model_state_dict(model, state_dict(older_blocks(model, 2)))
+        config = DPOConfig(**args, precompute_ref_log_probs=kind is DPOTrainer)
+        trained = kind(model, args=config, train_dataset=rows(PAIRS), processing_class=load_tokenizer(folder))
+        leave_the_reference(model)
+        if checkpointing:
+            model.gradient_checkpointing_enable()  # as the Trainer does before the first step
+        # TRL's likelihood term is IRPO's for one pair at a time alone.
+        found[kind] = gradients(trained, micro_batches(trained, 1 if loss == "irpo" else 2))
+        metrics[kind] = {name: sum(values) for name, values in trained._metrics["train"].items()}
+    assert_same(found[ThoughtDPOTrainer], found[DPOTrainer], 1e-5 if bits == 4 else 0.03)
+    assert metrics[ThoughtDPOTrainer] == {
+        name: pytest.approx(metrics[DPOTrainer][name], rel=1e-4 if bits == 4 else 0.03, abs=1e-6 if bits == 4 else 0.05)
+        for name in metrics[ThoughtDPOTrainer]
+    }
+
+
+@pytest.mark.parametrize("loss", ["dpo", "irpo"])
+def test_micro_batches_of_any_size_give_the_same_gradient(folder, tmp_path, loss):
+    settings = SETTINGS.model_copy(update={"loss": loss})
+    found = []
+    for size in (1, 2, 4):
+        trained, _ = tuner(folder, tmp_path, settings)
+        leave_the_reference(trained.model)
+        found.append(gradients(trained, micro_batches(trained, size)))  # of the last size, one holds fewer pairs
+    assert_same(found[1], found[0], 1e-5)
+    assert_same(found[2], found[0], 1e-5)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "hidden"),
+    [("adamw_torch", 64), ("paged_adamw_8bit", 1024)],  # smaller layers than 4,096 numbers keep 32-bit state
+)
+@pytest.mark.filterwarnings("ignore:Paged optimizers are not supported on CPU")
+def test_training_killed_after_an_epoch_ends_with_the_same_adapter(tmp_path, optimizer, hidden):
+    folder = str(write_tiny_model(tmp_path / "model", hidden=hidden, layers=1))
+    settings = SETTINGS.model_copy(update={"optimizer": optimizer})
+    whole, _ = tuner(folder, tmp_path / "whole", settings)
     whole.train()
+    moments = [value for state in whole.optimizer.state.values() for value in state.values() if torch.is_tensor(value)]
+    assert any(moment.dtype == torch.uint8 for moment in moments) == ("8bit" in optimizer)
     resumed = tmp_path / "resumed"
     shutil.copytree(tmp_path / "whole", resumed)
     shutil.rmtree(resumed / "checkpoint-4")
@@ -125,7 +214,7 @@ def test_training_killed_after_an_epoch_ends_with_the_same_adapter(folder, tmp_p
     checkpoint = last_complete_checkpoint(resumed)
     assert checkpoint.name == "checkpoint-2"
     assert not (resumed / "checkpoint-3").exists()
-    again, _ = tuner(folder, resumed)
+    again, _ = tuner(folder, resumed, settings)
     again.train(resume_from_checkpoint=str(checkpoint))
     name = "checkpoint-4/adapter_model.safetensors"
     assert (resumed / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()

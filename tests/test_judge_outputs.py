@@ -13,6 +13,7 @@ from tpo_lite.errors import InputError
 from tpo_lite.gold_pairs import read_pairs
 from tpo_lite.judge_outputs import (
     bracketed_label,
+    final_label,
     judge_both_orders,
     label_parser,
     llmbar_explained_label,
@@ -49,6 +50,21 @@ ARENA_HARD = DATA / "arena_hard/judgments_gpt4turbo_llama31_8b_82q.jsonl"
 )
 def test_bracketed_labels(text, label):
     assert bracketed_label(text) == label
+
+
+@pytest.mark.parametrize(
+    ("text", "label"),
+    [
+        ("[[A]]", "A"),
+        ("[[A]] or [[B]]?", "B"),
+        ("It says [[B]]. [[A>>B]]", "A>>B"),
+        ("[[A]] [[D]]", "A"),
+        ("[[A]] [[A<B]]", None),
+        ("", None),
+    ],
+)
+def test_final_labels(text, label):
+    assert final_label(text) == label
 
 
 @pytest.mark.parametrize(
@@ -196,6 +212,10 @@ def test_judgebenchs_own_lines_and_judges_without_readable_texts(tmp_path):
         ({"question_id": "q", "games": [{"judgment": 3, "score": None}] * 2}, "3 is no text"),
         ({"comparisons": []}, "o.jsonl:1 is a damaged judgement"),
         (
+            {"set": [1], "i": 0, "label": 1, "text": "", "winner": "1", "text_swapped": "", "winner_swapped": "1"},
+            "o.jsonl:1 is a damaged judgement",
+        ),
+        (
             {"set": "s", "i": 0, "label": 1, "text": "", "winner": "3", "text_swapped": "", "winner_swapped": "1"},
             "o.jsonl:1 is a damaged judgement",
         ),
@@ -209,6 +229,44 @@ def test_damaged_outputs_are_named(row, message, tmp_path):
     path = tmp_path / "o.jsonl"
     path.write_text(json.dumps(row))
     with pytest.raises(InputError, match=message):
+        read_outputs(path)
+
+
+def line(said: dict | None = None, **changes: object) -> dict:
+    """A line of `judge run`; `said` changes its first comparison."""
+    comparisons = [{"first": 1, "second": 2}, {"first": 2, "second": 1}]
+    comparisons = [each | {"p_first": 0.7, "verdict": "A"} for each in comparisons]
+    comparisons[0] |= said or {}
+    return {"id": "x", "group": "g", "label": 1, "lengths": [1, 2], "comparisons": comparisons, "soft": True} | changes
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        (line({"second": 1}), "comparisons must be those of response 1 with 2 and of 2 with 1"),
+        (line({"p_first": 1.5}), "p_first must be between 0 and 1"),
+        (line({"verdict": ["A"]}), 'a verdict must be "A", "B", "tie"'),
+        (line(id=["x"]), "id, group and judge must be texts"),
+        (line(group=3), "id, group and judge must be texts"),
+        (line(lengths=[1, "2"]), "lengths must be two numbers"),
+        (line(lengths=12), "o.jsonl:1 is a damaged judgement"),
+        (line(label="2>1"), "o.jsonl:1: the label is '2>1'"),
+    ],
+)
+def test_damaged_lines_of_our_own_are_named(row, message, tmp_path):
+    test_damaged_outputs_are_named(row, message, tmp_path)
+
+
+def test_labels_are_read_as_in_gold_files(tmp_path):
+    path = tmp_path / "o.jsonl"
+    path.write_text(json.dumps(line(label="2")))
+    assert read_outputs(path).pairs[0].label == 2
+
+
+def test_a_pair_that_comes_twice_is_named(tmp_path):
+    path = tmp_path / "o.jsonl"
+    path.write_text((LLMBAR / "judge_outputs/GPT-4_CoT.jsonl").read_text() * 2)
+    with pytest.raises(InputError, match="o.jsonl:420 judges the pair 'Natural:0' of .*o.jsonl:1 again. Give the file"):
         read_outputs(path)
 
 

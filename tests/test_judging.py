@@ -20,16 +20,22 @@ class Alphabet:
     """Prefers the response that comes earlier in the alphabet, and says in what order it was asked."""
 
     tokens_decoded = 0
+    max_tokens = 99
 
-    def __init__(self, pointwise: bool = False):
-        self.pointwise = pointwise
+    def __init__(self, pointwise: bool = False, longest: int = 99):
+        self.pointwise, self.longest = pointwise, longest
         self.batches: list[list[JudgeRequest]] = []
 
     def compare(self, requests: Sequence[JudgeRequest]) -> list[Verdict]:
-        """Sure of itself."""
+        """Sure of itself; responses of more than `longest` letters do not fit."""
         self.batches.append(list(requests))
-        better = [request.response_a < request.response_b for request in requests]
-        return [Verdict(0.95 if a else 0.05, "A" if a else "B", "because") for a in better]
+        return [self.verdict(request.response_a, request.response_b) for request in requests]
+
+    def verdict(self, a: str, b: str) -> Verdict:
+        """Of one pair."""
+        if max(len(a), len(b)) > self.longest:
+            return Verdict(0.5, "overlong")
+        return Verdict(0.95, "A", "because") if a < b else Verdict(0.05, "B", "because")
 
 
 def test_a_round_robin_of_several_prompts_is_one_call() -> None:
@@ -80,6 +86,16 @@ def test_a_pointwise_judge_scores_each_distinct_response_once(tournament: Tourna
     assert (records[0].calls, records[0].saved) == (3, 9)
     assert (records[1].comparisons, records[1].calls, records[1].saved) == ([], 0, 2)
     assert len(judge.batches) == 1
+
+
+@pytest.mark.parametrize("pointwise", [False, True])
+def test_what_is_too_long_for_the_judge_is_neither_a_call_nor_saved(pointwise: bool) -> None:
+    samples = prompt("a", "b", "too long")
+    (record,) = judge_prompts(Alphabet(pointwise, longest=3), [samples], RoundRobin())
+    assert [c.verdict for c in record.comparisons].count("overlong") == (2 if pointwise else 4)
+    assert (record.calls, record.saved) == ((2, 2) if pointwise else (2, 0))
+    (none,) = judge_prompts(Alphabet(pointwise, longest=0), [samples], RoundRobin())
+    assert none.calls == 0
 
 
 def test_flips_are_counted_over_pairs_asked_in_both_orders() -> None:

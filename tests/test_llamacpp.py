@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from tests.shared import SHARED
 from tests.tiny_gguf import write_tiny_gguf
-from tpo_lite import llamacpp, prefix_tree
+from tpo_lite import prefix_tree
+from tpo_lite.decode_schedule import Schedule
 from tpo_lite.errors import InputError
 from tpo_lite.llamacpp import Continuation, Decision, Leaf, LlamaCpp
 
@@ -27,9 +28,14 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_tiny_gguf(tmp_path_factory.mktemp("gguf") / "tiny.gguf")
 
 
+@pytest.fixture(scope="module", params=[True, False], ids=["unified", "streams"])
+def kv_unified(request: pytest.FixtureRequest) -> bool:
+    return request.param
+
+
 @pytest.fixture(scope="module")
-def engine(model: Path) -> LlamaCpp:
-    return LlamaCpp(model, n_ctx=2048, n_batch=128, n_seq_max=32, n_threads=1)
+def engine(model: Path, kv_unified: bool) -> LlamaCpp:
+    return LlamaCpp(model, n_ctx=4096, n_batch=128, n_seq_max=32, n_threads=1, kv_unified=kv_unified)
 
 
 @pytest.fixture(scope="module")
@@ -65,9 +71,8 @@ def assert_greedy(reference: llama_cpp.Llama, prompt: list[int], continuation: l
         assert reference.scores[position - 1].max() - reference.scores[position - 1][token] < ROUNDING
 
 
-def test_prefix_tree_shares_and_keeps_last_tokens(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(prefix_tree, "MIN_SHARED", 1)
-    suffixes = prefix_tree.prefix_tree([Leaf([1, 2, 3]), Leaf([1, 2, 4]), Leaf([1, 2, 3])], max_depth=8)
+def test_prefix_tree_shares_and_keeps_last_tokens():
+    suffixes = prefix_tree.prefix_tree([Leaf([1, 2, 3]), Leaf([1, 2, 4]), Leaf([1, 2, 3])], max_depth=8, min_shared=1)
 
     assert [(s.leaf, s.tokens.tolist(), s.start) for s in suffixes] == [(0, [3], 2), (2, [3], 2), (1, [4], 2)]
     (prefix,) = {s.parent for s in suffixes}
@@ -77,9 +82,10 @@ def test_prefix_tree_shares_and_keeps_last_tokens(monkeypatch: pytest.MonkeyPatc
 @given(
     st.lists(st.lists(st.integers(0, 1), min_size=1, max_size=30), min_size=1, max_size=20),
     st.integers(1, 4),
+    st.integers(1, 8),
 )
-def test_every_path_of_the_tree_is_its_leaf(sequences: list[list[int]], max_depth: int):
-    suffixes = prefix_tree.prefix_tree([Leaf(tokens) for tokens in sequences], max_depth)
+def test_every_path_of_the_tree_is_its_leaf(sequences: list[list[int]], max_depth: int, min_shared: int):
+    suffixes = prefix_tree.prefix_tree([Leaf(tokens) for tokens in sequences], max_depth, min_shared)
 
     assert sorted(s.leaf for s in suffixes) == list(range(len(sequences)))
     for suffix in suffixes:
@@ -90,7 +96,7 @@ def test_every_path_of_the_tree_is_its_leaf(sequences: list[list[int]], max_dept
             segment = segment.parent
         assert sum((s.tokens.tolist() for s in path), []) == sequences[suffix.leaf]
         assert len(path) <= max_depth
-        assert all(len(s.tokens) >= prefix_tree.MIN_SHARED and s.children > 1 for s in path[:-1])
+        assert all(len(s.tokens) >= min_shared and s.children > 1 for s in path[:-1])
 
 
 def test_batched_logits_are_those_of_one_sequence_at_a_time(engine, prompts, reference):
@@ -111,11 +117,11 @@ def test_chosen_logits_are_rows_of_all(engine, prompts):
 
 def test_shared_prefixes_are_decoded_once(engine):
     prefix = list(range(50))
-    leaves = [Leaf(prefix + [100 + a] * 20 + [200 + b, 7]) for a in range(4) for b in range(5)]
+    leaves = [Leaf(prefix + [100 + a] * 40 + [200 + b, 7]) for a in range(4) for b in range(5)]
     before = engine.tokens_decoded
     engine.decode(leaves)
 
-    assert engine.tokens_decoded - before == 50 + 4 * 20 + 20 * 2
+    assert engine.tokens_decoded - before == 50 + 4 * 40 + 20 * 2
 
 
 def test_greedy_continuation_is_that_of_llama_cpp(engine, prompts, reference):
@@ -161,12 +167,13 @@ def test_a_sample_depends_on_its_own_seed_only(engine, prompts):
     assert sample([1, 8, 9])[0] == first[0]
 
 
-def test_results_are_bit_identical_from_run_to_run(model, prompts):
+def test_results_are_bit_identical_from_run_to_run(model, kv_unified, prompts):
     def run(engine: LlamaCpp) -> list[tuple[list[int], bytes]]:
         plan = Continuation(4, temperature=1.0, seed=3, decision=Decision(b"\x00\x00", (1, 2), (5, 6)))
         return [(r.tokens, r.logits.tobytes()) for r in engine.decode([Leaf(t, plan) for t in prompts[:6]])]
 
-    engines = [LlamaCpp(model, n_ctx=512, n_batch=64, n_seq_max=8, n_threads=1) for _ in range(2)]
+    settings = {"n_ctx": 1024, "n_batch": 64, "n_seq_max": 8, "n_threads": 1, "kv_unified": kv_unified}
+    engines = [LlamaCpp(model, **settings) for _ in range(2)]
     first = run(engines[0])
     assert run(engines[0]) == first
     assert run(engines[1]) == first
@@ -216,9 +223,10 @@ def test_decision_is_forced_where_none_is_made(engine, prompts, end):
     ("n_ctx", "n_batch", "n_seq_max"),
     [(512, 128, 2), (512, 128, 3), (140, 16, 32), (512, 5, 32), (140, 3, 1)],
 )
-def test_what_does_not_fit_is_split(model, engine, prompts, reference, n_ctx, n_batch, n_seq_max):
+def test_what_does_not_fit_is_split(model, engine, kv_unified, prompts, reference, n_ctx, n_batch, n_seq_max):
     leaves = [Leaf(tokens, Continuation(10)) for tokens in prompts] + [Leaf(tokens) for tokens in prompts]
-    tight = LlamaCpp(model, n_ctx=n_ctx, n_batch=n_batch, n_seq_max=n_seq_max, n_threads=1)
+    room = {"n_ctx": n_ctx, "n_batch": n_batch, "n_seq_max": n_seq_max}
+    tight = LlamaCpp(model, **room, n_threads=1, kv_unified=kv_unified)
     assert sum(leaf.room for leaf in leaves) > 3 * n_ctx
 
     for roomy_result, tight_result in zip(engine.decode(leaves), tight.decode(leaves), strict=True):
@@ -232,35 +240,33 @@ def test_what_does_not_fit_is_split(model, engine, prompts, reference, n_ctx, n_
 def test_cells_in_use_never_exceed_the_context(model, prompts, monkeypatch):
     tight = LlamaCpp(model, n_ctx=160, n_batch=32, n_seq_max=8, n_threads=1)
     least = []
-    admit = llamacpp._Schedule._admit
-    monkeypatch.setattr(
-        llamacpp._Schedule, "_admit", lambda self: (admit(self), least.append(self.free_cells))
-    )
+    admit = Schedule._admit
+    monkeypatch.setattr(Schedule, "_admit", lambda self: (admit(self), least.append(self.free_cells)))
     tight.decode([Leaf(tokens, Continuation(10)) for tokens in prompts])
 
     assert 0 <= min(least) < 60
 
 
-def test_a_finished_place_is_taken_at_once(model, prompts):
-    tight = LlamaCpp(model, n_ctx=2048, n_batch=64, n_seq_max=3, n_threads=1)
+def test_a_finished_place_is_taken_at_once(model, kv_unified, prompts):
+    tight = LlamaCpp(model, n_ctx=2048, n_batch=64, n_seq_max=3, n_threads=1, kv_unified=kv_unified)
     decodes = 0
-    decode_batch = tight._decode_batch
+    decode_batch = tight.decode_batch
 
-    def counting(n_tokens: int) -> None:
+    def counting(parts: list) -> list:
         nonlocal decodes
         decodes += 1
-        decode_batch(n_tokens)
+        return decode_batch(parts)
 
-    tight._decode_batch = counting
+    tight.decode_batch = counting
     # Two of the three sequences are free for leaves: 41 and four times 10 tokens, side by side.
     lengths = [41, 10, 10, 10, 10]
     tight.decode([Leaf(prompts[0], Continuation(length)) for length in lengths])
 
-    assert decodes <= 41 + 5
+    assert decodes <= 41 + 6
 
 
-def test_q8_0_cache_is_close_to_f16(model, engine, prompts):
-    small = LlamaCpp(model, n_ctx=2048, kv_type="q8_0", n_threads=1)
+def test_q8_0_cache_is_close_to_f16(model, engine, kv_unified, prompts):
+    small = LlamaCpp(model, n_ctx=2048, kv_type="q8_0", n_threads=1, kv_unified=kv_unified)
     leaves = [Leaf(tokens) for tokens in prompts]
     for a, b in zip(engine.decode(leaves), small.decode(leaves), strict=True):
         np.testing.assert_allclose(a.logits, b.logits, atol=0.2)
@@ -275,8 +281,8 @@ def test_control_tokens_are_parsed_only_on_request(engine):
 
 def test_a_leaf_that_does_not_fit_alone_is_named(engine, model):
     before = engine.tokens_decoded
-    with pytest.raises(InputError, match="Leaf 1 needs 2050 tokens .*2048"):
-        engine.decode([Leaf([1, 2]), Leaf([1] * 2000, Continuation(50))])
+    with pytest.raises(InputError, match="Leaf 1 needs 4200 tokens .*4096"):
+        engine.decode([Leaf([1, 2]), Leaf([1] * 4000, Continuation(200))])
     for numbers in ({"max_tokens": 0}, {"temperature": -0.1}, {"top_p": 0}, {"seed": -1}, {"seed": 1 << 128}):
         with pytest.raises(ValueError, match="a number is out of its range"):
             Continuation(**{"max_tokens": 1} | numbers)
@@ -342,3 +348,28 @@ except InputError as error:
 """
     output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert message in output
+
+
+def test_streams_take_the_size_of_the_longest_leaf(model, prompts, reference):
+    """Each call has as many sequences as fit: 8 streams of 256 cells, then 4 of 512, then 8 again."""
+    streams = LlamaCpp(model, n_ctx=2048, n_batch=128, n_seq_max=32, n_threads=1, kv_unified=False)
+    long = [*prompts[0], *range(3, 250)]
+    for leaves in ([*prompts], [*prompts, long], [*prompts]):
+        for tokens, decoded in zip(leaves, streams.decode([Leaf(tokens) for tokens in leaves]), strict=True):
+            np.testing.assert_allclose(decoded.logits, reference_logits(reference, tokens), atol=ROUNDING)
+
+
+def test_continuations_of_different_lengths_stay_side_by_side_in_streams(model, prompts, monkeypatch):
+    """Where one ends and no leaf waits, the last takes its place: llama.cpp decodes consecutive streams together."""
+    streams = LlamaCpp(model, n_ctx=4096, n_batch=64, n_seq_max=16, n_threads=1, kv_unified=False)
+    rows = []
+    decode_batch = streams.decode_batch
+    monkeypatch.setattr(streams, "decode_batch", lambda parts: (rows.append([s.seq for s, _ in parts]), decode_batch(parts))[1])
+    lengths = [3, 17, 9, 30, 5]
+    alone = [streams.decode([Leaf(prompts[1], Continuation(n))])[0].tokens for n in lengths]
+    rows.clear()
+    together = streams.decode([Leaf(prompts[1], Continuation(n)) for n in lengths])
+
+    assert [decoded.tokens for decoded in together] == alone
+    steps = [sequences for sequences in rows if len(sequences) > 1]
+    assert steps and all(sequences == list(range(len(sequences))) for sequences in steps)

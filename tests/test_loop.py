@@ -18,8 +18,10 @@ from tests.tiny_run import finished_run, tpo_lite, train_here
 from tpo_lite.adapters import rank_of, read_adapter
 from tpo_lite.errors import TpoError
 from tpo_lite.phases import PHASES, run_phase
+from tpo_lite.policy import LoadedPolicy, policy, sampling_key
 from tpo_lite.records import PromptSamples, read_jsonl
-from tpo_lite.run import read_json
+from tpo_lite.run import RunFolder, read_json
+from tpo_lite.summaries import validation_summary
 from tpo_lite.thoughts import OUTCOMES
 
 
@@ -103,6 +105,26 @@ def test_requantize_writes_a_whole_model_and_says_what_it_cost(tiny_arguments, t
         assert data["merge"]["rank"] == 16
         assert data["probe"] is None  # there is no adapter to probe
         AutoModelForCausalLM.from_pretrained(run / "direct" / f"iteration-{t}" / "model")
+
+
+def test_what_requantize_made_is_validated_and_not_the_checkpoint(tiny_arguments, tmp_path, monkeypatch):
+    """The next iteration's checkpoints compete with what the merged model says."""
+    monkeypatch.setenv("TPO_LITE_DEVICE", "cpu")
+    folder = RunFolder(finished_run(tmp_path / "run", [*tiny_arguments, "--set", "merge=requantize"]))
+    for t in range(2):
+        on = policy(folder, folder.recipe, "direct", t + 1)
+        assert on.model == str(folder.iteration("direct", t) / "model") and on.adapter is None
+        written = list(read_jsonl(folder.validation_of("direct", t + 1), PromptSamples))
+        key = sampling_key(folder.recipe, "direct", t + 1, "validation")
+        instructions = [record.instruction for record in written]
+        style, retries = folder.recipe.style("direct"), folder.recipe.evaluation.retries
+        assert list(LoadedPolicy(folder.recipe, on).draw(instructions, style, key, 1, retries)) == written
+        validation = iterations(folder.root)[t]["validation"]
+        assert validation | validation_summary(written) | {"accuracy": None} == validation | {"accuracy": None}
+    checkpoint = folder.checkpoint_validation("direct", 0).read_text()
+    assert folder.validation_of("direct", 1).read_text() != checkpoint
+    reference = folder.done("validate", "direct", 1)["summary"]["M_t"]
+    assert reference == validation_summary(list(read_jsonl(folder.validation_of("direct", 1), PromptSamples)))
 
 
 def test_an_iteration_whose_checkpoints_the_judge_likes_no_better_keeps_its_model(tiny_arguments, tmp_path):

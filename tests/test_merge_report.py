@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
+import weakref
+from pathlib import Path
 from unittest.mock import patch
 
 import pytest
+import torch
 from click.testing import CliRunner
 from peft import PeftModel
 
@@ -14,6 +17,7 @@ from tests.test_back_off import process_here
 from tpo_lite import orchestrator
 from tpo_lite.cli_merge import merge_report
 from tpo_lite.engines.transformers import load_base
+from tpo_lite.phases import merge_report as phase
 from tpo_lite.phases.fold import divergence, log_probabilities, validation_sequences
 from tpo_lite.run import KEPT, RunFolder, read_json, write_json
 
@@ -51,6 +55,49 @@ def test_every_merge_of_every_iteration(measured, tiny_run):
         assert merges["none"]["bytes"] == 0
         assert merges["requantize w16"]["bytes"] == merges["requantize nf4"]["bytes"] > adapter
         assert all(figures["seconds"] > 0 for name, figures in merges.items() if name != "none")
+
+
+def rows(tokens, vocabulary, seed):
+    """Log-probabilities of a sequence of random output."""
+    return torch.randn(tokens, vocabulary, generator=torch.Generator().manual_seed(seed)).log_softmax(-1)
+
+
+def test_the_divergence_is_the_mean_over_all_tokens():
+    before, after = ([rows(tokens, 50, seed + tokens) for tokens in (1, 3, 7)] for seed in (0, 100))
+    whole = torch.nn.functional.kl_div(
+        torch.cat(after).double(), torch.cat(before).double(), log_target=True, reduction="sum"
+    )
+    assert divergence(before, iter(after)) == pytest.approx(whole.item() / 11, rel=1e-9)
+
+
+def held(field):
+    """Bytes that this process holds ("VmRSS") or has held ("VmHWM")."""
+    lines = dict(line.split(":") for line in Path("/proc/self/status").read_text().splitlines())
+    return 1024 * int(lines[field].split()[0])
+
+
+def test_one_sequence_at_a_time_is_compared():
+    """Twenty sequences of 4 MB: together they would take 640 MB and more in float64."""
+    before = [rows(16, 65536, seed) for seed in range(20)]
+    start = held("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts anew
+    divergence(before, (rows(16, 65536, seed) for seed in range(20, 40)))
+    assert held("VmHWM") - start < 2**27
+
+
+def test_one_model_at_a_time_is_in_memory(tiny_run, tmp_path, monkeypatch):
+    shutil.copytree(tiny_run, tmp_path / "run")
+    made = []
+
+    def load(model, device):
+        assert [weight() for weight in made] == [None] * len(made)
+        loaded = load_base(model, device)
+        made.append(weakref.ref(loaded.model.layers[0].mlp.up_proj.weight))
+        return loaded
+
+    monkeypatch.setattr(phase, "load_base", load)
+    phase.run(RunFolder(tmp_path / "run"), "direct", 1)
+    assert len(made) == 3
 
 
 def test_none_is_the_model_before_the_update(measured, tiny_model):

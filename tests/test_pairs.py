@@ -96,6 +96,20 @@ def test_equal_ratings_are_no_preference_whatever_the_lengths() -> None:
     assert made.counts == counts(prompts=1, tied=1)
 
 
+def test_a_response_that_never_fitted_the_judge_is_neither_best_nor_worst() -> None:
+    """Length control would otherwise reject the long one, of which the judge said nothing."""
+    samples = prompt("x", "a", "bb", "c" * 9, "c" * 9)
+    made = [Comparison(0, 1, 0.9, "A"), Comparison(1, 0, 0.2, "B")]
+    lost = [Comparison(first, 2, 0.5, "overlong") for first in (0, 1)]
+    score = score_prompt(samples, PromptJudgements("x", made + lost, 2, 0), soft=True, prior=0.1, rho=0.5)
+    assert score.ks == [0, 1] and score.ratings[0] > score.ratings[1]
+
+    nothing = score_prompt(samples, PromptJudgements("x", lost, 0, 0), soft=True, prior=0.1, rho=0.5)
+    assert nothing.ks == nothing.controlled == []
+    none = make_pairs([samples], {"x": nothing}, malformed_share=1.0, max_tokens=99, seed=0)
+    assert none.counts == counts(prompts=1, not_judged=1)
+
+
 def test_too_long_is_dropped_and_never_cut() -> None:
     rows = (
         (prompt("fits", "a", "b", output_tokens=8), (1.0, 0.0)),

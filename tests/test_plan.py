@@ -2,29 +2,35 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
+from unittest.mock import patch
 
+import gguf
 import pytest
 from click.testing import CliRunner
 from rich.console import Console
 
 from tests.test_cli import fake_nvidia_smi
-from tpo_lite import llamacpp
+from tests.tiny_gguf import write_tiny_gguf
+from tpo_lite import engines, llamacpp
 from tpo_lite.cli_plan import plan as plan_command
 from tpo_lite.cli_plan import plan_first
 from tpo_lite.errors import InputError
 from tpo_lite.phases import fold
-from tpo_lite.plan import memory
+from tpo_lite.plan import memory, rates
 from tpo_lite.plan.cards import CARDS, GIB, choose_card, cpu, named_card
 from tpo_lite.plan.choices import AIM, AUTO_KEYS, LIMIT, settle, smallest_change, value_of, with_keys
 from tpo_lite.plan.memory import base, judging, needs, training
-from tpo_lite.plan.rates import MEASURED, roofline, seconds_of, times
+from tpo_lite.plan.rates import choose_engine, measured, roofline, seconds_of, times
 from tpo_lite.plan.report import make_plan, print_plan
-from tpo_lite.plan.shapes import PUBLISHED, judge_shape, model_shape, read_gguf, shape_of
+from tpo_lite.plan.shapes import PUBLISHED, converts_to_gguf, judge_shape, model_shape, read_gguf, shape_of
 from tpo_lite.recipe import load_recipe
 from tpo_lite.run import RunFolder
+from tpo_lite.sources import ASSETS
 
 LLAMA_3_1_8B = {
     "model_type": "llama", "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32,
@@ -108,6 +114,23 @@ def test_configs_and_files_that_are_none(tmp_path):
         read_gguf(tmp_path / "judge.gguf")
 
 
+@pytest.mark.parametrize("kept", [0, 20, 1000, 5000])
+def test_a_gguf_cut_short_in_its_header(kept, tmp_path):
+    whole = write_tiny_gguf(tmp_path / "judge.gguf").read_bytes()
+    (tmp_path / "judge.gguf").write_bytes(whole[:kept])
+    with pytest.raises(InputError, match="is no GGUF that can be read"):
+        read_gguf(tmp_path / "judge.gguf")
+
+
+def test_a_header_holds_what_ggufs_own_reader_finds():
+    found, reader = read_gguf(ASSETS / "judge.gguf"), gguf.GGUFReader(ASSETS / "judge.gguf")
+    assert found.file_bytes == sum(int(tensor.n_bytes) for tensor in reader.tensors)
+    assert found.model.vocabulary == len(reader.get_field("tokenizer.ggml.tokens").data)
+    for key in ("block_count", "embedding_length", "feed_forward_length", "attention.head_count"):
+        value = reader.get_field(f"llama.{key}").contents()
+        assert value in (found.model.layers, found.model.hidden, found.model.intermediate, found.model.heads)
+
+
 # Memory, by hand
 
 
@@ -134,12 +157,15 @@ def test_training_llama_3_1_8b_by_hand():
     assert terms["LoRA"] == weights * (4 + 2)
     assert terms["LoRA gradients"] == weights * 4
     assert terms["optimizer"] == weights * 2 * (1 + 4 / 256)
-    assert terms["logits"] == 2000 * 128256 * 8
-    assert terms["activations"] == 2000 * 32 * 2 * 4096 + 2 * 4096 * 14336  # checkpoints, and one weight unpacked
+    layer = 2000 * (196_960 + 8 + 2 * 1000)
+    assert terms["logits"] == 0  # made before a layer is recomputed, and less than that takes
+    # Checkpoints, one layer recomputed with its gradients, and one weight unpacked.
+    assert terms["activations"] == pytest.approx(2000 * 32 * 2 * 4096 + 1.4 * layer + 2 * 4096 * 14336)
     whole = with_keys(recipe, {"train.gradient_checkpointing": False, "train.optimizer": "adamw_torch"})
     kept = training(whole, model, CARD, 16)
     assert kept["optimizer"] == weights * 8
-    assert kept["activations"] == 2000 * 32 * (196_960 + 8 + 2 * 1000) + 2 * 4096 * 14336
+    assert kept["activations"] == 32 * layer + 2 * 4096 * 14336
+    assert kept["logits"] == 256 * 128256 * 10 + 3 * 2000 * 2 * 4096
 
 
 def test_judging_llama_3_1_8b_by_hand():
@@ -166,7 +192,7 @@ def test_adapters_grow_by_merge(merge, sampled, trained):
 
 
 def test_what_is_said_of_other_modules_is_true():
-    assert memory.KL_POSITIONS == fold.KL_PROMPTS * fold.KL_POSITIONS
+    assert (memory.KL_PROMPTS, memory.KL_POSITIONS) == (fold.KL_PROMPTS, fold.KL_POSITIONS)
     assert llamacpp.LlamaCpp.__init__.__defaults__[1] == memory.GGUF_DECODE
 
 
@@ -192,8 +218,16 @@ def test_every_engine_has_a_plan(engine):
 
 
 def test_no_rate_of_a_gpu_is_shipped_that_was_not_measured():
-    assert "card: CPU" in MEASURED.read_text() and MEASURED.read_text().count("- card:") == 1
+    assert [entry["card"] for section in ("phases", "engines") for entry in measured(section)] == ["CPU", "CPU"]
     assert {time.basis for time in times(*planned(), CARD).values()} == {"estimate"}
+
+
+def test_the_engines_rates_are_those_of_the_results_file():
+    (entry,) = measured("engines")
+    results = (Path(__file__).parents[1] / "benchmarks/results/sampling.md").read_text()
+    assert f"Date: {entry['date']}" in results
+    medians = re.findall(r"^\| (transformers|unsloth|gguf) \|[^|]*\|[^|]*\| (\d+) \|", results, re.MULTILINE)
+    assert entry["rates"] == {engine: int(median) for engine, median in medians}
 
 
 def test_a_measured_rate_sets_the_level_and_arithmetic_scales_it():
@@ -220,6 +254,18 @@ def test_what_was_measured_is_an_estimate_for_any_other_recipe():
     assert {time.basis for time in plan.times.values()} == {"estimate from CPU, 2026-11-20"}
 
 
+def test_a_measured_recipe_with_what_it_left_open():
+    entry = {"card": "RTX 4090", "date": "2027-01-01", "recipe": DEFAULT, "rates": {"generate": 1.0}}
+    here = next(card for card in CARDS if card.name == "RTX 4090")
+    found = {}
+    for name, keys in {"bare": [], "set": ["engine=gguf"]}.items():
+        found[name] = times(*planned(DEFAULT, "engine=gguf"), here, [entry | {"set": keys}])["generate"]
+    assert found["set"].basis == "measured 2027-01-01"
+    assert found["set"].seconds == pytest.approx(500 * 8 + 100 / 3)
+    assert found["bare"].basis == "estimate from RTX 4090, 2027-01-01"  # another engine sampled there
+    assert found["bare"].seconds < found["set"].seconds
+
+
 def test_longer_outputs_and_more_epochs_take_longer():
     def seconds(phase, *overrides):
         return roofline(*planned(DEFAULT, *overrides), CARD)[phase].seconds
@@ -243,6 +289,107 @@ def test_a_runs_own_seconds_replace_all_others(tmp_path):
     run.mark_done("prepare", None, 0, {}, {})
     shown = run_plan("--cpu", "--out", run.root)
     assert re.search(r"fold .* 15 s +this run", shown.output), shown.output
+
+
+# Engines
+
+
+MADE_UP = [
+    {"card": "RTX 3090", "date": "2027-01-01", "rates": {"transformers": 500, "unsloth": 900, "gguf": 800}},
+    {"card": "H200", "date": "2027-02-02", "rates": {"transformers": 5000, "gguf": 9000}},
+]
+
+
+def chosen(*overrides, card=CARD, hindered=(), too_large=(), table=MADE_UP):
+    """What `choose_engine` says where some engines are not installed or too large."""
+    with patch.object(engines, "hindrance", lambda engine, on: "is not installed here" if engine in hindered else None):
+        return choose_engine(load_recipe(DEFAULT, list(overrides)), card, lambda engine: engine not in too_large, table)
+
+
+def test_auto_is_the_engine_measured_fastest_that_can_run():
+    assert chosen() == ("unsloth", "the fastest measured on RTX 3090, 2027-01-01")
+    assert chosen(card=choose_card(141)) == ("gguf", "the fastest measured on H200, 2027-02-02")
+    assert chosen(hindered=["unsloth"]) == (
+        "gguf", "measured on RTX 3090, 2027-01-01; unsloth, which is faster, is not installed here"
+    )  # fmt: skip
+    engine, why = chosen(hindered=["unsloth"], too_large=["gguf"])
+    assert engine == "transformers" and why.endswith("gguf, which is faster, does not fit this card")
+    assert chosen("engine=gguf", hindered=["gguf"]) == ("gguf", "as the recipe says")
+    engine, why = chosen(hindered=["unsloth"], too_large=["gguf", "transformers"])
+    assert engine == "transformers" and "none can run here: unsloth is not installed here, gguf does not fit" in why
+
+
+def test_auto_falls_back_where_nothing_was_measured():
+    assert chosen(table=[]) == ("unsloth", "no engine measured on this card yet")
+    assert chosen(table=[], hindered=["unsloth"]) == ("transformers", "no engine measured on this card yet")
+    assert chosen(card=cpu()) == ("transformers", "no engine measured on this card yet")  # figures of GPUs alone
+    assert chosen(table=None)[1] == "no engine measured on this card yet"  # as shipped
+
+
+@pytest.mark.parametrize(
+    ("change", "converts"),
+    [
+        ({}, True),
+        ({"model_type": "qwen2"}, False),
+        ({"attention_bias": True}, False),
+        ({"rope_parameters": None, "rope_scaling": {"type": "dynamic", "factor": 2.0}}, False),
+        ({"rope_parameters": {"rope_type": "llama3"}}, True),
+    ],
+)
+def test_gguf_takes_what_can_be_converted(change, converts, tmp_path):
+    recipe = load_recipe("embedded", ["engine=auto", f"model={tmp_path}"])
+    shutil.copytree(ASSETS / "policy", tmp_path, dirs_exist_ok=True)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | change))
+    engine, why = choose_engine(recipe, cpu(), lambda engine: True)
+    assert (engine == "gguf") == converts
+    assert converts or why.endswith("; gguf, which is faster, cannot take this model")
+    (tmp_path / "tokenizer.json").write_text('{"model": {"type": "Unigram"}}')
+    assert not converts_to_gguf(str(tmp_path))
+    (tmp_path / "tokenizer.json").unlink()
+    assert not converts_to_gguf(str(tmp_path))
+
+
+def test_gguf_needs_a_llama_cpp_with_cuda_there(tmp_path, monkeypatch):
+    (tmp_path / "llama_cpp" / "lib").mkdir(parents=True)
+    (tmp_path / "llama_cpp" / "__init__.py").write_text("")
+    monkeypatch.syspath_prepend(tmp_path)
+    with patch.dict(sys.modules):
+        sys.modules.pop("llama_cpp", None)
+        assert "llama.cpp with CUDA" in engines.hindrance("gguf", "cuda")
+        assert engines.hindrance("gguf", "cpu") is None
+        (tmp_path / "llama_cpp" / "lib" / "libggml-cuda.so").write_bytes(b"")
+        assert engines.hindrance("gguf", "cuda") is None
+
+
+def test_an_engine_too_large_is_left_for_one_that_fits(monkeypatch):
+    monkeypatch.setattr(rates, "measured", lambda section: MADE_UP if section == "engines" else [])
+    monkeypatch.setattr(engines, "hindrance", lambda engine, on: None)
+    for gib, expected in {24: "unsloth", 15.5: "gguf"}.items():
+        plan = make_plan(load_recipe(DEFAULT, ["sampling.max_new_tokens=1024"]), choose_card(gib))
+        assert plan.recipe.engine == expected, plan.why_engine
+        assert max(plan.needs[phase].peak for phase in ("generate", "validate")) <= LIMIT * gib * GIB
+
+
+def test_a_run_keeps_the_engine_it_was_started_with(tmp_path, capsys):
+    run = RunFolder(tmp_path / "run")
+    open_recipe = load_recipe("embedded", ["engine=auto"])
+    first = plan_first(open_recipe, None, run)
+    assert first.engine == "gguf"
+    assert "engine: gguf (the fastest measured on CPU, 2026-11-20)\n" in capsys.readouterr().out
+    run.start(with_engine(first, "transformers"), new=False)  # as a machine with other figures would have
+    run.mark_done("prepare", None, 0, {}, {})
+    assert plan_first(open_recipe, None, run).engine == "transformers"
+    assert "engine: transformers (as this run was started with)\n" in capsys.readouterr().out
+    assert plan_first(first, None, run).engine == "gguf"  # what is named is not overruled: the run will refuse it
+    assert plan_first(load_recipe("embedded", ["engine=auto", "model=none"]), None, None).engine == "transformers"
+    no_plan = with_keys(open_recipe, {"judge.model": "none.gguf"})
+    assert plan_first(no_plan, None, run).engine == "transformers"
+    assert plan_first(no_plan, None, None).engine == "gguf"
+
+
+def with_engine(recipe, engine):
+    return recipe.model_copy(update={"engine": engine})
 
 
 # Choices
@@ -291,13 +438,13 @@ def test_a_started_run_keeps_its_picks():
     [
         ("generate", [], 16, ["sampling.batch"]),
         ("dpo", ["train.gradient_checkpointing=false"], 24, ["train.gradient_checkpointing"]),
-        ("dpo", ["train.micro_batch=4"], 24, ["train.micro_batch"]),
-        ("dpo", [], 10, ["pairs.max_tokens"]),
+        ("dpo", ["train.micro_batch=16"], 24, ["train.micro_batch"]),
+        ("dpo", [], 9, ["pairs.max_tokens"]),
         ("judge", ["judge.kv_type=f16"], 13, ["judge.kv_type"]),
         ("judge", [], 9, ["judge.context"]),
         (
             "dpo",
-            ["train.gradient_checkpointing=false", "train.micro_batch=8"],
+            ["train.gradient_checkpointing=false", "train.micro_batch=16"],
             24,
             ["train.micro_batch", "train.gradient_checkpointing"],
         ),
@@ -326,12 +473,11 @@ def test_a_model_that_no_change_fits():
 def test_cards_by_name_and_size(tmp_path, monkeypatch):
     assert named_card("NVIDIA GeForce RTX 3090", 24 * GIB) == replace(CARDS[3], memory=24 * GIB)
     assert named_card("Some Other Card", 23 * GIB).bandwidth == 1008e9
-    fake_nvidia_smi(tmp_path, monkeypatch, 'echo "NVIDIA GeForce RTX 4090, 24564"')
-    card = choose_card(None)
+    fake_nvidia_smi(tmp_path, monkeypatch, 'echo "0, NVIDIA L4, 23034"; echo "1, NVIDIA GeForce RTX 4090, 24564"')
+    card = choose_card(None, 1)
     assert (card.name, card.memory, card.flops) == ("RTX 4090", 24564 << 20, 165.2e12)
-    fake_nvidia_smi(tmp_path, monkeypatch, "echo No devices were found; exit 6")
-    with pytest.raises(InputError, match="No devices were found.*--card-gb 24"):
-        choose_card(None)
+    with pytest.raises(InputError, match="there is no GPU 2; nvidia-smi lists 0, 1. .*--card-gb 24"):
+        choose_card(None, 2)
 
 
 # The command
@@ -351,6 +497,7 @@ def test_the_plan_as_json():
     for phase in data["phases"].values():
         assert phase["peak_bytes"] == pytest.approx(sum(phase["terms"].values()), abs=20)
     assert data["picks"] == {"sampling.batch": 56}
+    assert data["engine"] == {"name": "transformers", "why": "no engine measured on this card yet"}
     assert data["refusal"] is None
 
 
@@ -379,8 +526,12 @@ def test_a_plan_loads_no_library_of_the_phases():
         "try: plan(['--card-gb', '24'])\n"
         "except SystemExit: print(*sys.modules)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert not {"torch", "transformers", "peft", "trl", "llama_cpp", "bitsandbytes"} & set(done.stdout.split())
+    for changed in ("'--cpu', '--set', 'engine=auto'", "'--card-gb', '24'"):
+        with_it = code.replace("'--card-gb', '24'", changed)
+        done = subprocess.run([sys.executable, "-c", with_it], capture_output=True, text=True, check=True)
+        modules = set(done.stdout.splitlines()[-1].split())
+        assert "tpo_lite.plan.rates" in modules
+        assert not {"torch", "transformers", "peft", "trl", "llama_cpp", "bitsandbytes"} & modules
 
 
 def test_train_plans_first(tmp_path, capsys):

@@ -1,18 +1,23 @@
 """The plan's memory arithmetic against what torch and llama.cpp allocate and write."""
 
 import re
+from itertools import accumulate
+from typing import get_args
 
 import llama_cpp
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from torch.autograd.graph import saved_tensors_hooks
-from transformers import LlamaConfig, LlamaForCausalLM
+from torch.profiler import ProfilerActivity, profile
+from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainingArguments
 
 from tests.tiny_gguf import write_tiny_gguf
 from tpo_lite import gguf_model
-from tpo_lite.plan.memory import KV_BYTES, compute_buffer, saved_bytes
+from tpo_lite.plan.memory import KV_BYTES, LOGIT_CHUNK, OPTIMIZER_BYTES, compute_buffer, saved_bytes, step_bytes
 from tpo_lite.plan.shapes import read_gguf, shape_of
+from tpo_lite.recipe import Train
+from tpo_lite.token_log_probs import CHUNK, completion_log_probs
 
 SMALL = {
     "hidden_size": 64, "intermediate_size": 160, "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 128
@@ -53,6 +58,59 @@ def test_what_a_layer_keeps_for_its_backward_pass(dtype, compute):
 
 def test_what_a_checkpointed_layer_keeps():
     assert saved_by_a_layer(SMALL, 8, torch.bfloat16, checkpointing=True) == 128 * 2 * 64
+
+
+def peak_of(work):
+    """Bytes that the CPU allocator held at most while `work` ran, more than before."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+        work()
+    events = [event for event in profiled.profiler.kineto_results.events() if event.name() == "[memory]"]
+    return max(accumulate(event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())))
+
+
+@pytest.mark.parametrize("vocabulary", [128, 16384])
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize(("dtype", "compute"), [(torch.bfloat16, 2), (torch.float32, 4)])
+def test_the_peak_of_a_training_step(dtype, compute, checkpointing, vocabulary):
+    """Either the layers are at the peak or, with as many tokens to choose from, the LM head is."""
+    config = SMALL | {"hidden_size": 128, "intermediate_size": 448, "vocab_size": vocabulary, "num_hidden_layers": 6}
+    model = LlamaForCausalLM(LlamaConfig(**config)).to(dtype)
+    model = get_peft_model(model, LoraConfig(r=8, target_modules="all-linear"), autocast_adapter_dtype=False).train()
+    if checkpointing:
+        model.enable_input_require_grads()
+        model.gradient_checkpointing_enable()
+    mask = torch.ones(2, 512, dtype=torch.long)
+    mask[1, 400:] = 0
+
+    def step():
+        completion_log_probs(model.get_base_model(), mask, mask, mask).sum().backward()
+
+    step()  # what is made once
+    model.zero_grad()
+    shape = shape_of(config, "small")
+    activations, logits = step_bytes(shape, 8, compute, 2, 512, checkpointing)
+    assert (logits > 0) == (vocabulary == 16384)
+    expected = activations + logits + compute * shape.lora_parameters(8)
+    measured = peak_of(step)
+    assert 0.97 * measured <= expected <= 1.1 * measured
+
+
+def test_what_is_said_of_the_lm_head_is_true():
+    assert LOGIT_CHUNK == CHUNK
+
+
+@pytest.mark.parametrize("optimizer", get_args(Train.model_fields["optimizer"].annotation))
+@pytest.mark.filterwarnings("ignore:Paged optimizers are not supported on CPU")
+def test_the_moments_of_an_optimizer(optimizer, tmp_path):
+    adapter = torch.nn.Linear(1024, 16, bias=False)
+    arguments = TrainingArguments(str(tmp_path), optim=optimizer, use_cpu=True)
+    kind, options = Trainer.get_optimizer_cls_and_kwargs(arguments)
+    made = kind(adapter.parameters(), **options)
+    adapter(torch.ones(1024)).sum().backward()
+    made.step()
+    (state,) = made.state.values()
+    moments = [value for name, value in state.items() if torch.is_tensor(value) and value.dim() and "qmap" not in name]
+    assert sum(moment.nbytes for moment in moments) == OPTIMIZER_BYTES[optimizer] * 16 * 1024
 
 
 @pytest.mark.parametrize(("n_embd", "n_ctx", "n_batch"), [(256, 8192, 512), (512, 4096, 2048)])

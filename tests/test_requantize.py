@@ -1,6 +1,8 @@
 """The 16-bit merge on disk: exact up to one rounding, shard by shard, and it goes on where it was stopped."""
 
 import hashlib
+import json
+import os
 import shutil
 import signal
 import subprocess
@@ -14,11 +16,12 @@ from bitsandbytes.functional import dequantize_4bit
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
+from tests.tiny_run import train_here
 from tpo_lite.adapters import Block, read_adapter
 from tpo_lite.engines.transformers import load_base
 from tpo_lite.errors import InputError, TpoError
-from tpo_lite.requantize import CHECKSUMS, merge_to_disk, whats_wrong
-from tpo_lite.run import read_json
+from tpo_lite.requantize import CHECKSUMS, INDEX, merge_to_disk, whats_wrong
+from tpo_lite.run import RunFolder, read_json
 
 ONE, TWO = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"
 BLOCKS = {
@@ -151,6 +154,8 @@ def test_the_merged_models_logits_are_those_of_base_and_adapter_to_16_bit_roundi
     merged = logits(AutoModelForCausalLM.from_pretrained(tmp_path / "merged", dtype=torch.float32))
     assert (bare - expected).abs().max() > 0.1
     assert (merged - expected).abs().max() < 0.02 * (bare - expected).abs().max()
+
+
 def test_the_merged_model_loads_in_4_bit_and_keeps_the_update(sharded, adapter, tmp_path):
     merge_to_disk(str(sharded), *adapter, tmp_path / "merged")
     bare, merged = logits(load_base(str(sharded), "cpu")), logits(load_base(str(tmp_path / "merged"), "cpu"))
@@ -208,25 +213,80 @@ def test_killed_halfway_and_started_again(model, tmp_path):
     assert made[0] == made[1]
 
 
-def resident(field):
-    """Bytes that this process holds ("VmRSS") or has held ("VmHWM")."""
+MERGE_AND_MEASURE = """
+import sys
+from pathlib import Path
+
+import torch
+
+from tpo_lite import requantize
+from tpo_lite.adapters import Block
+
+
+def held(field):
     lines = dict(line.split(":") for line in Path("/proc/self/status").read_text().splitlines())
     return 1024 * int(lines[field].split()[0])
 
 
+folder, base = Path(sys.argv[1]), sys.argv[2]
+blocks = {f"layers.{n}": Block(torch.ones(2, 1024), torch.ones(1024, 2)) for n in range(48)}
+# So that what libraries take for themselves at first is not counted.
+requantize._merged(torch.ones(1, 1024), Block(torch.ones(2, 1024), torch.ones(1, 2)), 1.0, base)
+before = held("VmRSS")
+Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts anew
+requantize.merge_to_disk(str(folder / "base"), blocks, 1.0, folder / "merged", base)
+print(held("VmHWM") - before)
+"""
+
+
 @pytest.mark.parametrize("base", ["w16", "nf4"])
 def test_memory_holds_less_than_two_shards(base, tmp_path):
-    """Three shards of 16 matrices of 2 MB each."""
+    """Three shards of 16 matrices of 2 MiB each, merged in a process of its own.
+
+    malloc gives large blocks back at once, as those of a real model are (over 32 MiB in float32); these it is told to.
+    """
     (tmp_path / "base").mkdir()
-    blocks = {f"layers.{n}": Block(torch.ones(2, 1024), torch.ones(1024, 2)) for n in range(48)}
     for shard in range(3):
         weights = {f"layers.{16 * shard + n}.weight": torch.ones(1024, 1024, dtype=torch.bfloat16) for n in range(16)}
         save_file(weights, tmp_path / "base" / f"model-{shard}.safetensors")
-    del weights
-    before = resident("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts anew
-    merge_to_disk(str(tmp_path / "base"), blocks, 1.0, tmp_path / "merged", base)
-    assert resident("VmHWM") - before < 2 * 16 * 2**21
+    arguments = [sys.executable, "-c", MERGE_AND_MEASURE, tmp_path, base]
+    environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": str(2**18)}
+    done = subprocess.run(arguments, env=environment, capture_output=True, text=True, check=True)
+    assert len(list(tmp_path.glob("merged/*.safetensors"))) == 3
+    assert 2**21 < int(done.stdout) < 2 * 16 * 2**21
+
+
+def with_index(model, **more):
+    """`model` with an index of its tensors, and of `more` {file: tensor} that are not there."""
+    placed = {name: shard for shard in (ONE, TWO) for name in load_file(model / shard)}
+    placed |= {name: file for file, name in more.items()}
+    (model / INDEX).write_text(json.dumps({"weight_map": placed}))
+    return model
+
+
+def test_what_the_index_does_not_name_is_no_part_of_the_model(model, tmp_path):
+    save_file({"layers.0.attention.wq.weight": torch.ones(2, 3)}, with_index(model) / "consolidated.safetensors")
+    (model / "pytorch_model.bin").write_bytes(b"the same weights in another format")
+    (model / "chat_template.jinja").write_text("{{ messages }}")
+    merge_to_disk(str(model), BLOCKS, 2.0, tmp_path / "merged")
+    made = {path.name for path in (tmp_path / "merged").iterdir()}
+    assert made == {ONE, TWO, INDEX, CHECKSUMS, "config.json", "chat_template.jinja"}
+
+
+@pytest.mark.parametrize("file", [ONE, "model-00003-of-00003.safetensors"])
+def test_a_tensor_that_the_index_names_must_be_there(file, model, tmp_path):
+    with_index(model, **{file: "lm_head.weight"})
+    with pytest.raises(InputError, match=f"has no weights for 'lm_head.weight', which {INDEX} names. Download it"):
+        merge_to_disk(str(model), BLOCKS, 2.0, tmp_path / "merged")
+    assert not (tmp_path / "merged").exists()
+
+
+def test_a_merged_model_that_was_damaged_since_is_not_merged_into(model, tmp_path):
+    merge_to_disk(str(model), BLOCKS, 2.0, tmp_path / "one")
+    merge_to_disk(str(tmp_path / "one"), BLOCKS, 2.0, tmp_path / "two")
+    flipped(tmp_path / "one" / TWO, -1)
+    with pytest.raises(TpoError, match=f"{TWO} is damaged: its checksum is not that in {CHECKSUMS}. Delete it"):
+        merge_to_disk(str(tmp_path / "one"), BLOCKS, 2.0, tmp_path / "again")
 
 
 def test_an_adapter_of_another_model_is_refused(model, tmp_path):
@@ -247,3 +307,24 @@ def test_a_disk_too_small_is_said_before_anything_is_written(model, tmp_path, mo
     with pytest.raises(TpoError, match="0.0 GB are free. Free some space and run the same command again"):
         merge_to_disk(str(model), BLOCKS, 1.0, tmp_path / "merged")
     assert list((tmp_path / "merged").iterdir()) == []
+
+
+def test_half_a_shard_of_a_killed_merge_takes_no_room_from_the_next(model, tmp_path, monkeypatch):
+    """A disk with room for the two shards and nothing more."""
+    out, usage = tmp_path / "merged", namedtuple("usage", "total used free")
+    room = sum((model / name).stat().st_size for name in (ONE, TWO))
+
+    def disk_usage(path):
+        used = sum(file.stat().st_size for file in Path(path).iterdir())
+        return usage(room, used, room - used)
+
+    monkeypatch.setattr(shutil, "disk_usage", disk_usage)
+    out.mkdir()
+    (out / f"{ONE}.tmp").write_bytes((model / ONE).read_bytes()[:-1])
+    merge_to_disk(str(model), BLOCKS, 2.0, out)
+    assert whats_wrong(out / ONE, model / ONE, BLOCKS, 2.0) is None
+
+
+def test_the_base_may_be_chosen_on_the_command_line(tiny_arguments, tmp_path):
+    train_here(*tiny_arguments, "--merge-base", "nf4", "--prompts", tmp_path / "none.txt", "--out", tmp_path / "run")
+    assert RunFolder(tmp_path / "run").recipe.merge_base == "nf4"

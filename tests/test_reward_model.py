@@ -184,6 +184,14 @@ def without(name: str) -> Callable[[Path], None]:
     return lambda folder: (folder / name).unlink()
 
 
+NO_ANSWERS = "{{ messages[0].content }}{% if messages[1] %}{{ raise_exception('no answers') }}{% endif %}"
+"""Renders the user's turn, which is all that a policy's prompt needs."""
+
+
+def template(text: str) -> Callable[[Path], None]:
+    return lambda folder: (folder / "chat_template.jinja").write_text(text)
+
+
 def half_weights(folder: Path) -> None:
     path = folder / "model.safetensors"
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
@@ -195,6 +203,9 @@ def half_weights(folder: Path) -> None:
         (shutil.rmtree, "judge.model: no folder '", True),
         (without("config.json"), "judge.model: .* has no config.json", True),
         (without("chat_template.jinja"), "judge.model: the tokenizer of .* has no chat template", True),
+        (template("{{ messages[1].content.x.y }}"), "judge.model: the chat template cannot be rendered", True),
+        (template(NO_ANSWERS), "judge.model: the chat template of .* cannot be rendered .no answers.. Use an", True),
+        (template("{{ messages[0].content }}"), "does not show the user's and the assistant's text exactly", True),
         (lambda f: change_config(f, id2label={"0": "a", "1": "b"}), "gives 2 scores a response", True),
         (lambda f: change_config(f, architectures=["LlamaForCausalLM"]), "is LlamaForCausalLM, not a", True),
         (lambda f: change_config(f, model_type="unheard-of"), "configuration of .* cannot be read", True),

@@ -84,7 +84,7 @@ def test_adaptive_begins_with_each_response_once_in_each_slot() -> None:
     st.lists(st.none() | st.sampled_from("abcdef"), min_size=1, max_size=8),
     st.lists(st.floats(0, 1), min_size=64, max_size=64),
     st.booleans(),
-    st.sampled_from([None, "unparsed"]),
+    st.sampled_from([None, "unparsed", "overlong"]),
     st.floats(0, 0.5),
 )
 def test_adaptive_ends_and_asks_nothing_twice(

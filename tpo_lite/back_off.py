@@ -7,7 +7,8 @@ computes; the context that holds the judge's comparisons is only cut down to wha
 
 from __future__ import annotations
 
-from tpo_lite.recipe import Recipe, divisors, parse_recipe
+from tpo_lite.plan.choices import value_of, with_keys
+from tpo_lite.recipe import Recipe, divisors
 
 Limits = dict[str, int]
 """The largest values for which there was memory, by the recipe's key."""
@@ -22,7 +23,7 @@ def smaller(phase: str, recipe: Recipe) -> Limits:
     """What `phase` shall run with after it ran out of memory under `recipe`; empty if nothing is left to halve."""
     if phase == "dpo":
         return _micro_batch(recipe)
-    if phase in ("generate", "validate"):
+    if phase in ("generate", "validate") or (phase == "fold" and recipe.merge == "requantize"):  # which samples as well
         return _halved("sampling.batch", recipe.sampling.batch, 1)
     if phase in ("prepare", "judge", "select"):
         return _judge(recipe)
@@ -30,12 +31,9 @@ def smaller(phase: str, recipe: Recipe) -> Limits:
 
 
 def limited(recipe: Recipe, limits: Limits) -> Recipe:
-    """`recipe` with no value above its limit."""
-    data = recipe.model_dump()
-    for key, limit in limits.items():
-        section, _, name = key.partition(".")
-        data[section][name] = min(data[section][name], limit)
-    return parse_recipe(data, "with limits")
+    """`recipe` with no value above its limit. Raises `InputError` for limits that no recipe can have."""
+    lowered = with_keys(recipe, limits)
+    return with_keys(recipe, {key: min(value_of(recipe, key), value_of(lowered, key)) for key in limits})
 
 
 def _halved(key: str, value: int, least: int) -> Limits:
@@ -44,15 +42,18 @@ def _halved(key: str, value: int, least: int) -> Limits:
 
 def _micro_batch(recipe: Recipe) -> Limits:
     """The largest micro-batch of at most half that divides the batch: the effective batch stays what it is."""
-    half = recipe.train.micro_batch // 2
+    half = min(recipe.train.micro_batch, recipe.train.batch) // 2
     fits = [size for size in divisors(recipe.train.batch) if size <= half]
     return {"train.micro_batch": fits[0]} if fits else {}
 
 
 def _judge(recipe: Recipe) -> Limits:
-    """Fewer tokens a decode, which llama.cpp's work space grows with, and a smaller KV cache."""
+    """A smaller KV cache (or batch of a reward model) and fewer tokens a decode, which llama.cpp's work space goes by."""
     judge = recipe.judge
-    texts = recipe.instructions.max_tokens + 2 * recipe.sampling.max_new_tokens
+    responses = 1 if judge.mode in ("score", "reward-model") else 2
+    texts = recipe.instructions.max_tokens + responses * recipe.sampling.max_new_tokens
     explanation = judge.explain_tokens if judge.mode == "explain" else 0
-    needed = int(JUDGE_TOKENS * texts) + JUDGE_PROMPT + explanation
-    return _halved("judge.batch", judge.batch, judge.sequences) | _halved("judge.context", judge.context, needed)
+    context = _halved("judge.context", judge.context, int(JUDGE_TOKENS * texts) + JUDGE_PROMPT + explanation)
+    if judge.mode == "reward-model":
+        return context
+    return _halved("judge.batch", judge.batch, judge.sequences) | context

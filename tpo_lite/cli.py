@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -39,6 +37,7 @@ def main() -> None:
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Run folder. [default: runs/RECIPE]")
 @click.option("--iterations", type=click.IntRange(min=1), help="How many rounds.")
 @click.option("--seed", type=int, help="Decides slices, samples and training order.")
+@click.option("--merge-base", type=click.Choice(["w16", "nf4"]), help="With merge: requantize, what to merge into.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY.PATH=VALUE", help="Override any key of the recipe.")
 @click.option("--skip-bad", is_flag=True, help="Count malformed lines of the instruction file instead of stopping.")
 @click.option("--allow-leakage", is_flag=True, help="Keep instructions that are in AlpacaEval or Arena-Hard.")
@@ -53,6 +52,7 @@ def train(
     out: Path | None,
     iterations: int | None,
     seed: int | None,
+    merge_base: str | None,
     overrides: tuple[str, ...],
     skip_bad: bool,
     allow_leakage: bool,
@@ -80,6 +80,7 @@ def train(
         "instructions.source": prompts,
         "iterations": iterations,
         "seed": seed,
+        "merge_base": merge_base,
         "instructions.skip_bad": skip_bad or None,
         "instructions.allow_leakage": allow_leakage or None,
     }
@@ -120,17 +121,19 @@ def use_device(gpu: int | None) -> None:
 
 def check_gpu(index: int) -> None:
     """Raises `InputError` if nvidia-smi lists no GPU `index`."""
-    if shutil.which("nvidia-smi") is None:
-        raise InputError("--gpu: this machine has no nvidia-smi, so no NVIDIA driver. Install the driver, or use --cpu.")
-    listed = subprocess.run(
-        ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"], capture_output=True, text=True, check=False
-    )
-    if listed.returncode != 0:
-        said = " ".join((listed.stdout + listed.stderr).split())
-        raise InputError(f"--gpu {index}: nvidia-smi fails ({said}). Mend the driver, or use --cpu.")
-    found = listed.stdout.split()
-    if str(index) not in found:
-        raise InputError(f"--gpu {index}: there is no such GPU; nvidia-smi lists {', '.join(found) or 'none'}.")
+    from tpo_lite.plan.cards import nvidia_smi
+
+    try:
+        found = [number for (number,) in nvidia_smi("index")]
+    except FileNotFoundError:
+        raise InputError(
+            "--gpu: this machine has no nvidia-smi, so no NVIDIA driver. Install the driver, or use --cpu."
+        ) from None
+    except RuntimeError as error:
+        raise InputError(f"--gpu {index}: nvidia-smi fails ({error}). Mend the driver, or use --cpu.") from None
+    if index not in found:
+        listed = ", ".join(map(str, found)) or "none"
+        raise InputError(f"--gpu {index}: there is no such GPU; nvidia-smi lists {listed}.")
 
 
 @main.command()

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
+import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -152,14 +152,20 @@ def calibrate(
     settings = _settings(model, mode, context, overrides)
     opened = _open_judge(settings, gpu)
     judged: list[JudgedPair] = []
+    calls = 0
     began = time.perf_counter()
-    # Progress is written to stdout, where --json wants nothing but JSON.
-    with nullcontext(lambda units: None) if as_json else progress("judge", len(gold), "pairs") as advance:
-        for group in _groups(gold):
-            judged += judge_both_orders(opened, group, name)
-            advance(len(group))
-    seconds = time.perf_counter() - began
-    calls, tokens = 2 * len(judged), opened.tokens_decoded
+    try:
+        # Progress is written to stdout, where --json wants nothing but JSON.
+        with nullcontext(lambda units: None) if as_json else progress("judge", len(gold), "pairs") as advance:
+            for group in _groups(gold):
+                said_of = judge_both_orders(opened, group, name)
+                judged += said_of
+                calls += _calls(group, said_of, opened.pointwise)
+                advance(len(group))
+    except KeyboardInterrupt:
+        click.echo("interrupted; `judge calibrate` keeps nothing. What can be stopped is `judge run`.", err=True)
+        sys.exit(130)
+    seconds, tokens = time.perf_counter() - began, opened.tokens_decoded
     speed = {"calls_per_second": calls / seconds, "tokens_per_second": tokens / seconds}
     facts = {"pairs": str(pairs), "judge": name, "calls": calls, "tokens": tokens, "seconds": seconds} | speed
     said = [
@@ -192,6 +198,7 @@ def run(
     """
     from tpo_lite.gold_pairs import read_pairs
     from tpo_lite.judge_outputs import JudgedPair, judge_both_orders
+    from tpo_lite.judged_file import beside, finished_pairs, held, identity
     from tpo_lite.progress import progress
     from tpo_lite.records import JsonlAppender, read_jsonl
     from tpo_lite.run import write_json
@@ -199,84 +206,34 @@ def run(
     given = read_pairs(pairs)
     name = _name(model, mode, overrides)
     settings = _settings(model, mode, context, overrides)
-    inputs = {"judge": _identity(settings), "pairs": {pair.id: pair.digest for pair in given}}
-    finished = _finished(output, inputs, name)
+    inputs = {"judge": identity(settings), "pairs": {pair.id: pair.digest for pair in given}}
     opened = None
-    if len(finished) < len(given):
-        opened = _open_judge(settings, gpu, _beside(output, "calls"))
-        write_json(_beside(output, "inputs"), inputs)
-        with JsonlAppender(output) as out, progress("judge", len(given), "pairs", len(finished)) as advance:
-            # A group is judged whole even where a kill left half of it: what shares a batch decides the last
-            # bits of the logits, and a resumed file must end with the same bytes.
-            for group in _groups(given):
-                if all(pair.id in finished for pair in group):
-                    continue
-                judged = [pair for pair in judge_both_orders(opened, group, name) if pair.id not in finished]
-                out.append(*judged)
-                advance(len(judged))
-    judged = list(read_jsonl(output, JudgedPair))
+    with held(output):
+        finished = finished_pairs(output, inputs, name)
+        if len(finished) < len(given):
+            opened = _open_judge(settings, gpu, beside(output, "calls"))
+            write_json(beside(output, "inputs"), inputs)
+            with JsonlAppender(output) as out, progress("judge", len(given), "pairs", len(finished)) as advance:
+                # A group is judged whole even where a kill left half of it: what shares a batch decides the last
+                # bits of the logits, and a resumed file must end with the same bytes.
+                for group in _groups(given):
+                    if all(pair.id in finished for pair in group):
+                        continue
+                    judged = [pair for pair in judge_both_orders(opened, group, name) if pair.id not in finished]
+                    out.append(*judged)
+                    advance(len(judged))
+        judged = list(read_jsonl(output, JudgedPair))
     click.echo(f"{output}: {len(judged)} pairs, both orders, by {name}")
     for line in _overlong(judged, settings, opened):
         click.echo(line)
 
 
-def _beside(output: Path, what: str) -> Path:
-    return output.with_name(f"{output.name}.{what}")
-
-
-def _finished(output: Path, inputs: dict[str, Any], name: str) -> set[str]:
-    """Ids of the pairs in the output file; raises `InputError` if it is not one of this judge on these pairs."""
-    from tpo_lite.judge_outputs import JudgedPair
-    from tpo_lite.records import read_jsonl
-
-    try:
-        there = list(read_jsonl(output, JudgedPair))
-    except InputError as error:
-        raise InputError(f"--out {output} holds something else than judgements ({error}) Give another file.") from error
-    if not there and output.exists() and output.stat().st_size:
-        raise InputError(f"--out {output} holds no judgement. Give another file, or delete it.")
-    if not there:
-        return set()
-    try:
-        before = json.loads(_beside(output, "inputs").read_text(encoding="utf-8"))
-        judge_before, digests = before["judge"], before["pairs"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(
-            f"--out {output}: {_beside(output, 'inputs')}, which says what was judged, is missing or damaged. Give "
-            "another file."
-        ) from error
-    for pair in there:
-        if pair.judge != name:
-            raise InputError(f"--out {output} was written by {pair.judge!r}, not {name!r}. Give another file.")
-        if pair.id not in inputs["pairs"] or digests.get(pair.id) != inputs["pairs"][pair.id]:
-            raise InputError(f"--out {output} has a pair {pair.id!r} that is not among those given. Give another file.")
-    for what, now in inputs["judge"].items():
-        if judge_before.get(what) != now:
-            raise InputError(f"--out {output} was written by {name!r} with another {what}. Give another file.")
-    return {pair.id for pair in there}
-
-
-def _identity(settings: JudgeSettings) -> dict[str, Any]:
-    """What makes a judge another one though its name is the same: its context and the contents of its files."""
-    from tpo_lite.sources import judge_path, reward_model_path
-
-    if settings.mode == "openai":
-        return {}
-    path = Path(reward_model_path(settings.model)) if settings.mode == "reward-model" else judge_path(settings.model)
-    files = sorted(each for each in path.iterdir() if each.is_file()) if path.is_dir() else [path]
-    # A hub id is no path: the hub's name is all there is.
-    prints = {each.name: _fingerprint(each) for each in files if each.is_file()}
-    return {"context": settings.context, "model file": prints}
-
-
-def _fingerprint(path: Path) -> str:
-    """Tells files apart without reading gigabytes: the size and a hash of the first and the last MiB."""
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        digest = hashlib.sha256(file.read(1 << 20))
-        file.seek(max(0, size - (1 << 20)))
-        digest.update(file.read())
-    return f"{size} {digest.hexdigest()[:16]}"
+def _calls(pairs: Sequence[ResponsePair], judged: Sequence[JudgedPair], pointwise: bool) -> int:
+    """What the judge was asked: comparisons that fit its context; pointwise, one a distinct response of such pairs."""
+    if not pointwise:
+        return sum(comparison.verdict != "overlong" for pair in judged for comparison in pair.comparisons)
+    fit = [given for given, pair in zip(pairs, judged, strict=True) if pair.comparisons[0].verdict != "overlong"]
+    return len({(pair.instruction, text) for pair in fit for text in (pair.response_1, pair.response_2)})
 
 
 def _groups(pairs: Sequence[ResponsePair]) -> list[Sequence[ResponsePair]]:
@@ -324,15 +281,9 @@ def _overlong(judged: Sequence[JudgedPair], settings: JudgeSettings, judge: Judg
     ids = [pair.id for pair in judged if any(c.verdict == "overlong" for c in pair.comparisons)]
     if not ids:
         return []
-    named = ", ".join(ids[:5]) + (", ..." if len(ids) > 5 else "")
-    limit, remedy = "the judge", "Take a judge with a longer context."
-    if settings.mode == "openai":
-        limit, remedy = "the server", "Let it have a larger context, or take a judge that has it."
-    elif judge is not None and judge.max_tokens < settings.context:
-        limit = f"the {judge.max_tokens} tokens that the judge was trained on"
-    elif judge is not None:
-        limit, remedy = f"{judge.max_tokens} tokens", "Give a larger --context, or take a judge that has it."
-    return [f"too long for {limit}: {len(ids)} of {len(judged)} pairs ({named}). {remedy}"]
+    from tpo_lite.judges.open import too_long
+
+    return [too_long(f"{len(ids)} of {len(judged)} pairs", ids, settings, judge, "--context")]
 
 
 def _show(

@@ -74,14 +74,14 @@ def show_plan(recipe: Recipe, card: Card, run: RunFolder | None = None, as_json:
     from tpo_lite.plan.rates import seconds_of
     from tpo_lite.plan.report import as_data, make_plan, print_plan
 
-    started = run is not None and run.is_done("prepare", None, 0)
-    plan = make_plan(recipe, card, run.started_with if started else None, seconds_of(run) if started else None)
+    recorded = recorded_in(run)
+    plan = make_plan(recipe, card, recorded, seconds_of(run) if recorded else None)
     if as_json:
         click.echo(json.dumps(as_data(plan), indent=2))
     else:
         print_plan(plan, Console())
     refusal = plan.refusal()
-    if refusal and not started:
+    if refusal and not recorded:
         raise DoesNotFit(f"plan: {refusal}")
     return plan.recipe
 
@@ -90,15 +90,25 @@ def plan_first(recipe: Recipe, gpu: int | None, run: RunFolder | None) -> Recipe
     """What `train` prints before it starts or goes on with `run`; the recipe with every `auto` settled.
 
     A model whose shape cannot be read is none to plan for, and its phases will say what is wrong with it. But
-    `auto` needs a plan. Raises `InputError` for that, and `DoesNotFit`.
+    `auto` in what memory depends on needs a plan. Raises `InputError` for that, and `DoesNotFit`.
     """
-    from tpo_lite.plan.cards import choose_card, cpu
+    from tpo_lite.plan.cards import CARDS, choose_card, cpu
     from tpo_lite.plan.choices import open_keys
+    from tpo_lite.plan.report import engine_of
 
+    card = cpu() if gpu is None else CARDS[0]  # for the engine any stands in for a GPU that cannot be asked
     try:
-        return show_plan(recipe, cpu() if gpu is None else choose_card(None, gpu), run)
+        card = card if gpu is None else choose_card(None, gpu)
+        return show_plan(recipe, card, run)
     except InputError as error:
         if isinstance(error, DoesNotFit) or open_keys(recipe):
             raise
         click.echo(f"no plan: {error}")
-        return recipe
+    engine, why = engine_of(recipe, card, recorded_in(run), lambda engine: True)
+    click.echo(f"engine: {engine} ({why})")
+    return recipe.model_copy(update={"engine": engine})
+
+
+def recorded_in(run: RunFolder | None) -> Recipe | None:
+    """The recipe of a run that was started, whose choices stay; None where nothing has been computed yet."""
+    return run.started_with if run is not None and run.is_done("prepare", None, 0) else None

@@ -23,6 +23,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+from tpo_lite.plan.cards import GIB, nvidia_smi
+
 PACKAGE = Path(__file__).parent
 # In a wheel beside this file, in a clone at its root.
 CONSTRAINTS = (PACKAGE if (PACKAGE / "constraints.txt").exists() else PACKAGE.parent) / "constraints.txt"
@@ -126,22 +128,18 @@ class Machine:
     @cached_property
     def cards(self) -> list[Card]:
         """All GPUs; none without a driver. Raises `RuntimeError` with nvidia-smi's words if it fails."""
-        if shutil.which("nvidia-smi") is None:
+        try:
+            listed = nvidia_smi("index", "name", "memory.total", "memory.used", "compute_cap", "driver_version")
+        except FileNotFoundError:
             return []
-        fields = "index,name,memory.total,memory.used,compute_cap,driver_version"
-        command = ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader,nounits"]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=PROBE_SECONDS)
-        if done.returncode != 0:
-            raise RuntimeError(" ".join((done.stdout + done.stderr).split()))
-        cards = []
-        for line in done.stdout.splitlines():
-            index, name, total, used, compute, driver = line.split(", ")
-            cards.append(Card(int(index), name, int(total) / 1024, int(used) / 1024, float(compute), driver))
-        return cards
+        return [
+            Card(index, name, total / GIB, used / GIB, compute, driver)
+            for index, name, total, used, compute, driver in listed
+        ]
 
-    @property
+    @cached_property
     def has_gpu(self) -> bool:
-        """Whether there is a GPU to be used; a driver that fails is a check of its own."""
+        """Whether there is a GPU to be used; a driver that fails is a check of its own. Asked once: one may hang."""
         try:
             return bool(self.cards)
         except Exception:

@@ -7,6 +7,7 @@ cut short shows even then, since llama.cpp compares each tensor's place with the
 from __future__ import annotations
 
 import ctypes
+import os
 import struct
 import weakref
 from collections import deque
@@ -17,19 +18,29 @@ from typing import Any, Literal
 import llama_cpp
 
 from tpo_lite.errors import InputError, OutOfMemory, TpoError
+from tpo_lite.memory import SIGNS, says_out_of_memory
 
 CELL_BYTES = 40
 """What llama.cpp notes beside each KV cell: a position, a shift and the set of its sequences (256 bits)."""
 
 _VALUE_BYTES = {"f16": 2, "q8_0": 34 / 32}
 _LOG: deque[str] = deque(maxlen=20)
-_MEMORY_SIGNS = ("out of memory", "failed to allocate", "unable to allocate", "bad_alloc", "cannot allocate")
 
 
 @llama_cpp.llama_log_callback
 def _keep_log(_level: int, text: bytes, _data: Any) -> None:
     """Keeps llama.cpp's chatter off stderr and its last lines for error messages."""
     _LOG.append(text.decode(errors="replace"))
+
+
+@ctypes.CFUNCTYPE(None, ctypes.c_char_p)
+def _last_words(reason: bytes) -> None:
+    """Writes to stderr why ggml ends the process, which it does as soon as this returns.
+
+    On CUDA it does so where memory runs out while it computes: it logs "CUDA error: out of memory" and aborts with
+    no more than "CUDA error" for a reason. The orchestrator reads what is written here (`tpo_lite.orchestrator`).
+    """
+    os.write(2, "".join(_LOG).encode() + reason + b"\n")
 
 
 class GgufModel:
@@ -47,6 +58,8 @@ class GgufModel:
             )
         self.path = Path(path)
         llama_cpp.llama_log_set(_keep_log, None)
+        # ggml's own function, which llama_cpp.py has no name for.
+        llama_cpp.llama_cpp._lib.ggml_set_abort_callback(_last_words)
         self._model = _load_model(self.path, n_gpu_layers, vocab_only)
         self._free_model = weakref.finalize(self, llama_cpp.llama_model_free, self._model)
         self._vocab = llama_cpp.llama_model_get_vocab(self._model)
@@ -182,14 +195,13 @@ def clear_log() -> None:
 
 def memory_ran_out() -> bool:
     """Whether llama.cpp's last lines say that memory did not suffice."""
-    log = "".join(_LOG).lower()
-    return any(sign in log for sign in _MEMORY_SIGNS)
+    return says_out_of_memory("".join(_LOG))
 
 
 def last_log() -> str:
     """llama.cpp's last complaints, in one line."""
     lines = "".join(_LOG).splitlines()
-    signs = ("error", "fail", *_MEMORY_SIGNS)
+    signs = ("error", "fail", *SIGNS)
     errors = [line for line in lines if any(sign in line.lower() for sign in signs)]
     return " / ".join((errors or lines)[-3:]).strip().rstrip(".") or "llama.cpp gave no reason"
 

@@ -79,7 +79,7 @@ def read_pairs(path: Path) -> list[ResponsePair]:
         if pair_id in seen:
             raise InputError(f"{where} has the id {pair_id!r} of {seen[pair_id]}. Give each pair an id of its own.")
         seen[pair_id] = where
-        group = judgebench_group(row["source"]) if "pair_id" in row and "source" in row else path.stem
+        group = judgebench_group(str(row["source"])) if "pair_id" in row and "source" in row else path.stem
         pairs.append(ResponsePair(pair_id, group, *(row[f] for f in fields), read_label(row.get("label"), where)))
     return pairs
 

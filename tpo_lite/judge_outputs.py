@@ -80,8 +80,8 @@ class _Row:
     recorded: list[str | None]
 
     def __post_init__(self) -> None:
-        for value in (*self.texts, *self.recorded):
-            if not isinstance(value, str | None):
+        for value in (self.group, *(each for each in self.texts + self.recorded if each is not None)):
+            if not isinstance(value, str):
                 raise ValueError(f"{value!r} is no text")
 
 
@@ -93,6 +93,16 @@ def bracketed_label(text: str) -> str | None:
     """
     labels = set(_BRACKETED.findall(text))
     return labels.pop() if len(labels) == 1 and labels <= VERDICTS.keys() else None
+
+
+def final_label(text: str) -> str | None:
+    """The last label in double brackets, for prompts that ask for the verdict after the explanation.
+
+    >>> final_label("B ends with [[B]], which is no answer. My verdict: [[A]]")
+    'A'
+    """
+    labels = _BRACKETED.findall(text)
+    return labels[-1] if labels and labels[-1] in VERDICTS else None
 
 
 def llmbar_explained_label(text: str) -> str | None:
@@ -124,19 +134,26 @@ def read_outputs(path: Path) -> JudgeOutputs:
     """The judge's answers in a result file.
 
     Texts that no rule can read leave the recorded verdicts to count alone, as with reward models. Raises
-    `InputError`, with file and line, for a line of no known form and for one that lacks an order.
+    `InputError`, with file and line, for a line of no known form, one that lacks an order, and one on a pair that
+    came before.
     """
     ours, rows = [], []
+    seen: dict[str, str] = {}
     for number, (where, row) in enumerate(read_rows(path)):
         try:
             if "comparisons" in row:
                 ours.append(_checked(JudgedPair.from_dict(row), where))
+                id = ours[-1].id
             else:
                 rows.append(_read_row(row, where, f"{path.stem}:{number}", path.stem))
+                id = rows[-1].id
         except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
             raise InputError(
                 f"{where} is a damaged judgement ({type(error).__name__}: {error}). Mend that line or take it out."
             ) from error
+        if id in seen:
+            raise InputError(f"{where} judges the pair {id!r} of {seen[id]} again. Give the file of one judge, once.")
+        seen[id] = where
     if not rows:
         return JudgeOutputs(ours, 0, [])
     parse = label_parser([text for row in rows for text in row.texts if text is not None])
@@ -169,7 +186,7 @@ def _read_row(row: dict[str, Any], where: str, default_id: str, stem: str) -> _R
         # JudgeBench's own files have the text one level down.
         texts = [answer.get("response", (answer.get("judgment") or {}).get("response")) for answer in answers]
         lengths = [len(row["response_A"]), len(row["response_B"])] if "response_A" in row else None
-        group = judgebench_group(row["source"]) if "source" in row else stem
+        group = judgebench_group(str(row["source"])) if "source" in row else stem
         decisions = [answer.get("decision") for answer in answers]
         return _Row(str(row["pair_id"]), group, read_label(row["label"], where), lengths, texts, decisions)
     if "games" in row:
@@ -207,8 +224,13 @@ def _checked(pair: JudgedPair, where: str) -> JudgedPair:
         raise ValueError("comparisons must be those of response 1 with 2 and of 2 with 1")
     if not all(0 <= c.p_first <= 1 for c in pair.comparisons):
         raise ValueError("p_first must be between 0 and 1")
-    read_label(pair.label, where)
-    return pair
+    if any(c.verdict not in ("A", "B", "tie", "unparsed", "overlong") for c in pair.comparisons):
+        raise ValueError('a verdict must be "A", "B", "tie", "unparsed" or "overlong"')
+    if not all(isinstance(text, str) for text in (pair.id, pair.group, pair.judge)):
+        raise ValueError("id, group and judge must be texts")
+    if pair.lengths is not None and [type(length) for length in pair.lengths] != [int, int]:
+        raise ValueError("lengths must be two numbers")
+    return dataclasses.replace(pair, label=read_label(pair.label, where))
 
 
 def with_gold(pairs: Sequence[JudgedPair], gold: Sequence[ResponsePair]) -> list[JudgedPair]:

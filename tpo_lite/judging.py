@@ -16,12 +16,12 @@ def judge_prompts(judge: Judge, prompts: Sequence[PromptSamples], tournament: To
     Gives a prompt's judgements as soon as its tournament and those of all prompts before it are over. The judge
     sees the instruction x and two responses y: neither the thought prompt nor a thought. A pointwise judge is
     asked about every pair in one order, whatever the tournament: it scores each distinct response once, and so
-    many are its calls.
+    many are its calls. A comparison too long for the judge is recorded as such and is no call.
     """
     if judge.pointwise:
         pairs = [list(combinations(distinct_responses(prompt), 2)) for prompt in prompts]
-        for prompt, asked, comparisons in zip(prompts, pairs, _play(judge, prompts, pairs), strict=True):
-            yield _judgements(prompt, comparisons, len(set().union(*asked)))
+        for prompt, comparisons in zip(prompts, _play(judge, prompts, pairs), strict=True):
+            yield _judgements(prompt, comparisons, pointwise=True)
         return
     played: list[list[Comparison]] = [[] for _ in prompts]
     going, given = list(range(len(prompts))), 0
@@ -30,15 +30,19 @@ def judge_prompts(judge: Judge, prompts: Sequence[PromptSamples], tournament: To
         going = [index for index in going if matches[index]]
         over = going[0] if going else len(prompts)
         for index in range(given, over):
-            yield _judgements(prompts[index], played[index], len(played[index]))
+            yield _judgements(prompts[index], played[index], pointwise=False)
         given = over
         answers = _play(judge, [prompts[index] for index in going], [matches[index] for index in going])
         for index, comparisons in zip(going, answers, strict=True):
             played[index] += comparisons
 
 
-def _judgements(prompt: PromptSamples, comparisons: list[Comparison], calls: int) -> PromptJudgements:
-    return PromptJudgements(prompt.instruction.id, comparisons, calls, saved_calls(prompt, calls))
+def _judgements(prompt: PromptSamples, comparisons: list[Comparison], pointwise: bool) -> PromptJudgements:
+    made = [comparison for comparison in comparisons if comparison.verdict != "overlong"]
+    calls = len({k for each in made for k in (each.first, each.second)}) if pointwise else len(made)
+    # What is too long for the judge was neither asked nor saved.
+    saved = saved_calls(prompt, calls + len(comparisons) - len(made))
+    return PromptJudgements(prompt.instruction.id, comparisons, calls, saved)
 
 
 def _play(judge: Judge, prompts: Sequence[PromptSamples], matches: Sequence[list[Match]]) -> list[list[Comparison]]:

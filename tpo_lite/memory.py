@@ -1,4 +1,4 @@
-"""How much memory a phase takes, and whether the GPU has it back when the phase has ended.
+"""How much memory a phase takes, what says that it did not suffice, and whether the GPU has it back at the end.
 
 The host's peak is the kernel's word. A GPU has two: torch's allocator knows what its tensors took and what it
 reserved for them; NVML (nvidia-ml-py, part of the extra `gpu`) knows what the whole process holds, CUDA context
@@ -8,6 +8,7 @@ on to what they have reserved, so nothing much is missed in between. Imports no 
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 import sys
@@ -21,6 +22,33 @@ INTERVAL = 0.1
 """Seconds between two looks at the process's memory."""
 SLACK = 256 << 20
 """Bytes that other programs on a desktop's card come and go by."""
+
+SIGNS = (
+    "out of memory",
+    "allocate memory",
+    "failed to allocate",
+    "unable to allocate",
+    "cannot allocate",
+    "insufficient memory",
+    "enough gpu ram",
+    "alloc_failed",
+    "resource allocation failed",
+    "bad_alloc",
+    "memoryerror",
+)
+"""What CUDA, cuBLAS (as a name and in words), Triton, torch, accelerate, llama.cpp, C++ and Python say, lower case."""
+
+
+def says_out_of_memory(text: str) -> bool:
+    """Whether a library's words say that memory, of the host or of the GPU, did not suffice."""
+    return any(sign in text.lower() for sign in SIGNS)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a library's error says so; most come as an ordinary RuntimeError."""
+    if isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM:
+        return True
+    return isinstance(error, RuntimeError) and says_out_of_memory(str(error))
 
 
 class Gpu:

@@ -1,7 +1,8 @@
 """Runs the phases in order, one process each, and goes on where an earlier run stopped.
 
 Imports neither torch nor llama_cpp. A phase gives its memory back by ending, and one that runs out of memory is
-started again with smaller batches.
+started again with smaller batches. What a phase writes to stderr passes through here, for the sake of one that a
+signal ends: llama.cpp aborts its process where CUDA's memory runs out in the middle of a computation.
 """
 
 from __future__ import annotations
@@ -12,8 +13,10 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
+from typing import BinaryIO
 
 from rich.console import Console
 
@@ -23,9 +26,14 @@ from tpo_lite.errors import OutOfMemory, TpoError
 from tpo_lite.phases import PHASES
 from tpo_lite.recipe import Recipe
 from tpo_lite.results import write_results
-from tpo_lite.run import RunFolder
+from tpo_lite.run import RunFolder, write_json
 
 PR_SET_PDEATHSIG = 1
+
+LAST_WORDS = 1 << 16
+"""Bytes of a phase's stderr that are kept for its log."""
+PIPE_SECONDS = 5.0
+"""Longest to wait for the end of a dead phase's stderr, which a process that it left behind may hold open."""
 
 
 class PhaseFailed(TpoError):
@@ -66,6 +74,7 @@ def _phase(run: RunFolder, phase: str, arm: str | None, iteration: int, debug: b
     """Runs a phase, each time that memory runs out with smaller batches, until it is finished."""
     card = memory.gpu()
     before = card.used() if card else 0
+    worked = run.limits
     while True:
         start = time.monotonic()
         try:
@@ -80,6 +89,7 @@ def _phase(run: RunFolder, phase: str, arm: str | None, iteration: int, debug: b
             break
         limits = smaller(phase, run.recipe)
         if not limits:
+            write_json(run.root / "limits.json", worked)  # it says what works, and none of the smaller ones did
             raise TpoError(
                 f"the {phase} phase ran out of memory with the smallest batches. End other programs that use it, or take "
                 "a smaller model, shorter texts (pairs.max_tokens, sampling.max_new_tokens) or fewer samples "
@@ -92,11 +102,17 @@ def _phase(run: RunFolder, phase: str, arm: str | None, iteration: int, debug: b
 
 
 def process(run: RunFolder, phase: str, arm: str | None, iteration: int, debug: bool) -> int:
-    """Runs a phase in a process of its own; its exit code. Raises `TpoError` if a signal ended it."""
+    """Runs a phase in a process of its own; its exit code, or that of `OutOfMemory` if it was aborted for that.
+
+    Raises `TpoError` if a signal ended it for any other reason.
+    """
     command = [sys.executable, "-m", f"tpo_lite.phases.{phase}", str(run.root), "--iteration", str(iteration)]
     command += ["--arm", arm] if arm else []
     environment = dict(os.environ, TPO_LITE_DEBUG="1" if debug else "0")
-    child = subprocess.Popen(command, env=environment, preexec_fn=_set_signals)
+    child = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, preexec_fn=_set_signals)
+    said = bytearray()
+    reader = threading.Thread(target=_pass_on, args=(child.stderr, said), daemon=True)
+    reader.start()
     try:
         code = child.wait()
     except KeyboardInterrupt:
@@ -104,12 +120,39 @@ def process(run: RunFolder, phase: str, arm: str | None, iteration: int, debug: 
         child.wait()
         Console().show_cursor()  # its progress bar hid it
         raise
-    if code < 0:
-        raise TpoError(
-            f"the {phase} phase was ended by {signal.Signals(-code).name}; if the machine is out of memory, set "
-            "sampling.batch, train.micro_batch or judge.context lower. Run the same command to go on."
-        )
-    return code
+    reader.join(PIPE_SECONDS)
+    return code if code >= 0 else _killed(run, phase, signal.Signals(-code).name, said.decode(errors="replace"))
+
+
+def _pass_on(stderr: BinaryIO, said: bytearray) -> None:
+    """Writes what comes from a phase's stderr to this process's, and keeps the end of it in `said`."""
+    with stderr:
+        while data := os.read(stderr.fileno(), LAST_WORDS):
+            os.write(2, data)
+            said += data
+            del said[:-LAST_WORDS]
+
+
+def _killed(run: RunFolder, phase: str, by: str, said: str) -> int:
+    """What to do about a phase that a signal ended, after it had `said` this on stderr, which becomes its log.
+
+    Returns the exit code of `OutOfMemory` if it aborted for that. Raises `TpoError` with the remedy else.
+    """
+    where = ""
+    if said:
+        log = run.root / "log" / f"{phase}.log"
+        with contextlib.suppress(OSError):  # such as a full disk, which may be why it ended
+            log.parent.mkdir(parents=True, exist_ok=True)
+            log.write_text(said, encoding="utf-8")
+            where = f" Its last words are in {log}."
+    if by == "SIGABRT" and memory.says_out_of_memory(said):
+        print(f"the {phase} phase was aborted, as memory ran out.{where}", file=sys.stderr, flush=True)
+        return OutOfMemory.exit_code
+    remedy = "if that happens again, report it with its log"
+    if by == "SIGKILL":
+        lower = f'lower in {run.root / "limits.json"}, such as {{"sampling.batch": 8}}'
+        remedy = f"if the machine is out of memory, set sampling.batch, train.micro_batch or judge.context {lower}"
+    raise TpoError(f"the {phase} phase was ended by {by}; {remedy}. Run the same command to go on.{where}")
 
 
 def _set_signals() -> None:

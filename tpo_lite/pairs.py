@@ -17,7 +17,7 @@ from tpo_lite.length_control import auto_rho, length_controlled
 from tpo_lite.ratings import bradley_terry, elo, win_matrix
 from tpo_lite.records import Pair, PromptJudgements, PromptSamples, PromptScores, Sample
 
-DROP_REASONS = ("no_well_formed", "one_response", "tied", "too_long")
+DROP_REASONS = ("no_well_formed", "one_response", "not_judged", "tied", "too_long")
 
 
 @dataclass(frozen=True)
@@ -48,9 +48,16 @@ def score_prompt(
 ) -> PromptScores:
     """Bradley-Terry ratings of one prompt's well-formed samples, and their length-controlled scores.
 
+    A response of which no comparison fitted the judge has no rating, and so is neither best nor worst.
     `soft` and `prior` as in `tpo_lite.ratings`, `rho` as in `tpo_lite.length_control`.
     """
     ks, wins = win_matrix(judgements, samples, soft)
+    responses = {sample.k: sample.response for sample in samples.samples}
+    if len({responses[k] for k in ks}) > 1:
+        made = (comparison for comparison in judgements.comparisons if comparison.verdict != "overlong")
+        compared = {responses[k] for comparison in made for k in (comparison.first, comparison.second)}
+        rows = [row for row, k in enumerate(ks) if responses[k] in compared]
+        ks, wins = [ks[row] for row in rows], wins[np.ix_(rows, rows)]
     # Newton leaves some 1e-12 of noise; without it, equal ratings are equal and a tie can be seen.
     ratings = bradley_terry(wins, prior).round(9) + 0.0
     response_tokens = {sample.k: sample.response_tokens for sample in samples.samples}
@@ -115,7 +122,7 @@ def make_pairs(
     lowest k. A prompt whose ratings are all equal shows no preference.
 
     A pair of which one side has more than `max_tokens` tokens, prompt and output together, is dropped,
-    never cut. Every prompt with a well-formed sample must have its scores.
+    never cut. Every prompt with a well-formed sample must have its scores; one whose scores are empty gives no pair.
     """
     best_worst: dict[str, Pair] = {}
     malformed: dict[str, Pair] = {}
@@ -127,6 +134,9 @@ def make_pairs(
             reasons[id] = "no_well_formed"
             continue
         score = scores[id]
+        if not score.ks:
+            reasons[id] = "not_judged"
+            continue
         best = well_formed[score.ks[int(np.argmax(score.controlled))]]
         worst = well_formed[score.ks[int(np.argmin(score.controlled))]]
         if len({sample.response for sample in well_formed.values()}) == 1:

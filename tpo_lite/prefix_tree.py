@@ -11,10 +11,6 @@ from typing import Literal
 
 import numpy as np
 
-MIN_SHARED = 8
-"""Tokens from which on a shared prefix is worth a sequence of its own."""
-
-
 @dataclass(frozen=True)
 class Decision:
     """A point where a continuation is about to choose between a few tokens, and ends."""
@@ -120,13 +116,14 @@ class Segment:
         self.done = 0
 
 
-def prefix_tree(leaves: Sequence[Leaf], max_depth: int) -> list[Segment]:
+def prefix_tree(leaves: Sequence[Leaf], max_depth: int, min_shared: int) -> list[Segment]:
     """The leaves' own segments in depth-first order, linked to the prefixes they share.
 
     Every leaf keeps at least its last token to itself, whose logits it needs; so equal leaves need no
-    special case. Paths from root to leaf have at most `max_depth` segments.
+    special case. Paths from root to leaf have at most `max_depth` segments, and no prefix is shared that is
+    shorter than `min_shared` tokens.
 
-    With MIN_SHARED = 1, leaves [1, 2, 3], [1, 2, 4] and [1, 2, 3] become the prefix [1, 2] with the
+    With `min_shared` 1, leaves [1, 2, 3], [1, 2, 4] and [1, 2, 3] become the prefix [1, 2] with the
     suffixes [3], [3] and [4].
     """
     tokens = [np.asarray(leaf.tokens, np.int32) for leaf in leaves]
@@ -138,7 +135,7 @@ def prefix_tree(leaves: Sequence[Leaf], max_depth: int) -> list[Segment]:
         """Places the leaves order[low:high], which agree up to `start`, where `parent` ends."""
         first = low
         for i in range(low, high):
-            if i + 1 < high and depth < max_depth and shared[i] >= start + MIN_SHARED:
+            if i + 1 < high and depth < max_depth and shared[i] >= start + min_shared:
                 continue
             # order[first : i + 1] is a run whose neighbours share more than the parent.
             if i > first:

@@ -163,7 +163,7 @@ class Train(Section):
     """DPO (the paper's training; TRL's DPOTrainer)."""
 
     loss: Literal["dpo", "irpo"] = "dpo"
-    """irpo adds the negative log-likelihood of the chosen output."""
+    """irpo adds the negative log-likelihood of the chosen output, divided by its length in tokens."""
     beta: Annotated[float, Field(gt=0.0)] = 0.1
     """Strength of the tie to the reference M_t."""
     learning_rate: Annotated[float, Field(gt=0.0)] = 5e-6
@@ -179,7 +179,7 @@ class Train(Section):
     micro_batch: Auto | Positive = 1
     """Pairs a forward pass; gradients accumulate up to `batch`."""
     optimizer: Literal["adamw_torch", "adamw_8bit", "paged_adamw_8bit"] = "adamw_torch"
-    """Adam with 32-bit, 8-bit or paged 8-bit state."""
+    """Adam with 32-bit or 8-bit state; paged: on a full GPU the state moves to RAM. On a CPU nothing is paged."""
     gradient_checkpointing: Auto | bool = False
     """Recompute activations in the backward pass to save memory."""
     older_blocks: Literal["train", "frozen"] = "frozen"
@@ -204,7 +204,7 @@ class Recipe(Section):
     model: str = "embedded"
     """M_0: a hub id, a local folder, or `embedded`."""
     engine: Literal["auto", "transformers", "unsloth", "gguf"] = "auto"
-    """What samples; auto takes unsloth where CUDA and unsloth are."""
+    """What samples; auto is the engine measured fastest on such a device, chosen when a run starts and written down."""
     baseline: bool = False
     """Train the direct baseline beside it: the same seed, judge, loss and data, without thoughts."""
     instructions: Instructions = Instructions()

@@ -26,10 +26,16 @@ from safetensors import safe_open
 
 from tpo_lite.adapters import Block, Blocks
 from tpo_lite.errors import InputError, TpoError
-from tpo_lite.run import write_json
+from tpo_lite.run import read_json, write_json
 
 CHECKSUMS = "checksums.json"
-"""The file beside the merged shards with the SHA-256 of each by its name."""
+"""The file beside the merged shards with the SHA-256 of each by its name; read by the next merge, into this model."""
+
+INDEX = "model.safetensors.index.json"
+"""The file that says which shard holds each tensor of a model."""
+
+OTHER_FILES = ("*.json", "*.jinja", "*.model", "*.txt")
+"""What belongs to a model besides its weights: configuration, tokenizer, chat template."""
 
 MergeBase = Literal["w16", "nf4"]
 
@@ -40,27 +46,33 @@ def local_folder(model: str) -> Path:
         return Path(model)
     from huggingface_hub import snapshot_download
 
-    return Path(snapshot_download(model, allow_patterns=["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt"]))
+    return Path(snapshot_download(model, allow_patterns=["*.safetensors", *OTHER_FILES]))
 
 
 def merge_to_disk(model: str, blocks: Blocks, scale: float, out: Path, base: MergeBase = "w16") -> None:
     """Writes `model` + scale * B A in the model's own types to `out`, shard by shard, and verifies each.
 
     Goes on where it was stopped: a shard with which nothing is wrong is kept. Raises `InputError` if the weights
-    are not safetensors or a layer of the adapter is not among them, `TpoError` if the disk is too small or a shard
-    comes out wrong.
+    are not safetensors, one that the model's index names is missing or a layer of the adapter is not among them,
+    `TpoError` if the disk is too small, a shard comes out wrong, or one of a `model` that was itself written here has
+    changed since.
     """
     source = local_folder(model)
-    shards = sorted(source.glob("*.safetensors"))
-    if not shards:
-        raise InputError(f"model: {source} holds no *.safetensors, which merge: requantize needs. Convert it, or use merge: fold.")
+    shards = _shards(source)
+    sums = read_json(source / CHECKSUMS) if (source / CHECKSUMS).exists() else {}
+    for shard in shards:
+        if shard.name in sums and _checksum(shard) != sums[shard.name]:
+            raise TpoError(
+                f"{shard} is damaged: its checksum is not that in {CHECKSUMS}. "
+                "Delete it and run the same command again."
+            )
     layers = {name.removesuffix(".weight") for shard in shards for name in _read_header(shard)[1]}
     if unknown := blocks.keys() - layers:
         raise InputError(f"model: {source} has no weights for {min(unknown)!r}, which the adapter changes. Is it the adapter's base?")
     out.mkdir(parents=True, exist_ok=True)
     missing = [shard for shard in shards if whats_wrong(out / shard.name, shard, blocks, scale, base)]
-    for shard in missing:
-        (out / shard.name).unlink(missing_ok=True)
+    for left in [*(out / shard.name for shard in missing), *out.glob("*.tmp")]:  # of what was stopped, half a shard
+        left.unlink(missing_ok=True)
     needed = sum(shard.stat().st_size for shard in missing)
     free = shutil.disk_usage(out).free
     if needed > free:
@@ -68,14 +80,33 @@ def merge_to_disk(model: str, blocks: Blocks, scale: float, out: Path, base: Mer
             f"merge: requantize needs {needed / 1e9:.1f} GB under {out}, and {free / 1e9:.1f} GB are free. "
             "Free some space and run the same command again, or use merge: fold, which needs none."
         )
-    for file in source.iterdir():
-        if file.is_file() and file.suffix != ".safetensors" and file.name != CHECKSUMS:
+    for file in (file for pattern in OTHER_FILES for file in source.glob(pattern)):
+        if file.name != CHECKSUMS:
             shutil.copy2(file, out / file.name)
     for shard in missing:
         _merge_shard(shard, blocks, scale, out / shard.name, base)
         if wrong := whats_wrong(out / shard.name, shard, blocks, scale, base):
             raise TpoError(f"{out / shard.name} came out wrong: {wrong}. Check disk and memory, and run the same command again.")
     write_json(out / CHECKSUMS, {shard.name: _checksum(out / shard.name) for shard in shards})
+
+
+def _shards(source: Path) -> list[Path]:
+    """The files with a model's weights. Raises `InputError` for one that has none, and where a tensor is missing."""
+    index = source / INDEX
+    if not index.exists():
+        shards = sorted(source.glob("*.safetensors"))
+        if not shards:
+            raise InputError(
+                f"model: {source} holds no *.safetensors, which merge: requantize needs. "
+                "Convert it, or use merge: fold."
+            )
+        return shards
+    placed: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+    shards = [source / name for name in sorted(set(placed.values()))]
+    there = {name for shard in shards if shard.exists() for name in _read_header(shard)[1]}
+    if missing := placed.keys() - there:
+        raise InputError(f"model: {source} has no weights for {min(missing)!r}, which {INDEX} names. Download it again.")
+    return shards
 
 
 def _merge_shard(shard: Path, blocks: Blocks, scale: float, out: Path, base: MergeBase) -> None:

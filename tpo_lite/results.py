@@ -73,7 +73,8 @@ def _iteration(run: RunFolder, arm: str, iteration: int) -> dict[str, Any]:
     done = {phase: run.done(phase, arm, iteration) for phase in PHASES}
     summary = {phase: done[phase]["summary"] for phase in PHASES}
     generated, paired, selected = summary["generate"], dict(summary["pair"]), dict(summary["select"])
-    validated = dict(summary["validate"][selected["chosen"]])
+    merged = dict(summary["fold"])
+    validated = dict(merged.pop("validation", None) or summary["validate"][selected["chosen"]])
     return {
         "prompts": generated["prompts"],
         "engine": generated["engine"],
@@ -87,7 +88,7 @@ def _iteration(run: RunFolder, arm: str, iteration: int) -> dict[str, Any]:
         "rho_reached": paired.pop("rho_reached"),
         "pairs": paired,
         "dpo": summary["dpo"],
-        "merge": summary["fold"],
+        "merge": merged,
         "accuracy": validated.pop("accuracy"),
         "validation": selected | validated,
         "seconds": run.seconds(arm, iteration),

@@ -151,7 +151,13 @@ class RunFolder:
         model = self.trained(arm, model)
         if model == 0:
             return self.root / arm / "base-validation.jsonl"
-        return self.iteration(arm, model - 1) / "validation" / f"{self.chosen(arm, model - 1)}.jsonl"
+        if self.recipe.merge == "requantize":
+            return self.iteration(arm, model - 1) / "validation" / "merged.jsonl"
+        return self.checkpoint_validation(arm, model - 1)
+
+    def checkpoint_validation(self, arm: str, iteration: int) -> Path:
+        """Validation samples of the checkpoint that an iteration chose."""
+        return self.iteration(arm, iteration) / "validation" / f"{self.chosen(arm, iteration)}.jsonl"
 
     def done_path(self, phase: str, arm: str | None, iteration: int) -> Path:
         """The file that says that a phase is finished."""

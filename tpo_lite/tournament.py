@@ -181,10 +181,10 @@ def round_robin(samples: PromptSamples) -> list[Match]:
     return list(permutations(distinct_responses(samples), 2))
 
 
-def saved_calls(samples: PromptSamples, calls: int) -> int:
-    """How many more calls a round robin over all W well-formed samples takes: W(W - 1) - calls."""
+def saved_calls(samples: PromptSamples, asked: int) -> int:
+    """How many more questions a round robin over all W well-formed samples asks: W(W - 1) - asked."""
     well_formed = sum(sample.outcome == "ok" for sample in samples.samples)
-    return well_formed * (well_formed - 1) - calls
+    return well_formed * (well_formed - 1) - asked
 
 
 def _p_win(strengths: np.ndarray) -> np.ndarray:

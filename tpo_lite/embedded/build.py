@@ -2,7 +2,7 @@
 
     repeat    lists repeated: looking things up
     trunk     worked steps, short chains first
-    policy    from the trunk: first much useful work, then the mixture that the loop starts from, rounded to NF4 at last
+    policy    from the trunk: first much useful work, then the mixture that the loop starts from, at last as NF4 rounds it
     judge     from the trunk: work, answer, what each assistant says, verdict
 
 OUT then holds `policy/` (a Hugging Face folder, 16 bit), `judge.gguf`, `build.log` and the figures of both as JSON.
@@ -28,7 +28,7 @@ from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTra
 from tpo_lite.embedded import examples, measure
 from tpo_lite.embedded.gguf_export import write_gguf
 from tpo_lite.embedded.tokenizer import train_tokenizer
-from tpo_lite.embedded.training import keep_rounded, round_to_nf4, train
+from tpo_lite.embedded.training import keep_unrounded, round_to_nf4, train
 
 VOCABULARY = 768
 REPEAT_STEPS, TRUNK_STEPS, WORK_STEPS, MIXTURE_STEPS, ROUNDED_STEPS, JUDGE_STEPS = 300, 1000, 200, 150, 180, 1200
@@ -97,7 +97,7 @@ def train_policy(trunk: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase, se
     train(policy, tokenizer, mixture, seed, MIXTURE_STEPS, "policy mix", log, 0.4, 0.2)
     round_to_nf4(policy)
     train(policy, tokenizer, mixture, seed, ROUNDED_STEPS, "policy nf4", log, 0.2)
-    keep_rounded(policy)
+    keep_unrounded(policy)
     return policy
 
 

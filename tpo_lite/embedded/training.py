@@ -42,10 +42,11 @@ def round_to_nf4(model: LlamaForCausalLM) -> None:
         parametrize.register_parametrization(linear, "weight", RoundToNF4())
 
 
-def keep_rounded(model: LlamaForCausalLM) -> None:
-    """Makes the rounded weights the model's own, so that rounding them again changes next to nothing."""
+def keep_unrounded(model: LlamaForCausalLM) -> None:
+    """Ends `round_to_nf4` with the weights from before rounding, as a hub's 16-bit model has them: NF4 of these is
+    what the model computed with, and what a 16-bit merge loses or keeps shows."""
     for linear in linears(model):
-        parametrize.remove_parametrizations(linear, "weight", leave_parametrized=True)
+        parametrize.remove_parametrizations(linear, "weight", leave_parametrized=False)
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, example: Example) -> tuple[list[int], list[int]]:

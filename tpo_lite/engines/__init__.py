@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tpo_lite.errors import InputError
@@ -49,12 +50,34 @@ def device() -> str:
 
 
 def engine_name(wanted: str, on: str) -> str:
-    """The engine to sample with: "auto" is unsloth on CUDA where it is installed, else transformers."""
+    """The engine to sample with: "auto" is unsloth on CUDA where it is installed, else transformers.
+
+    That is what `auto` becomes where no engine was measured: `tpo_lite.plan.rates.choose_engine` settles it when a
+    run starts, and the run's recipe keeps it.
+    """
     if wanted != "auto":
-        if wanted == "unsloth" and importlib.util.find_spec("unsloth") is None:
+        if wanted == "unsloth" and hindrance("unsloth", on):
             raise InputError("engine: unsloth is not installed. Run `pip install 'tpo_lite[gpu]'`, or set engine: transformers.")
         return wanted
-    return "unsloth" if on == "cuda" and importlib.util.find_spec("unsloth") else "transformers"
+    return "unsloth" if on == "cuda" and not hindrance("unsloth", on) else "transformers"
+
+
+def hindrance(engine: str, on: str) -> str | None:
+    """What keeps an engine from sampling on "cuda" or "cpu" with what is installed here; None if nothing does.
+
+    Imports none of them.
+    """
+    if engine == "unsloth" and importlib.util.find_spec("unsloth") is None:
+        return "is not installed here"
+    if engine == "gguf" and on == "cuda" and not _llama_cpp_has_cuda():
+        return "needs llama.cpp with CUDA, which is not installed here"
+    return None
+
+
+def _llama_cpp_has_cuda() -> bool:
+    """Whether the backend for CUDA lies among llama.cpp's libraries."""
+    found = importlib.util.find_spec("llama_cpp")
+    return found is not None and any(Path(found.origin).parent.glob("lib/*ggml-cuda*"))
 
 
 def load(engine: str, policy: Policy, recipe: Recipe, on: str, stops: list[int], pad: int) -> Sampler:

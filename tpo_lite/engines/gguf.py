@@ -32,8 +32,8 @@ Q4_SHARE = 0.35
 class GgufSampler(Sampler):
     """See `tpo_lite.sampling.Sampler`. The samples of a prompt share its prefill, and thought prompts their beginning.
 
-    At most `sampling.batch` rows are continued at a time; the KV cache holds them at their longest, and the prompt
-    of K samples once.
+    At most `sampling.batch` rows are continued at a time; the KV cache holds them at their longest, and on a GPU the
+    prompt of K samples once (`tpo_lite.llamacpp` says where it is copied).
     """
 
     def __init__(self, policy: Policy, recipe: Recipe, device: str, stops: list[int], kind: Kind = "Q4_K_M"):
@@ -43,10 +43,12 @@ class GgufSampler(Sampler):
         config = AutoConfig.from_pretrained(policy.model)
         self.heads, self.kv_heads = config.num_attention_heads, config.num_key_value_heads
         prompts = math.ceil(settings.batch / settings.k)
-        # Where prompts are longer than the plan takes them to be, fewer rows are continued at a time.
-        self.cells = settings.batch * settings.max_new_tokens + prompts * longest_prompt(recipe)
         # A prompt in flight needs a sequence besides those of its samples, and so does what all prompts begin with.
         self.sequences = settings.batch + prompts + 1
+        # Where prompts are longer than the plan takes them to be, fewer rows are continued at a time.
+        self.cells = settings.batch * settings.max_new_tokens + prompts * longest_prompt(recipe)
+        if device == "cpu":
+            self.cells = self.sequences * (settings.max_new_tokens + longest_prompt(recipe))
         self.base = converted_base(policy.model, policy.work, kind)
         self._load(policy.adapter)
 

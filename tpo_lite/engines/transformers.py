@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +14,8 @@ from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from tpo_lite.chat import first_line
-from tpo_lite.errors import InputError
+from tpo_lite.errors import InputError, OutOfMemory
+from tpo_lite.memory import is_out_of_memory, says_out_of_memory
 
 
 def compute_dtype(device: str) -> torch.dtype:
@@ -29,17 +33,49 @@ def nf4(device: str) -> BitsAndBytesConfig:
     )
 
 
-def load_base(model: str, device: str) -> Any:
-    """The 4-bit base without an adapter. Raises `InputError` if the model cannot be loaded."""
+@contextmanager
+def loading(model: str) -> Iterator[None]:
+    """Turns what libraries raise while they load `model` into `OutOfMemory` or `InputError`."""
+    logger, report = logging.getLogger("transformers.modeling_utils"), _Report()
+    before = logger.level, logger.propagate
+    logger.setLevel(logging.WARNING)
+    logger.propagate = False
+    logger.addHandler(report)
     try:
-        base = AutoModelForCausalLM.from_pretrained(
-            model, quantization_config=nf4(device), dtype=compute_dtype(device), device_map={"": device}
-        )
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        yield
+    except (MemoryError, OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        if is_out_of_memory(error) or says_out_of_memory(f"{error} {report.text}"):
+            raise OutOfMemory(
+                f"model: {model} cannot be loaded: memory ran out. End other programs that use it, or take a smaller "
+                "model."
+            ) from error
         raise InputError(
             f"model: {model} cannot be loaded ({first_line(error)}). "
             "Check that it is a causal language model, that its files are complete, and the network."
         ) from error
+    finally:
+        logger.removeHandler(report)
+        logger.setLevel(before[0])
+        logger.propagate = before[1]
+
+
+class _Report(logging.Handler):
+    """What transformers warns of. An error while it quantises a tensor stands there alone: it goes on, and in the end
+    raises one that says no more than that there were some.
+    """
+
+    text = ""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.text += record.getMessage()
+
+
+def load_base(model: str, device: str) -> Any:
+    """The 4-bit base without an adapter. Raises `OutOfMemory`, and `InputError` if the model cannot be loaded."""
+    with loading(model):
+        base = AutoModelForCausalLM.from_pretrained(
+            model, quantization_config=nf4(device), dtype=compute_dtype(device), device_map={"": device}
+        )
     for module in base.modules():
         if isinstance(module, Linear4bit):
             # On CPUs with AVX-512 bfloat16 the first forward pass in eval mode would repack the weights for a kernel

@@ -19,6 +19,7 @@ from jinja2 import TemplateError
 from jinja2.ext import loopcontrols
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from tpo_lite.chat import first_line
 from tpo_lite.errors import InputError, TpoError
 from tpo_lite.gguf_model import GgufModel
 from tpo_lite.judges.choices import Branch, branches, probabilities
@@ -112,6 +113,18 @@ class GgufPrompt:
                 return None
             shown = shorter
 
+    def check_room(self, room: int) -> None:
+        """Raises `InputError` if not even a question about empty texts fits `room` tokens."""
+        needed = self._whole(dict.fromkeys(self._slots, "")).room
+        if needed > room:
+            explained, fewer = "", ""
+            if self._continuation is not None:
+                explained, fewer = " with its explanation", ", fewer judge.explain_tokens"
+            raise InputError(
+                f"judge.context: a question to {self.model.path} takes {needed} tokens{explained} before any text is "
+                f"filled in, and {room} is all it can hold. Give a larger context{fewer}, or take another judge."
+            )
+
     def _swapped(self, texts: Mapping[str, str]) -> dict[str, str]:
         """The texts with the responses in the other order."""
         _, *responses = self._slots
@@ -200,7 +213,8 @@ class GgufPrompt:
             )
         except Exception as error:  # a template's own expressions may raise anything
             raise InputError(
-                f"The chat template of {self.model.path} fails: {error}. Give another (judge.chat_template)."
+                f"The chat template of {self.model.path} fails: {first_line(error)}. Give another "
+                "(judge.chat_template)."
             ) from error
         if any(rendered.count(slot) != prompt.count(slot) for slot in self._field_of):
             raise InputError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -59,6 +59,24 @@ def check_judge(settings: JudgeSettings) -> None:
         _check_gguf(settings)
 
 
+def too_long(what: str, ids: Sequence[str], settings: JudgeSettings, judge: Judge | None, option: str) -> str:
+    """A line on what did not fit the judge: `what` and how much, with the first of `ids`, the limit and the remedy.
+
+    `option` is what raises the context; None stands for a judge that was not opened this time.
+    """
+    named = ", ".join(ids[:5]) + (", ..." if len(ids) > 5 else "")
+    limit, remedy = "the judge", "Take a judge with a longer context."
+    if settings.mode == "openai":
+        limit, remedy = "the server", "Let it have a larger context, or take a judge that has it."
+    elif judge is not None and judge.max_tokens < settings.context:
+        limit = f"the {judge.max_tokens} tokens that the judge was trained on"
+    elif judge is not None:
+        limit, remedy = f"{judge.max_tokens} tokens", f"Give a larger {option}, or take a judge that has it."
+    if settings.mode != "openai" and settings.overlong == "drop":
+        remedy = remedy.removesuffix(".") + ", or set judge.overlong: truncate."
+    return f"too long for {limit}: {what} ({named}). {remedy}"
+
+
 def with_fewer_layers(load: Callable[[int], Loaded], layers: int) -> Loaded:
     """What `load` makes with as many of `layers` GPU layers as there is memory for; says how many that are.
 
@@ -92,7 +110,8 @@ def _template(settings: JudgeSettings) -> str | None:
 def _gguf(settings: JudgeSettings, path: Path, gpu_layers: int) -> Judge:
     room = {
         "n_ctx": settings.context,
-        "n_batch": settings.batch,
+        # A decode cannot hold more, and a batch has room set aside for each of its tokens.
+        "n_batch": min(settings.batch, settings.context),
         "n_seq_max": settings.sequences,
         "n_gpu_layers": gpu_layers,
         "kv_type": settings.kv_type,
@@ -123,9 +142,16 @@ def _check_gguf(settings: JudgeSettings) -> None:
     layers = _gpu_layers(settings)
     model = GgufModel(judge_path(settings.model), layers, vocab_only=True)
     if settings.mode == "score":
-        score_prompt(model, settings.template, settings.chat_template)
+        prompt = score_prompt(model, settings.template, settings.chat_template)
     else:
-        pair_prompt(model, settings.mode, _template(settings), chat_template=settings.chat_template)
+        prompt = pair_prompt(
+            model,
+            settings.mode,
+            _template(settings),
+            chat_template=settings.chat_template,
+            explain_tokens=settings.explain_tokens,
+        )
+    prompt.check_room(settings.context)
     model.check_context(settings.context, settings.kv_type, on_gpu=layers != 0)
 
 

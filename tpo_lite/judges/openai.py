@@ -1,9 +1,10 @@
 """A judge behind an OpenAI-compatible server (chat completions): vLLM on another machine, or a paid one.
 
 The judge explains itself and ends with `[[A]]` or `[[B]]`; only its reply is parsed, so a response that
-contains `[[A]]` is a text like any other. A reply with no verdict, with both, or cut off by the token limit
-has none: there, what stands in brackets may be a quotation. The key comes from the environment variable
-OPENAI_API_KEY and goes nowhere but into the request's header.
+contains `[[A]]` is a text like any other. The prompt asks for the final verdict after the explanation, so of
+several verdicts in a reply the last one counts: those before it may be quotations. (`tpo_lite.judges.gguf` says
+why its explain mode takes the first.) A reply without a verdict, or cut off by the token limit, has none. The key
+comes from the environment variable OPENAI_API_KEY and goes nowhere but into the request's header.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ import httpx
 
 from tpo_lite.errors import InputError, TpoError
 from tpo_lite.gold_pairs import well_formed
-from tpo_lite.judge_outputs import VERDICTS, bracketed_label
+from tpo_lite.judge_outputs import VERDICTS, final_label
 from tpo_lite.judges import JudgeRequest, Verdict
 from tpo_lite.judges.paid_verdicts import PaidVerdicts
 from tpo_lite.judges.prompt import EXPLAIN_TEMPLATE, check_template, fill
@@ -194,7 +195,7 @@ class OpenAiJudge:
             text = well_formed(choice["message"]["content"] or "")
             cut_off = choice.get("finish_reason") == "length"
             tokens = int((data.get("usage") or {}).get("total_tokens") or 0)
-            label = None if cut_off else VERDICTS.get(bracketed_label(text))
+            label = None if cut_off else VERDICTS.get(final_label(text))
         except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
             raise InputError(
                 f"judge.base_url: {self._url} answers with something else than a chat completion: "

@@ -22,7 +22,8 @@ class RewardInputs:
     are stripped, as Llama's templates do, and special tokens written in them stay text.
 
     Raises `InputError` for a model that cannot be read, that needs its own code and may not run it, that is
-    no sequence classifier or gives several scores, and for a tokenizer without chat template.
+    no sequence classifier or gives several scores, and for a chat template that is missing, fails or does not
+    show both texts once.
     """
 
     def __init__(self, model: str, trust_remote_code: bool):
@@ -32,9 +33,14 @@ class RewardInputs:
         except InputError as error:
             raise InputError(f"judge.{error}") from error
         tokenizer = self._chat.tokenizer
-        rendered = tokenizer.apply_chat_template(
-            [{"role": "user", "content": _USER}, {"role": "assistant", "content": _ASSISTANT}], tokenize=False
-        )
+        turns = [{"role": "user", "content": _USER}, {"role": "assistant", "content": _ASSISTANT}]
+        try:
+            rendered = tokenizer.apply_chat_template(turns, tokenize=False)
+        except Exception as error:  # a template is a program, and may raise anything
+            raise InputError(
+                f"judge.model: the chat template of {model} cannot be rendered ({first_line(error)}). Use another "
+                "template."
+            ) from error
         if rendered.count(_USER) != 1 or rendered.count(_ASSISTANT) != 1:
             raise InputError(
                 f"judge.model: the chat template of {model} does not show the user's and the assistant's text exactly "

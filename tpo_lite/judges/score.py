@@ -33,7 +33,7 @@ class ScoreJudge:
 
     `template` is a judge prompt with {instruction} and {response} (None: `SCORE_TEMPLATE`); the rest is as
     with `tpo_lite.judges.gguf.GgufJudge`. Raises `InputError` for a model without chat template where none
-    is given, and for a vocabulary that cannot write the ratings.
+    is given, for a vocabulary that cannot write the ratings, and for a context too small for any response.
     """
 
     pointwise = True
@@ -49,6 +49,7 @@ class ScoreJudge:
         self.max_tokens = engine.max_leaf
         """Most tokens of a prompt."""
         self._prompt = score_prompt(engine, template, chat_template)
+        self._prompt.check_room(self.max_tokens)
 
     @property
     def tokens_decoded(self) -> int:

@@ -11,7 +11,6 @@ library there is reported like any other error.
 from __future__ import annotations
 
 import contextlib
-import errno
 import importlib
 import logging
 import os
@@ -23,16 +22,14 @@ import click
 
 from tpo_lite.chat import first_line
 from tpo_lite.errors import DISK_FULL, InputError, OutOfMemory, TpoError
-from tpo_lite.memory import PeakMemory
+from tpo_lite.memory import PeakMemory, is_out_of_memory
 from tpo_lite.run import RunFolder
 
 PHASES = ("generate", "judge", "pair", "dpo", "validate", "select", "fold")
 """The order within an iteration; "prepare" comes once, before the first."""
 
-OUT_OF_MEMORY = ("out of memory", "allocate memory", "alloc_failed")
-"""What CUDA, cuBLAS, Triton and torch's host allocator say in the text of an ordinary RuntimeError."""
-
 QUIET = {
+    "GGML_NO_BACKTRACE": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "HF_HUB_VERBOSITY": "error",
@@ -107,13 +104,6 @@ def exit_code(error: BaseException, log: Path | None, debug: bool) -> int:
             where = f"The traceback is in {log}; --debug shows it."
     click.echo(where, err=True)
     return OutOfMemory.exit_code if out_of_memory else 1
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether a library's error says that memory, of the host or of the GPU, did not suffice."""
-    if isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM:
-        return True
-    return isinstance(error, RuntimeError) and any(sign in str(error).lower() for sign in OUT_OF_MEMORY)
 
 
 def _unforeseen(error: BaseException) -> str:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tpo_lite.judges import Judge
-from tpo_lite.judges.open import open_judge
+from tpo_lite.judges.open import open_judge, too_long
 from tpo_lite.judging import judge_prompts
 from tpo_lite.length_control import auto_rho
 from tpo_lite.pairs import score_prompt
@@ -24,7 +24,10 @@ from tpo_lite.tournament import Adaptive, RoundRobin, Single, Tournament, round_
 
 
 def run(run: RunFolder, arm: str, iteration: int) -> dict[str, Any]:
-    """Writes judgements.jsonl; returns calls, calls saved, flip rate and first-slot rate."""
+    """Writes judgements.jsonl; returns calls, calls saved, flip rate and first-slot rate.
+
+    Names the prompts with comparisons that are too long for the judge.
+    """
     recipe = run.recipe
     folder = run.iteration(arm, iteration)
     prompts = list(read_jsonl(folder / "samples.jsonl", PromptSamples))
@@ -37,6 +40,9 @@ def run(run: RunFolder, arm: str, iteration: int) -> dict[str, Any]:
     tally = Tally()
     for record in finished.values():
         tally.add(by_id[record.id], record)
+    # Only an adaptive tournament with an automatic rho asks what the prompts before came to.
+    adaptive = recipe.tournament.kind == "adaptive" and not judge.pointwise
+    rates = adaptive and recipe.length_control.rho == "auto"
     rated: list[tuple[list[float], list[int]]] = []
     with (
         JsonlAppender(path) as out,
@@ -54,13 +60,24 @@ def run(run: RunFolder, arm: str, iteration: int) -> dict[str, Any]:
                         finished[record.id] = record
                         tally.add(by_id[record.id], record)
                         advance(1, str(tally))
-            for prompt in group:
-                judgements = finished[prompt.instruction.id]
-                score = score_prompt(
-                    prompt, judgements, soft=recipe.rating.wins == "soft", prior=recipe.rating.prior, rho=0.0
-                )
-                rated.append((score.ratings, score.lengths))
+            if rates:
+                rated += [_rated(recipe, prompt, finished[prompt.instruction.id]) for prompt in group]
+    if tally.dropped:
+        ids = [record.id for record in finished.values() if _dropped(record)]
+        what = f"{tally.dropped} comparisons in {len(ids)} of {len(prompts)} prompts, left out"
+        print(too_long(what, ids, recipe.judge, judge, "judge.context"), flush=True)
     return judge_summary(list(finished.values()))
+
+
+def _dropped(record: PromptJudgements) -> int:
+    """Comparisons that did not fit the judge's context."""
+    return sum(comparison.verdict == "overlong" for comparison in record.comparisons)
+
+
+def _rated(recipe: Recipe, prompt: PromptSamples, judgements: PromptJudgements) -> tuple[list[float], list[int]]:
+    """Ratings and lengths, as `auto_rho` takes them."""
+    score = score_prompt(prompt, judgements, soft=recipe.rating.wins == "soft", prior=recipe.rating.prior, rho=0.0)
+    return score.ratings, score.lengths
 
 
 def _tournament(recipe: Recipe, rated: list[tuple[list[float], list[int]]]) -> Tournament:
@@ -84,6 +101,8 @@ class Tally:
     """How many calls were made so far, and what saved the others of a full round robin."""
 
     calls: int = 0
+    dropped: int = 0
+    """Comparisons that are too long for the judge: no calls, and none saved."""
     saved: int = 0
     identical: int = 0
     """Of the saved ones, those between identical responses."""
@@ -91,8 +110,11 @@ class Tally:
     def add(self, prompt: PromptSamples, record: PromptJudgements) -> None:
         """Counts one prompt."""
         self.calls += record.calls
+        self.dropped += _dropped(record)
         self.saved += record.saved
         self.identical += saved_calls(prompt, len(round_robin(prompt)))
 
     def __str__(self) -> str:
-        return f"{self.calls} calls (saved: identical {self.identical}, tournament {self.saved - self.identical})"
+        dropped = f", {self.dropped} too long" if self.dropped else ""
+        saved = f"(saved: identical {self.identical}, tournament {self.saved - self.identical})"
+        return f"{self.calls} calls{dropped} {saved}"

@@ -10,6 +10,7 @@ from tpo_lite.phases import phase_main
 if __name__ == "__main__":
     phase_main("merge_report")
 
+import gc
 import shutil
 import time
 from pathlib import Path
@@ -52,7 +53,7 @@ def run(run: RunFolder, arm: str, iteration: int) -> dict[str, Any]:
     device = engines.device()
     sequences = validation_sequences(run, arm, iteration + 1)
     model = PeftModel.from_pretrained(load_base(on.model, device), chosen).eval()
-    before = log_probabilities(model, sequences)
+    before = list(log_probabilities(model, sequences))
     summary = {"update_norm": relative_norm(model, difference(new, old), scale), "rank": rank_of(new)}
     strategies: dict[str, dict[str, float]] = {}
     work = folder / "merge-report"
@@ -79,6 +80,7 @@ def run(run: RunFolder, arm: str, iteration: int) -> dict[str, Any]:
         start = time.monotonic()
         merge_to_disk(on.model, new, scale, work / base, base)
         seconds = time.monotonic() - start
+        gc.collect()  # the model before: its parts refer to each other
         record(f"requantize {base}", load_base(str(work / base), device).eval(), seconds, work / base)
         shutil.rmtree(work / base)  # an 8B model is 16 GB
     shutil.rmtree(work)

@@ -65,4 +65,6 @@ def _remedy(counts: dict[str, int]) -> str:
             "The model does not follow the thought prompt: look at samples.jsonl, raise sampling.max_new_tokens if "
             "outputs are truncated, or use another thought.style."
         )
+    if counts["not_judged"] * 2 > counts["prompts"]:
+        return "The responses are too long for the judge: raise judge.context, or set judge.overlong: truncate."
     return "Use more instructions (instructions.per_iteration), more samples (sampling.k) or a higher temperature."

@@ -1,15 +1,30 @@
-"""The card that a run is planned for: how much memory, how many bytes and operations a second."""
+"""The card that a run is planned for: how much memory, how many bytes and operations a second; nvidia-smi's word."""
 
 from __future__ import annotations
 
 import os
 import shutil
 import subprocess
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from tpo_lite.errors import InputError
 
 GIB = 1 << 30
+
+SMI_SECONDS = 30
+"""Longest to wait for nvidia-smi; where no driver is loaded yet it takes seconds, where one hangs for ever."""
+
+SMI_FIELDS: dict[str, Callable[[str], Any]] = {
+    "index": int,
+    "name": str,
+    "memory.total": lambda mebibytes: int(mebibytes) << 20,
+    "memory.used": lambda mebibytes: int(mebibytes) << 20,
+    "compute_cap": float,
+    "driver_version": str,
+}
+"""What nvidia-smi is asked for, and how it is read: memory in bytes."""
 
 
 @dataclass(frozen=True)
@@ -60,8 +75,17 @@ def choose_card(gib: float | None, index: int = 0) -> Card:
     if gib is not None:
         nearest = min(CARDS, key=lambda card: abs(card.memory - gib * GIB))
         return Card(f"a card of the {nearest.name}'s speed", int(gib * GIB), nearest.bandwidth, nearest.flops)
-    name, memory = _ask_nvidia_smi(index)
-    return named_card(name, memory)
+    remedy = "as --card-gb 24, or use --cpu."
+    try:
+        found = {number: (name, memory) for number, name, memory in nvidia_smi("index", "name", "memory.total")}
+    except FileNotFoundError:
+        raise InputError(f"plan: no GPU is found here (no nvidia-smi). Say which card to plan for, {remedy}") from None
+    except RuntimeError as error:
+        raise InputError(f"plan: nvidia-smi does not say what GPU {index} is ({error}). Say which, {remedy}") from None
+    if index not in found:
+        listed = ", ".join(map(str, found)) or "none"
+        raise InputError(f"plan: there is no GPU {index}; nvidia-smi lists {listed}. Say which, {remedy}")
+    return named_card(*found[index])
 
 
 def named_card(name: str, memory: int) -> Card:
@@ -72,17 +96,26 @@ def named_card(name: str, memory: int) -> Card:
     return Card(like.name if known else f"{name}, taken for a {like.name}", memory, like.bandwidth, like.flops)
 
 
-def _ask_nvidia_smi(index: int) -> tuple[str, int]:
+def nvidia_smi(*fields: str) -> list[tuple[Any, ...]]:
+    """These of `SMI_FIELDS` for each GPU of this machine.
+
+    Raises `FileNotFoundError` without nvidia-smi, and `RuntimeError` with its words where it fails, hangs or answers
+    something else.
+    """
     if shutil.which("nvidia-smi") is None:
-        raise InputError(
-            "plan: no GPU is found here (no nvidia-smi). Say which card to plan for, as --card-gb 24, or use --cpu."
+        raise FileNotFoundError("nvidia-smi")
+    command = ["nvidia-smi", f"--query-gpu={','.join(fields)}", "--format=csv,noheader,nounits"]
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, errors="replace", check=False, timeout=SMI_SECONDS
         )
-    query = ["--query-gpu=name,memory.total", "--format=csv,noheader,nounits"]
-    asked = subprocess.run(["nvidia-smi", f"--id={index}", *query], capture_output=True, text=True, check=False)
-    name, comma, mebibytes = asked.stdout.strip().rpartition(",")
-    if asked.returncode != 0 or not comma or not mebibytes.strip().isdigit():
-        said = " ".join((asked.stdout + asked.stderr).split())
-        raise InputError(
-            f"plan: nvidia-smi does not say what GPU {index} is ({said}). Say which, as --card-gb 24, or use --cpu."
-        )
-    return name, int(mebibytes) << 20
+    except subprocess.TimeoutExpired:
+        raise RuntimeError(f"no answer within {SMI_SECONDS} s") from None
+    said = " ".join((done.stdout + done.stderr).split())
+    if done.returncode != 0:
+        raise RuntimeError(said or f"exit code {done.returncode}")
+    try:
+        rows = [line.split(", ") for line in done.stdout.splitlines()]
+        return [tuple(SMI_FIELDS[field](cell) for field, cell in zip(fields, row, strict=True)) for row in rows]
+    except ValueError:
+        raise RuntimeError(f"it says {said!r}") from None

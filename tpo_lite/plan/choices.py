@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import reduce
 from typing import Any
 
 from tpo_lite.plan.cards import Card
 from tpo_lite.plan.memory import longest_comparison, needs
 from tpo_lite.plan.shapes import JudgeShape, ModelShape
-from tpo_lite.recipe import Recipe, divisors
+from tpo_lite.recipe import Recipe, divisors, parse_recipe
 
 AIM = 11 / 12
 """Share of the card that picks stay within: 22 GiB of 24."""
@@ -23,18 +24,17 @@ Keys = dict[str, Any]
 
 
 def with_keys(recipe: Recipe, keys: Keys) -> Recipe:
-    """`recipe` with other values."""
+    """`recipe` with other values. Raises `InputError` for a key that is none and a value that does not fit."""
     data = recipe.model_dump()
     for key, value in keys.items():
-        section, _, name = key.partition(".")
-        data[section][name] = value
-    return Recipe.model_validate(data)
+        *sections, name = key.split(".")
+        reduce(lambda section, part: section.setdefault(part, {}), sections, data)[name] = value
+    return parse_recipe(data, f"with {', '.join(f'{key}={value}' for key, value in keys.items())}")
 
 
 def value_of(recipe: Recipe, key: str) -> Any:
     """The value at a key.path."""
-    section, _, name = key.partition(".")
-    return getattr(getattr(recipe, section), name)
+    return reduce(getattr, key.split("."), recipe)
 
 
 GROUPS = [

@@ -26,10 +26,16 @@ KV_BYTES = {"f16": 2.0, "q8_0": 34 / 32}
 OPTIMIZER_BYTES = {"adamw_torch": 8.0, "adamw_8bit": 2 * (1 + 4 / 256), "paged_adamw_8bit": 2 * (1 + 4 / 256)}
 """Bytes a trained weight of Adam's two moments; 8-bit ones carry a float32 constant for 256."""
 
-LOGIT_BYTES = {"dpo": 8, "irpo": 14}
-"""Bytes a logit at the peak of the loss. Accelerate hands TRL's `DPOTrainer` float32 logits of all positions (4), and
-TRL's kernel makes their gradient beside them (4). irpo's cross-entropy adds the chosen half's rows, their log-softmax
-and the gradients of both (6)."""
+LOGIT_CHUNK = 256
+"""Tokens whose logits training holds at a time (`tpo_lite.token_log_probs`)."""
+
+LOGIT_BYTES = {2: 10, 4: 8}
+"""Bytes each of them takes, by the bytes of a number in the compute type: in that type, in float32 where that is
+another, and as a log-probability in float32."""
+
+GRADIENTS = 0.4
+"""What a layer's backward pass needs beside all that its forward pass kept, as a share of that. Measured on a CPU with
+torch 2.13, where shapes of Llama's proportions took 0.23 to 0.42."""
 
 SAMPLING_LOGIT_BYTES = 40
 """Bytes a logit while a token is sampled: `tpo_lite.sampling` sorts probabilities (4, with indices 8), sums them (8),
@@ -47,8 +53,8 @@ LIBRARIES = {
 }
 """RAM of a phase with its libraries, models aside: on a CPU from the embedded recipe's measured peaks, else assumed."""
 
-KL_POSITIONS = 32 * 64
-"""Positions at which the fold phase compares two models."""
+KL_PROMPTS, KL_POSITIONS = 32, 64
+"""Sequences, and positions of each, at which the fold phase compares two models."""
 
 SHARD = 5_000_000_000
 """Bytes of the largest file of a model on the hub."""
@@ -97,9 +103,14 @@ def needs(recipe: Recipe, model: ModelShape, judge: JudgeShape | None, card: Car
     matches = recipe.instructions.validation * (recipe.train.epochs + 1)
     adapter = 4 * model.lora_parameters(trained)
     checkpoints = recipe.train.epochs * adapter * (1 + OPTIMIZER_BYTES[recipe.train.optimizer] / 4)
-    kl_ram = 48 * KL_POSITIONS * model.vocabulary  # float32 rows of two models, then both and three products as float64
+    # Float32 rows of one model; of one sequence another model's too, and four products in float64.
+    sequences, positions = min(KL_PROMPTS, recipe.instructions.validation), min(KL_POSITIONS, recipe.sampling.max_new_tokens)
+    kl_ram = (4 * sequences + 36) * positions * model.vocabulary
     merged = recipe.merge == "requantize"
     weights = 2 * model.parameters
+    fold = folding(recipe, model, card, trained)
+    if merged:  # the merged model answers the validation slice in the same process
+        fold = max(fold, sampling(recipe, model, card, 1, 0), key=lambda terms: sum(terms.values()))
     phases: dict[str, tuple[Terms, float, float]] = {
         "generate": (sampling(recipe, model, card, recipe.sampling.k, sampled), 0, outputs * output_bytes),
         "judge": (judging(recipe, judge, card), 0, outputs * (recipe.sampling.k - 1) * call_bytes),
@@ -111,7 +122,7 @@ def needs(recipe: Recipe, model: ModelShape, judge: JudgeShape | None, card: Car
         ),
         "select": (judging(recipe, judge, card), 0, 60 * matches),
         "fold": (
-            folding(recipe, model, card, trained),
+            fold,
             max(kl_ram, 2 * min(SHARD, weights) if merged else 0),
             weights if merged else adapter,
         ),
@@ -301,23 +312,14 @@ def training(recipe: Recipe, model: ModelShape, card: Card, rank: int) -> Terms:
     """DPO on the longest pairs: both sides of `train.micro_batch` pairs in one pass.
 
     Adapters, their gradients and Adam's moments are float32 (or 8-bit moments); with CUDA, autocast keeps
-    adapters in bfloat16 beside them. With gradient checkpointing each layer keeps its input alone, and the
-    peak is either the loss or the backward pass of one layer, recomputed, with gradients of its own size.
-    The reference is one pass without gradients before all this.
+    adapters in bfloat16 beside them. The reference is one pass without gradients before all this.
     """
-    c = compute_bytes(card)
     settings = recipe.train
     length = longest_pair(recipe)
-    tokens = 2 * min(settings.micro_batch, settings.batch) * length
+    rows = 2 * min(settings.micro_batch, settings.batch)
     weights = model.lora_parameters(rank)
-    layer = tokens * saved_bytes(model, rank, c, length)
-    logits = tokens * model.vocabulary * LOGIT_BYTES[settings.loss]
-    if settings.gradient_checkpointing:
-        kept = tokens * model.layers * c * model.hidden
-        backward = 2 * layer
-        activations, logits = (kept + backward, 0) if backward > logits else (kept, logits)
-    else:
-        activations = model.layers * layer
+    checkpointing = bool(settings.gradient_checkpointing)
+    activations, logits = step_bytes(model, rank, compute_bytes(card), rows, length, checkpointing)
     working = {
         "LoRA": weights * (4 + (2 if card.cuda else 0)),
         "LoRA gradients": weights * 4,
@@ -326,6 +328,25 @@ def training(recipe: Recipe, model: ModelShape, card: Card, rank: int) -> Terms:
         "logits": logits,
     }
     return with_overhead(base(model, card), working, card)
+
+
+def step_bytes(
+    model: ModelShape, rank: int, compute: int, rows: int, length: int, checkpointing: bool
+) -> tuple[float, float]:
+    """Bytes of activations and of what the LM head needs, at the peak of one forward and backward pass.
+
+    Between the two passes stand the head and the loss: logits of some tokens, and hidden states and gradients of
+    all. With gradient checkpointing each layer keeps its input alone and is computed again when its turn comes. The
+    peak is either at the head or in the backward pass of the last layer.
+    """
+    tokens = rows * length
+    layer = tokens * saved_bytes(model, rank, compute, length)
+    head = min(tokens, LOGIT_CHUNK) * model.vocabulary * LOGIT_BYTES[compute] + 3 * tokens * compute * model.hidden
+    if checkpointing:
+        kept, backward = tokens * model.layers * compute * model.hidden, (1 + GRADIENTS) * layer
+    else:
+        kept, backward = model.layers * layer, GRADIENTS * layer
+    return (kept + backward, 0.0) if backward > head else (kept, head)
 
 
 def folding(recipe: Recipe, model: ModelShape, card: Card, rank: int) -> Terms:

@@ -3,12 +3,13 @@
 The arithmetic is a roofline: a phase takes as long as the slower of its memory traffic and its operations,
 at a share of the card's published figures, and no less than it takes to start the kernels. A measured rate sets
 the level: the arithmetic then only scales from the card and recipe that were measured to those of the
-plan. The seconds of a run itself replace everything.
+plan. The seconds of a run itself replace everything. Measured rates also say which engine samples.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
@@ -16,6 +17,7 @@ from typing import Any
 
 import yaml
 
+from tpo_lite import engines
 from tpo_lite.plan.cards import CARDS, Card, cpu
 from tpo_lite.plan.memory import (
     JUDGE_PROMPT_TOKENS,
@@ -30,7 +32,7 @@ from tpo_lite.plan.memory import (
     sampling_engine,
     trained_rank,
 )
-from tpo_lite.plan.shapes import GGUF_BITS, JudgeShape, ModelShape, judge_shape, model_shape
+from tpo_lite.plan.shapes import GGUF_BITS, JudgeShape, ModelShape, converts_to_gguf, judge_shape, model_shape
 from tpo_lite.recipe import Recipe, load_recipe
 from tpo_lite.run import RunFolder
 
@@ -85,31 +87,74 @@ class Time:
     """"estimate", "estimate from <card>, <date>", "measured <date>" or "this run"."""
 
 
+Table = list[dict[str, Any]]
+"""Entries of a section of measured.yaml."""
+
+
+def measured(section: str) -> Table:
+    """The entries of "phases" or "engines" in measured.yaml."""
+    return yaml.safe_load(MEASURED.read_text(encoding="utf-8"))[section]
+
+
+def _nearest(table: Table, card: Card) -> dict[str, Any] | None:
+    """The entry whose card is of the same kind, GPU or CPU, and nearest in bandwidth."""
+    entries = [entry for entry in table if _known(entry["card"]).cuda == card.cuda]
+    return min(entries, key=lambda entry: abs(_known(entry["card"]).bandwidth - card.bandwidth), default=None)
+
+
+def choose_engine(
+    recipe: Recipe, card: Card, fits: Callable[[str], bool], table: Table | None = None
+) -> tuple[str, str]:
+    """The engine that samples `recipe` on `card`, and why.
+
+    `auto` is the engine measured fastest on a device of this kind that is installed here, can take the model and
+    `fits` its memory. Where none was measured, or none of those can run, `engines.engine_name` has the rule.
+    `table`: entries as in measured.yaml's section "engines", which is the default.
+    """
+    if recipe.engine != "auto":
+        return recipe.engine, "as the recipe says"
+    on = "cuda" if card.cuda else "cpu"
+    entry = _nearest(measured("engines") if table is None else table, card)
+    if entry is None:
+        return engines.engine_name("auto", on), "no engine measured on this card yet"
+    source, faster = f"measured on {entry['card']}, {entry['date']}", []
+    for engine in sorted(entry["rates"], key=entry["rates"].get, reverse=True):
+        hindrance = engines.hindrance(engine, on)
+        if hindrance is None and engine == "gguf" and not converts_to_gguf(recipe.model):
+            hindrance = "cannot take this model"
+        if hindrance is None and not fits(engine):
+            hindrance = "does not fit this card"
+        if hindrance is None:
+            others = [f"{other}, which is faster, {why}" for other, why in faster]
+            return engine, "; ".join([source if others else f"the fastest {source}", *others])
+        faster.append((engine, hindrance))
+    why = ", ".join(f"{other} {why}" for other, why in faster)
+    return engines.engine_name("auto", on), f"of those {source} none can run here: {why}"
+
+
 def times(
-    recipe: Recipe, model: ModelShape, judge: JudgeShape | None, card: Card, table: list[dict[str, Any]] | None = None
+    recipe: Recipe, model: ModelShape, judge: JudgeShape | None, card: Card, table: Table | None = None
 ) -> dict[str, Time]:
     """By phase, at the level of the measured rate nearest to the card where there is one.
 
-    `table`: entries as in measured.yaml, which is the default.
+    `table`: entries as in measured.yaml's section "phases", which is the default.
     """
     found = roofline(recipe, model, judge, card)
-    if table is None:
-        table = yaml.safe_load(MEASURED.read_text(encoding="utf-8"))
+    table = measured("phases") if table is None else table
     for phase, time in found.items():
-        entries = [entry for entry in table if phase in entry["rates"] and _known(entry["card"]).cuda == card.cuda]
-        if entries:
-            entry = min(entries, key=lambda entry: abs(_known(entry["card"]).bandwidth - card.bandwidth))
+        entry = _nearest([entry for entry in table if phase in entry["rates"]], card)
+        if entry is not None:
             found[phase] = _at_level(time, phase, entry, card, recipe)
     return found
 
 
 def _at_level(time: Time, phase: str, entry: dict[str, Any], card: Card, recipe: Recipe) -> Time:
     """`time`, scaled by how the measured phase compares with its own roofline."""
-    on, of = _known(entry["card"]), load_recipe(entry["recipe"])
+    on, of = _known(entry["card"]), load_recipe(entry["recipe"], entry.get("set", []))
     there = roofline(of, model_shape(of.model), judge_shape(of.judge), on)[phase]
     level = there.work / entry["rates"][phase] / there.seconds
-    measured = on.name == card.name and recipe.model_copy(update={"seed": of.seed}) == of
-    basis = f"measured {entry['date']}" if measured else f"estimate from {entry['card']}, {entry['date']}"
+    same = on.name == card.name and recipe.model_copy(update={"seed": of.seed}) == of
+    basis = f"measured {entry['date']}" if same else f"estimate from {entry['card']}, {entry['date']}"
     return replace(time, seconds=time.seconds * level, basis=basis)
 
 
@@ -137,7 +182,9 @@ def roofline(recipe: Recipe, model: ModelShape, judge: JudgeShape | None, card: 
     load = 2 * model.parameters / LOAD
     outputs = sizes.per_iteration * k + sizes.validation / recipe.iterations  # M_0 answers the validation slice once
     matches = sizes.validation * (epochs + 1)
-    merge = 3 * load if recipe.merge == "requantize" else 0  # reads, writes and loads 16-bit weights
+    merge = 0.0
+    if recipe.merge == "requantize":  # reads, writes and loads 16-bit weights; the merged model is validated
+        merge = 4 * load + sample_seconds(recipe, model, card, sizes.validation, 1, 0)
     found = {
         "generate": (outputs, load + sample_seconds(recipe, model, card, outputs, k, sampled_rank(recipe, last))),
         "judge": (sizes.per_iteration, judge_seconds(recipe, judge, card, sizes.per_iteration, k)),

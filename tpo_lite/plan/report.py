@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,8 +13,8 @@ from rich.table import Table
 from tpo_lite.plan.cards import GIB, Card
 from tpo_lite.plan.choices import LIMIT, Keys, open_keys, settle, smallest_change, value_of, with_keys
 from tpo_lite.plan.memory import Need, needs
-from tpo_lite.plan.rates import UNITS, Time, times
-from tpo_lite.plan.shapes import JudgeShape, ModelShape, judge_shape, model_shape
+from tpo_lite.plan.rates import UNITS, Time, choose_engine, times
+from tpo_lite.plan.shapes import GGUF_BITS, JudgeShape, ModelShape, judge_shape, model_shape
 from tpo_lite.recipe import Recipe
 
 GB = 1e9
@@ -28,8 +28,10 @@ class Plan:
     card: Card
     model: ModelShape
     judge: JudgeShape | None
+    why_engine: str
+    """Why the recipe's engine samples, and no other."""
     picks: Keys
-    """What `auto` became."""
+    """What `auto` became in what memory depends on."""
     needs: dict[str, Need]
     times: dict[str, Time]
 
@@ -40,8 +42,13 @@ class Plan:
 
     @property
     def disk(self) -> float:
-        """Bytes that the whole run writes, models aside."""
-        return sum(need.disk for need in self.needs.values()) * self.recipe.iterations * len(self.recipe.arms)
+        """Bytes that the whole run keeps, models aside."""
+        iterations, arms = self.recipe.iterations, len(self.recipe.arms)
+        converted = 0.0
+        if self.recipe.engine == "gguf":  # the base once, and of merged models each that is sampled
+            bases = 1 + ((iterations - 1) * arms if self.recipe.merge == "requantize" else 0)
+            converted = bases * self.model.parameters * GGUF_BITS["Q4_K_M"] / 8
+        return sum(need.disk for need in self.needs.values()) * iterations * arms + converted
 
     @property
     def downloads(self) -> float:
@@ -54,12 +61,13 @@ class Plan:
         if not too_large:
             return None
         needed = ", ".join(f"{phase} needs {self.needs[phase].peak / GIB:.1f}" for phase in too_large)
-        needed += f" GiB, and the card has {self.card.memory / GIB:.1f}"
+        there = self.card.memory / GIB
+        needed += f" GiB, and of the card's {there:.1f} a run may take {LIMIT * there:.1f}"
         changes: Keys = {}
         for phase in too_large:
             change = smallest_change(with_keys(self.recipe, changes), self.model, self.judge, self.card, phase)
             if change is None:
-                return f"{needed}, and no smaller batch mends {phase}. Take a smaller model or a larger card."
+                return f"{needed}; no smaller batch mends {phase}. Take a smaller model or a larger card."
             changes |= change
         keys = " ".join(f"--set {key}={str(value).lower()}" for key, value in changes.items())
         return f"{needed}. The smallest change that fits: {keys}."
@@ -70,22 +78,39 @@ def make_plan(
 ) -> Plan:
     """The plan of a recipe on a card.
 
-    `recorded` is the recipe of a run that was started, whose picks stay; `seconds` are that run's own, by
+    `recorded` is the recipe of a run that was started, whose picks and engine stay; `seconds` are that run's own, by
     phase. Raises `InputError` for a model or judge whose shape cannot be read.
     """
     model, judge = model_shape(recipe.model), judge_shape(recipe.judge)
-    settled = settle(recipe, model, judge, card, recorded)
+
+    def settled_with(engine: str) -> Recipe:
+        return settle(recipe.model_copy(update={"engine": engine}), model, judge, card, recorded)
+
+    def fits(engine: str) -> bool:
+        found = needs(settled_with(engine), model, judge, card)
+        return all(found[phase].peak <= LIMIT * card.memory for phase in ("generate", "validate"))
+
+    engine, why = engine_of(recipe, card, recorded, fits)
+    settled = settled_with(engine)
     picks = {key: value_of(settled, key) for key in open_keys(recipe)}
     expected = times(settled, model, judge, card)
     for phase in expected.keys() & (seconds or {}).keys():
         expected[phase] = replace(expected[phase], seconds=seconds[phase], basis="this run")
-    return Plan(settled, card, model, judge, picks, needs(settled, model, judge, card), expected)
+    return Plan(settled, card, model, judge, why, picks, needs(settled, model, judge, card), expected)
+
+
+def engine_of(recipe: Recipe, card: Card, recorded: Recipe | None, fits: Callable[[str], bool]) -> tuple[str, str]:
+    """The engine that samples, and why: a run that was started keeps its own, whatever card it goes on with."""
+    if recorded is not None and recipe.engine in ("auto", recorded.engine):
+        return recorded.engine, "as this run was started with"
+    return choose_engine(recipe, card, fits)
 
 
 def as_data(plan: Plan) -> dict[str, Any]:
     """The plan as JSON: bytes, seconds of one iteration of one arm and of the run."""
     return {
         "card": {"name": plan.card.name, "bytes": plan.card.memory, "cuda": plan.card.cuda},
+        "engine": {"name": plan.recipe.engine, "why": plan.why_engine},
         "picks": plan.picks,
         "phases": {
             phase: {
@@ -119,6 +144,7 @@ def print_plan(plan: Plan, console: Console) -> None:
         summary.append([phase, *sizes, duration(time.seconds), time.basis])
     show(console, title, summary)
     show(console, "Peak by term, GiB", list(term_rows(plan)))
+    console.print(f"engine: {plan.recipe.engine} ({plan.why_engine})", highlight=False, soft_wrap=True)
     for key, value in plan.picks.items():
         console.print(f"auto: {key}={str(value).lower()}", highlight=False)
     console.print(
@@ -137,14 +163,16 @@ def print_plan(plan: Plan, console: Console) -> None:
 
 
 def duration(seconds: float) -> str:
-    """Seconds, minutes or hours, whichever reads well.
+    """Seconds, minutes, hours or days, whichever reads well.
 
-    >>> duration(34.2), duration(600), duration(9000)
-    ('34 s', '10 min', '2.5 h')
+    >>> duration(34.2), duration(600), duration(9000), duration(800_000)
+    ('34 s', '10 min', '2.5 h', '9.3 days')
     """
     if seconds < 100:
         return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+    if seconds < 6000:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 360_000 else f"{seconds / 86_400:.1f} days"
 
 
 def term_rows(plan: Plan) -> Iterator[list[str]]:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+import math
+import mmap
 import re
+import struct
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from tpo_lite.errors import InputError
 from tpo_lite.recipe import JudgeSettings
 from tpo_lite.sources import ASSETS, judge_path
 
-_LLAMA = {"num_key_value_heads": 8, "vocab_size": 128256}
+_LLAMA = {"model_type": "llama", "num_key_value_heads": 8, "vocab_size": 128256}
 PUBLISHED: dict[str, dict[str, Any]] = {
     "llama-3.2-1b": _LLAMA | {"hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16,
                               "num_attention_heads": 32, "head_dim": 64, "tie_word_embeddings": True},
@@ -121,8 +124,40 @@ def shape_of(config: dict[str, Any], source: str) -> ModelShape:
         ) from error
 
 
+def converts_to_gguf(name: str) -> bool:
+    """Whether `tpo_lite.gguf_convert` can make a GGUF of `model` in a recipe, by its config and tokenizer.
+
+    Of a model that is only known by its name, the published tokenizer is taken for granted; one on the hub whose
+    tokenizer is not in the cache is not counted on.
+    """
+    from tpo_lite.gguf_convert import PRE_TOKENIZERS
+
+    try:
+        config = _config(name)
+    except InputError:
+        return False
+    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    biases = config.get("attention_bias") or config.get("mlp_bias")
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    if config.get("model_type") != "llama" or biases or kind not in ("default", "llama3"):
+        return False
+    folder = _folder(name)
+    tokenizer = folder / "tokenizer.json" if folder.exists() else _cached(name, "tokenizer.json")
+    if tokenizer is None:
+        return _published(name) is not None
+    try:
+        text = tokenizer.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return False
+    return any(json.dumps(expression) in text for expression in PRE_TOKENIZERS)
+
+
+def _folder(name: str) -> Path:
+    return ASSETS / "policy" if name == "embedded" else Path(name).expanduser()
+
+
 def _config(name: str) -> dict[str, Any]:
-    folder = ASSETS / "policy" if name == "embedded" else Path(name).expanduser()
+    folder = _folder(name)
     file: Path | None = folder / "config.json"
     if not folder.exists():
         if name.count("/") != 1 or name.startswith((".", "~")):
@@ -178,6 +213,8 @@ def judge_shape(settings: JudgeSettings) -> JudgeShape | None:
         return read_gguf(judge_path(name))
     owner, _, rest = name.removeprefix("hub:").partition("/")
     repository, _, pattern = rest.partition("/")
+    if not pattern:
+        raise InputError(f"judge.model: {name!r} is not hub:owner/repo/file.gguf.")
     file = _cached(f"{owner}/{repository}", pattern)
     if file is not None:
         return read_gguf(file)
@@ -196,28 +233,92 @@ def judge_shape(settings: JudgeSettings) -> JudgeShape | None:
 
 def read_gguf(path: Path) -> JudgeShape:
     """The shape in a GGUF file's header. Raises `InputError` for a file that is missing or no GGUF."""
-    import gguf
+    from gguf import GGML_QUANT_SIZES
 
     try:
-        reader = gguf.GGUFReader(path)
-        architecture = reader.get_field("general.architecture").contents()
-        get = {name: field.contents() for name, field in reader.fields.items() if name.startswith(f"{architecture}.")}
-        tensors = {tensor.name: tensor for tensor in reader.tensors}
-        embedding = tensors["token_embd.weight"]
-        heads, hidden = get[f"{architecture}.attention.head_count"], get[f"{architecture}.embedding_length"]
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            header = _GgufHeader(data)
+        architecture = header.values["general.architecture"]
+        get = {key.removeprefix(f"{architecture}."): value for key, value in header.values.items()}
+        embedding = header.tensors["token_embd.weight"]
+        heads, hidden = get["attention.head_count"], get["embedding_length"]
         shape = ModelShape(
-            layers=get[f"{architecture}.block_count"],
+            layers=get["block_count"],
             hidden=hidden,
-            intermediate=get[f"{architecture}.feed_forward_length"],
+            intermediate=get["feed_forward_length"],
             heads=heads,
-            kv_heads=get.get(f"{architecture}.attention.head_count_kv", heads),
-            head_dim=get.get(f"{architecture}.attention.key_length", hidden // heads),
-            vocabulary=int(embedding.shape[1]),
-            tied="output.weight" not in tensors,
+            kv_heads=get.get("attention.head_count_kv", heads),
+            head_dim=get.get("attention.key_length", hidden // heads),
+            vocabulary=embedding.dimensions[1],
+            tied="output.weight" not in header.tensors,
         )
-    except (OSError, ValueError, KeyError, AttributeError, IndexError) as error:
+        if None in vars(shape).values():
+            raise ValueError("its layers are not all of one size")
+        sizes = {}
+        for name, tensor in header.tensors.items():
+            block, block_bytes = GGML_QUANT_SIZES[tensor.kind]
+            sizes[name] = math.prod(tensor.dimensions) // block * block_bytes
+    except (OSError, ValueError, KeyError, IndexError, TypeError, struct.error) as error:
         raise InputError(
             f"judge.model: {path} is no GGUF that can be read ({error}). Give the GGUF file of a language model."
         ) from error
-    size = sum(int(tensor.n_bytes) for tensor in tensors.values())
-    return JudgeShape(shape, size, size if shape.tied else size - int(embedding.n_bytes))
+    size = sum(sizes.values())
+    return JudgeShape(shape, size, size if shape.tied else size - sizes["token_embd.weight"])
+
+
+_NUMBERS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
+"""GGUF's types of numbers, as `struct` calls them."""
+_STRING, _ARRAY = 8, 9
+
+
+class _GgufTensor(NamedTuple):
+    dimensions: list[int]
+    kind: int
+
+
+class _GgufHeader:
+    """What stands before the weights of a GGUF file: values by key, arrays left out, and tensors by name.
+
+    gguf's own reader takes seconds, since it makes objects of all tokens and merges. Numbers are little-endian
+    (https://github.com/ggml-org/ggml/blob/master/docs/gguf.md).
+    """
+
+    def __init__(self, data: mmap.mmap):
+        self._data, self._at = data, 4
+        if data[:4] != b"GGUF":
+            raise ValueError("it does not begin with GGUF")
+        _version, tensors, values = self._number("<I"), self._number("<Q"), self._number("<Q")
+        self.values = {self._text(): self._value(self._number("<I")) for _ in range(values)}
+        self.tensors = {self._text(): self._tensor() for _ in range(tensors)}
+
+    def _number(self, form: str) -> Any:
+        (value,) = struct.unpack_from(form, self._data, self._at)
+        self._at += struct.calcsize(form)
+        return value
+
+    def _text(self) -> str:
+        length = self._number("<Q")
+        self._at += length
+        return self._data[self._at - length : self._at].decode()
+
+    def _value(self, kind: int) -> Any:
+        if kind == _STRING:
+            return self._text()
+        if kind != _ARRAY:
+            return self._number(_NUMBERS[kind])
+        kind, count = self._number("<I"), self._number("<Q")
+        if kind in _NUMBERS:
+            self._at += count * struct.calcsize(_NUMBERS[kind])
+            return None
+        for _ in range(count):
+            if kind == _STRING:
+                self._at += 8 + struct.unpack_from("<Q", self._data, self._at)[0]
+            else:
+                self._value(kind)
+        return None
+
+    def _tensor(self) -> _GgufTensor:
+        dimensions = [self._number("<Q") for _ in range(self._number("<I"))]
+        tensor = _GgufTensor(dimensions, self._number("<I"))
+        self._number("<Q")  # where its data begins
+        return tensor

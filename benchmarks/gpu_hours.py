@@ -1,0 +1,87 @@
+"""Hours of one iteration of the shipped recipes, from what `benchmarks.gpu` measured, and what they would be on cards
+that it did not run on.
+
+A recipe's own numbers of prompts, samples and pairs, and texts of the lengths that `tpo_lite.plan.rates` takes to be
+usual. Loading of models, some seconds a phase, is left out.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tpo_lite.plan.cards import Card
+from tpo_lite.plan.choices import with_keys
+from tpo_lite.plan.memory import JUDGE_PROMPT_TOKENS
+from tpo_lite.plan.rates import ASKED, EXPLAIN_SHARE, PROMPT_TOKENS, RESPONSE_SHARE, lengths, roofline
+from tpo_lite.plan.shapes import JudgeShape, ModelShape
+from tpo_lite.recipe import Recipe, load_recipe
+
+RECIPES = {"default": "llama-3.1-8b-24gb", "paper-size": "llama-3.1-8b-24gb-paper"}
+ESTIMATED = ("RTX 4090", "RTX 3090")
+PHASES = ("generate", "judge", "dpo", "validate", "select", "fold")
+
+REFERENCE = 1 / 3
+"""Of the time of an epoch: the reference is a forward pass, and an epoch one, another for gradient checkpointing, and a
+backward pass of about one's time, as the frozen weights have no gradients."""
+
+Seconds = dict[str, float | None]
+"""By phase; None where its speed is not measured."""
+
+
+def recipe_as_measured(name: str, engine: str, batch: int, judge: dict[str, Any]) -> Recipe:
+    """A shipped recipe with the settings that were measured in the place of its own."""
+    keys = {"sampling.batch": batch, "train.micro_batch": 1, "train.gradient_checkpointing": True}
+    keys |= {f"judge.{key}": value for key, value in judge.items()}
+    return with_keys(load_recipe(name), keys).model_copy(update={"engine": engine})
+
+
+def judge_tokens(recipe: Recipe, prompts: float, responses: int, calls: float) -> tuple[float, float]:
+    """Tokens that a judge reads and writes for `calls` comparisons of `responses` to each of `prompts`; as
+    `tpo_lite.plan.rates` counts them, what comparisons begin with being read once."""
+    instruction = JUDGE_PROMPT_TOKENS + min(PROMPT_TOKENS, recipe.instructions.max_tokens)
+    response = RESPONSE_SHARE * lengths(recipe)[1]
+    written = EXPLAIN_SHARE * recipe.judge.explain_tokens if recipe.judge.mode == "explain" else 0.0
+    return prompts * (instruction + responses * response) + calls * response, calls * written
+
+
+def seconds_measured(
+    recipe: Recipe,
+    sampled: float | None,
+    read: float | None,
+    written: float | None,
+    trained: float | None,
+    folded: float | None,
+) -> Seconds:
+    """Of one iteration of one arm.
+
+    Tokens a second: `sampled`; `read` and `written` by the judge; `trained`, both sides of a pair counted. `folded`:
+    seconds of one fold.
+    """
+    sizes, epochs, k = recipe.instructions, recipe.train.epochs, recipe.sampling.k
+    prompt, output = lengths(recipe)
+
+    def judged(prompts: float, responses: int, calls: float) -> float | None:
+        reads, writes = judge_tokens(recipe, prompts, responses, calls)
+        if read is None or (writes and written is None):
+            return None
+        return reads / read + (writes / written if writes else 0)
+
+    # M_0 answers the validation slice too, once in all iterations.
+    outputs = sizes.per_iteration * k + sizes.validation / recipe.iterations
+    matches = sizes.validation * (epochs + 1)
+    return {
+        "generate": sampled and outputs * output / sampled,
+        "judge": judged(sizes.per_iteration, k, sizes.per_iteration * k * (k - 1) * ASKED[recipe.tournament.kind]),
+        "dpo": trained and (epochs + REFERENCE) * sizes.per_iteration * 2 * (prompt + output) / trained,
+        "validate": sampled and epochs * sizes.validation * output / sampled,
+        "select": judged(matches, 2, 2 * matches),
+        "fold": folded,
+    }
+
+
+def seconds_elsewhere(
+    seconds: Seconds, recipe: Recipe, model: ModelShape, judge: JudgeShape, here: Card, there: Card
+) -> Seconds:
+    """`seconds` of the card that was measured, scaled to another by what the plan's arithmetic gives for both."""
+    on, of = (roofline(recipe, model, judge, card) for card in (there, here))
+    return {phase: value and value * on[phase].seconds / of[phase].seconds for phase, value in seconds.items()}
