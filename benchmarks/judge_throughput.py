@@ -10,7 +10,7 @@ Judges all pairs of real answers to each of a few instructions, in both orders, 
   batched  (c) `tpo_lite.judges.gguf.GgufJudge`
 
 Instructions and answers are AlpacaEval's, by eight systems, and OpenAssistant's, five samples of one model. The
-ways take turns, instruction by instruction, on the same token sequences. The default model has random
+ways take turns, a few instructions at a time, on the same token sequences. The default model has random
 weights on Llama-3's vocabulary; the embedded judge then judges its own kind of instructions. Reads `../shared/data`
 beside the repository and writes results/judge_throughput.md.
 """
@@ -46,6 +46,7 @@ from tpo_lite.sources import EMBEDDED_JUDGE_PROMPT, judge_path
 
 ALPACA_EVAL = SHARED / "data/alpaca_eval2"
 RESULTS = Path(__file__).parent / "results" / "judge_throughput.md"
+GPU_COMMAND = "python -m benchmarks.judge_throughput --gguf MODEL/model-Q4_K_M.gguf --gpu-layers -1 --sequences 32 --prompts 20"
 
 
 @dataclass
@@ -245,12 +246,12 @@ def main() -> None:
     parser.add_argument("--embedding", type=int, default=512, help="64 for each head; a multiple of 256")
     parser.add_argument("--type", choices=["F16", "Q8_0", "Q4_K_M"], default="Q4_K_M")
     parser.add_argument("--modes", nargs="*", default=["verdict", "explain"])
-    parser.add_argument("--prompts", type=int, default=2, help="instructions of each source")
-    parser.add_argument("--together", type=int, default=4, help="instructions judged together")
+    parser.add_argument("--prompts", type=int, default=4, help="instructions of each source")
+    parser.add_argument("--together", type=int, default=2, help="instructions judged together")
     parser.add_argument("--explain-tokens", type=int, default=64)
-    parser.add_argument("--context", type=int, default=16384)
+    parser.add_argument("--context", type=int, default=98_304)
     parser.add_argument("--batch", type=int, default=512)
-    parser.add_argument("--sequences", type=int, default=12)
+    parser.add_argument("--sequences", type=int, default=48)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--gpu-layers", type=int, default=0)
     parser.add_argument("--embedded-prompts", type=int, default=12, help="instructions for the embedded judge")
@@ -265,6 +266,8 @@ def main() -> None:
         f"Command: `python -m benchmarks.judge_throughput {' '.join(sys.argv[1:])}`".rstrip("` ") + "`",
         "",
     ]
+    if not options.gpu_layers:
+        sections[-1:] = ["", f"Not measured on a GPU yet: `{GPU_COMMAND}`, with a model of `benchmarks.make_model`.", ""]
     with tempfile.TemporaryDirectory() as folder:
         path = options.gguf or (random_model(Path(folder), options) if options.modes else None)
         shape = f"{options.layers} layers of {options.embedding}, {options.type}, random weights on Llama-3's vocabulary"

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import gpu
-from benchmarks.gpu import CAP_GIB, Place, chosen, describe, run_step, run_steps, watch
+from benchmarks.gpu import Place, chosen, describe, run_step, run_steps, watch
 from benchmarks.gpu_hours import seconds_measured
 from benchmarks.gpu_report import report, results_path
 from benchmarks.gpu_results import benchmark, best_sampling

@@ -156,7 +156,7 @@ def test_what_other_programs_come_and_go_by_is_not_waited_for():
 def test_the_orchestrator_waits_after_each_phase(nvml, tmp_path, monkeypatch, capsys):
     """The phase leaves 2 GB behind for a while; then, to be waited for in vain, 1 GB for good."""
 
-    def process(*arguments):
+    def child(*arguments):
         nvml.used += 2 * GB
         return 0
 
@@ -166,8 +166,8 @@ def test_the_orchestrator_waits_after_each_phase(nvml, tmp_path, monkeypatch, ca
         waited.append(seconds)
         nvml.used -= GB // 2 if len(waited) < 3 else 0
 
-    monkeypatch.setattr(orchestrator, "process", process)
+    monkeypatch.setattr(orchestrator, "_child", child)
     monkeypatch.setattr(memory, "time", SimpleNamespace(sleep=sleep, monotonic=lambda: 20.0 * len(waited)))
-    orchestrator._phase(RunFolder(tmp_path), "dpo", "direct", 0, debug=False)
+    assert orchestrator.process(RunFolder(tmp_path), "dpo", "direct", 0, debug=False) == 0
     assert len(waited) == 2
     assert capsys.readouterr().out == "after the dpo phase 1.0 GB of the GPU have not come back; going on with less\n"

@@ -158,3 +158,13 @@ def test_a_measurement_that_fails_ends_the_command_with_its_code(tiny_run, tmp_p
     done = invoke(tmp_path / "run")
     assert done.exit_code == 1
     assert "cannot be read" in done.output
+
+
+def test_too_little_memory_is_a_failure_with_a_remedy(tiny_run):
+    """Exit code 3 is between the orchestrator and its phases."""
+    run = RunFolder(tiny_run)
+    assert not run.is_done("merge_report", "direct", 0)
+    with patch.object(orchestrator, "process", return_value=3):
+        done = CliRunner().invoke(merge_report, [str(tiny_run)])
+    assert done.exit_code == 1
+    assert "memory ran out. End other programs" in done.output

@@ -14,8 +14,8 @@ from bitsandbytes.nn import Linear4bit
 from transformers import AutoTokenizer, LlamaConfig, LlamaForSequenceClassification
 
 from tests.tiny_run import invoke
-from tpo_lite.errors import InputError
-from tpo_lite.judges import JudgeRequest
+from tpo_lite.errors import InputError, OutOfMemory
+from tpo_lite.judges import JudgeRequest, reward_model
 from tpo_lite.judges.open import check_judge, open_judge
 from tpo_lite.judges.prompt import CUT_MARK
 from tpo_lite.judges.reward_model import RewardModelJudge, p_better
@@ -128,6 +128,16 @@ def test_each_response_is_scored_once_and_both_orders_agree(judge, monkeypatch):
     assert first.explanation == f"{scores[0]:.4g} against {scores[1]:.4g}"
     assert (same.p_a, same.label) == (0.5, "tie")
     assert judge.pointwise
+
+
+@pytest.mark.parametrize("error", [MemoryError(), torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("bad_alloc")])
+def test_too_little_memory_is_told_from_a_damaged_model(model, monkeypatch, error):
+    def load(*args: object, **kwargs: object) -> None:
+        raise error
+
+    monkeypatch.setattr(reward_model.AutoModelForSequenceClassification, "from_pretrained", load)
+    with pytest.raises(OutOfMemory, match="judge.quantize: nf4"):
+        RewardModelJudge(str(model))
 
 
 def test_p_better_of_scores_far_apart():

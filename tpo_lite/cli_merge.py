@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from tpo_lite.errors import OutOfMemory, TpoError
 from tpo_lite.reporting import reporting
 
 
@@ -31,6 +32,8 @@ def merge_report(run_dir: Path, as_json: bool, debug: bool) -> None:
     try:
         report = measure(RunFolder(run_dir), debug)
     except orchestrator.PhaseFailed as failed:  # the process has said why
+        if failed.exit_code == OutOfMemory.exit_code:
+            raise TpoError("memory ran out. End other programs that use it and run the same command again.") from failed
         sys.exit(failed.exit_code)
     if as_json:
         click.echo(json.dumps(report, indent=2))

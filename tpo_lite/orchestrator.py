@@ -72,8 +72,6 @@ def steps(recipe: Recipe) -> Iterator[tuple[str, str | None, int]]:
 
 def _phase(run: RunFolder, phase: str, arm: str | None, iteration: int, debug: bool) -> None:
     """Runs a phase, each time that memory runs out with smaller batches, until it is finished."""
-    card = memory.gpu()
-    before = card.used() if card else 0
     worked = run.limits
     while True:
         start = time.monotonic()
@@ -82,9 +80,6 @@ def _phase(run: RunFolder, phase: str, arm: str | None, iteration: int, debug: b
         finally:
             with contextlib.suppress(OSError):  # a full disk, which the phase has reported, is not to be hidden here
                 run.record_seconds(phase, arm, iteration, time.monotonic() - start)
-        if card and (missing := memory.wait_until_free(card, before)):
-            said = f"after the {phase} phase {missing / 1e9:.1f} GB of the GPU have not come back; going on with less"
-            print(said, flush=True)
         if code != OutOfMemory.exit_code:
             break
         limits = smaller(phase, run.recipe)
@@ -104,8 +99,19 @@ def _phase(run: RunFolder, phase: str, arm: str | None, iteration: int, debug: b
 def process(run: RunFolder, phase: str, arm: str | None, iteration: int, debug: bool) -> int:
     """Runs a phase in a process of its own; its exit code, or that of `OutOfMemory` if it was aborted for that.
 
-    Raises `TpoError` if a signal ended it for any other reason.
+    Ends when the GPU has its memory back. Raises `TpoError` if a signal ended it for any other reason.
     """
+    card = memory.gpu()
+    before = card.used() if card else 0
+    code = _child(run, phase, arm, iteration, debug)
+    if card and (missing := memory.wait_until_free(card, before)):
+        said = f"after the {phase} phase {missing / 1e9:.1f} GB of the GPU have not come back; going on with less"
+        print(said, flush=True)
+    return code
+
+
+def _child(run: RunFolder, phase: str, arm: str | None, iteration: int, debug: bool) -> int:
+    """The exit code of a phase's process, as `process` gives it."""
     command = [sys.executable, "-m", f"tpo_lite.phases.{phase}", str(run.root), "--iteration", str(iteration)]
     command += ["--arm", arm] if arm else []
     environment = dict(os.environ, TPO_LITE_DEBUG="1" if debug else "0")

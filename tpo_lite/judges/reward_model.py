@@ -21,6 +21,7 @@ from tpo_lite.errors import InputError, OutOfMemory, TpoError
 from tpo_lite.judges import JudgeRequest, Verdict
 from tpo_lite.judges.pointwise import Item, compare_scores
 from tpo_lite.judges.reward_inputs import RewardInputs
+from tpo_lite.memory import is_out_of_memory
 
 
 class RewardModelJudge:
@@ -120,11 +121,11 @@ def _load(model: str, quantize: str, trust_remote_code: bool, device: str) -> An
             output_loading_info=True,
             **quantization,
         )
-    except torch.OutOfMemoryError as error:
-        raise OutOfMemory(
-            f"judge.model: {model} does not fit the GPU's memory. Set judge.quantize: nf4, or take a smaller model."
-        ) from error
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
+    except (MemoryError, OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
+        if is_out_of_memory(error):
+            raise OutOfMemory(
+                f"judge.model: {model} does not fit the memory. Set judge.quantize: nf4, or take a smaller model."
+            ) from error
         raise InputError(
             f"judge.model: {model} cannot be loaded ({first_line(error)}). Check that its files are complete, and "
             "the network."
