@@ -373,3 +373,32 @@ def test_continuations_of_different_lengths_stay_side_by_side_in_streams(model, 
     assert [decoded.tokens for decoded in together] == alone
     steps = [sequences for sequences in rows if len(sequences) > 1]
     assert steps and all(sequences == list(range(len(sequences))) for sequences in steps)
+
+
+def test_one_stream_holds_all_of_the_context(model, prompts, reference):
+    """1,000 cells are no multiple of what llama.cpp gives a stream."""
+    streams = LlamaCpp(model, n_ctx=1000, n_seq_max=4, n_threads=1, kv_unified=False)
+    tokens = [*prompts[0], *range(3, 250), *range(3, 250), *range(3, 250), *range(3, 200)]
+    assert 768 < len(tokens) < 1000
+    (decoded,) = streams.decode([Leaf(tokens)])
+    assert np.abs(decoded.logits - reference_logits(reference, tokens)).max() < 5 * ROUNDING
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_streams_and_a_unified_cache_agree_on_any_tree(model, seed):
+    """Prompts longer than a batch, prefixes at all depths, continuations that end at different times."""
+    rng = np.random.default_rng(seed)
+    leaves = []
+    for _ in range(rng.integers(1, 4)):
+        root = rng.integers(3, 200, rng.integers(1, 90)).tolist()
+        for _ in range(rng.integers(1, 7)):
+            tokens = root + rng.integers(3, 200, rng.integers(1, 60)).tolist()
+            decision = Decision(b"never said", (1, 2), (5, 6, 7)) if rng.random() < 0.5 else None
+            plan = Continuation(int(rng.integers(1, 12)), decision=decision) if rng.random() < 0.5 else None
+            leaves.append(Leaf(tokens, plan))
+    room = {"n_ctx": 4096, "n_batch": 64, "n_seq_max": 16, "n_threads": 1}
+    unified, streams = (LlamaCpp(model, **room, kv_unified=kind).decode(leaves) for kind in (True, False))
+    for leaf, a, b in zip(leaves, unified, streams, strict=True):
+        assert (a.ended, len(a.tokens)) == (b.ended, len(b.tokens))
+        if leaf.continuation is None:
+            np.testing.assert_allclose(a.logits, b.logits, atol=2 * ROUNDING)

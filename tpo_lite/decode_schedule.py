@@ -50,8 +50,7 @@ class Schedule:
         llama_cpp.llama_memory_clear(self.memory, False)
         while self.waiting or self.resident:
             self._admit()
-            batch = self._next_batch()
-            completed = self.engine.decode_batch([(s, take) for s, take in batch])
+            completed = self.engine.decode_batch(self._next_batch())
             logits = self.engine.all_logits(sum(segment.leaf is not None for segment in completed))
             row = 0
             for segment in completed:
@@ -175,7 +174,7 @@ class StreamSchedule(Schedule):
         batch, tokens = [], 0
         for segment in prompts:
             take = min(len(segment.tokens) - segment.done, self.engine.n_batch)
-            if batch and tokens + take > TOGETHER:
+            if batch and tokens + take > min(TOGETHER, self.engine.n_batch):
                 break
             batch.append((segment, take))
             tokens += take

@@ -115,8 +115,9 @@ class LlamaCpp(GgufModel):
         if self._context is not None:
             self._free_context()
         params = self._params
-        # llama.cpp gives each stream its share of the cells, rounded up to CELLS.
-        params.n_ctx = self.n_ctx if self.kv_unified else sequences * max(CELLS, self.n_ctx // sequences // CELLS * CELLS)
+        params.n_ctx = self.n_ctx
+        if sequences > 1 and not self.kv_unified:  # each stream has its share of the cells, rounded down, not up
+            params.n_ctx = sequences * (self.n_ctx // sequences // CELLS * CELLS)
         params.n_seq_max = params.n_outputs_max = sequences
         clear_log()
         context = llama_cpp.llama_init_from_model(self._model, params)

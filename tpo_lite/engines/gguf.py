@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -17,7 +16,7 @@ from tpo_lite.errors import TpoError
 from tpo_lite.gguf_convert import convert, quantize
 from tpo_lite.llamacpp import Continuation, Leaf, LlamaCpp
 from tpo_lite.nucleus import seed_of
-from tpo_lite.plan.memory import longest_prompt
+from tpo_lite.plan.memory import gguf_room
 from tpo_lite.policy import Policy
 from tpo_lite.recipe import Recipe
 from tpo_lite.requantize import local_folder
@@ -42,13 +41,8 @@ class GgufSampler(Sampler):
         self.rows = ROUNDS * settings.batch
         config = AutoConfig.from_pretrained(policy.model)
         self.heads, self.kv_heads = config.num_attention_heads, config.num_key_value_heads
-        prompts = math.ceil(settings.batch / settings.k)
-        # A prompt in flight needs a sequence besides those of its samples, and so does what all prompts begin with.
-        self.sequences = settings.batch + prompts + 1
         # Where prompts are longer than the plan takes them to be, fewer rows are continued at a time.
-        self.cells = settings.batch * settings.max_new_tokens + prompts * longest_prompt(recipe)
-        if device == "cpu":
-            self.cells = self.sequences * (settings.max_new_tokens + longest_prompt(recipe))
+        self.sequences, self.cells = gguf_room(recipe, device == "cuda")
         self.base = converted_base(policy.model, policy.work, kind)
         self._load(policy.adapter)
 

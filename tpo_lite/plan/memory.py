@@ -238,19 +238,31 @@ def sampling(recipe: Recipe, model: ModelShape, card: Card, k: int, rank: int) -
 
 
 def sampling_gguf(recipe: Recipe, model: ModelShape, card: Card, rank: int) -> Terms:
-    """The same in llama.cpp: Q4_K_M weights, the adapter in float32, cells for all rows and for each prompt once."""
-    settings = recipe.sampling
+    """The same in llama.cpp: Q4_K_M weights, the adapter in float32."""
     bits = GGUF_BITS["Q4_K_M"]
     parameters = model.parameters if model.tied or not card.cuda else model.parameters - model.embedding_parameters
-    prompts = math.ceil(settings.batch / settings.k)
-    cells = settings.batch * settings.max_new_tokens + prompts * longest_prompt(recipe)
+    sequences, cells = gguf_room(recipe, card.cuda)
     working = {
         "LoRA": 4 * model.lora_parameters(rank),
         "KV cache": KV_BYTES["f16"] * model.kv_elements(cells),
         "activations": compute_buffer(model, GGUF_DECODE, cells),
-        "logits": 4 * (settings.batch + prompts + 1) * model.vocabulary,
+        "logits": 4 * sequences * model.vocabulary,
     }
     return with_overhead({"GGUF weights": parameters * bits / 8}, working, card)
+
+
+def gguf_room(recipe: Recipe, cuda: bool) -> tuple[int, int]:
+    """Sequences and KV cells of the `gguf` engine, whose rows all reach their longest.
+
+    A prompt in flight needs a sequence besides those of its samples, and so does what all prompts begin with. On a
+    GPU a prompt's samples share its cells; on a CPU each sequence has its own (`tpo_lite.llamacpp`).
+    """
+    settings = recipe.sampling
+    prompts = math.ceil(settings.batch / settings.k)
+    sequences = settings.batch + prompts + 1
+    if cuda:
+        return sequences, settings.batch * settings.max_new_tokens + prompts * longest_prompt(recipe)
+    return sequences, sequences * (settings.max_new_tokens + longest_prompt(recipe))
 
 
 def compute_buffer(model: ModelShape, batch: int, cells: int) -> float:
