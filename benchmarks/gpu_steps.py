@@ -87,7 +87,7 @@ ON_CARD = Sizes(
 ON_CPU = Sizes(
     batch=8,
     other_batches={"gguf": 16},
-    batches=2,
+    batches=1,
     prompt_tokens=32,
     new_tokens=16,
     mean_length=8,
@@ -103,7 +103,7 @@ ON_CPU = Sizes(
     kl=(2, 16),
     paths=("ours", "trl"),
     engines=("generate", "transformers", "gguf"),
-    seconds={"floor": 30, "weights": 120, "gguf": 200, "adapter": 40, "sampling": 120, "judging": 150, "training": 150,
+    seconds={"floor": 30, "weights": 120, "gguf": 200, "adapter": 40, "sampling": 150, "judging": 150, "training": 150,
              "fold": 90, "requantize": 120},
 )  # fmt: skip
 
