@@ -83,7 +83,7 @@ def _shards(tensors: dict[str, tuple[int, ...]], limit: int) -> list[list[str]]:
     """The tensors' names cut, in order, into shards of at most `limit` bytes."""
     shards, size = [[]], 0
     for name, shape in tensors.items():
-        if size + _bytes(shape) > limit:
+        if shards[-1] and size + _bytes(shape) > limit:
             shards.append([])
             size = 0
         shards[-1].append(name)

@@ -73,6 +73,13 @@ def test_calibrate_in_the_terminal(judges, pairs, tmp_path):
     assert ElementTree.parse(plot).getroot().tag.endswith("svg")
 
 
+def test_the_embedded_judge_explains_unless_told_otherwise(pairs):
+    calibrated = json.loads(invoke("judge", "calibrate", "--judge", "embedded", pairs, "--json").output)
+    assert calibrated["judge"] == "embedded explain"
+    asked = json.loads(invoke("judge", "calibrate", "--judge", "embedded", "--mode", "verdict", pairs, "--json").output)
+    assert asked["judge"] == "embedded verdict"
+
+
 def test_calibrate_in_explain_mode(judges, pairs):
     found = json.loads(
         invoke("judge", "calibrate", "--judge", judges["A"], pairs, "--mode", "explain", "--json").output

@@ -109,6 +109,7 @@ def test_older_blocks_can_be_kept(folder, tmp_path, frozen):
     same = all(torch.equal(blocks[n].a[:2], start[n].a[:2]) and torch.equal(blocks[n].b[:, :2], start[n].b[:, :2]) for n in start)
     assert same is frozen
     assert any(blocks[name].b[:, 2:].any() for name in start)
+    assert not list(tmp_path.glob("checkpoint-*/tokenizer*"))  # of 17 MB with Llama-3's vocabulary
 
 
 def test_irpo_adds_the_likelihood_of_the_chosen_output(folder, tmp_path):

@@ -8,6 +8,7 @@ import llama_cpp
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
 
 from benchmarks.make_model import TOKENIZER, make_gguf, make_model, write_weights
@@ -181,6 +182,11 @@ def test_shards_hold_what_one_file_holds(tmp_path):
     first, second, third = (AutoModelForCausalLM.from_pretrained(folder).state_dict() for folder in (one, many, other))
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert not torch.equal(first["lm_head.weight"], third["lm_head.weight"])
+
+
+def test_a_tensor_larger_than_a_shard_has_one_of_its_own(tmp_path):
+    write_weights(small_config(), tmp_path, shard_bytes=1)
+    assert all(len(load_file(path)) == 1 for path in tmp_path.glob("*.safetensors"))
 
 
 def test_no_two_matrices_are_alike(tmp_path):

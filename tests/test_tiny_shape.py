@@ -13,6 +13,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import patch
@@ -73,7 +74,11 @@ def checkpoints_win():
     """The matches that a random judge decides by rounding are played and then counted as won, so that there is an
     adapter on every machine."""
     played = select.matches
-    with patch.object(select, "matches", lambda *arguments: [1.0] * len(played(*arguments))):
+
+    def won(*arguments):
+        return [replace(match, win=1.0) for match in played(*arguments)]
+
+    with patch.object(select, "matches", won):
         yield
 
 

@@ -52,6 +52,10 @@ def judge() -> None:
 FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
 
 
+def _mode(context: click.Context, parameter: click.Parameter, mode: str | None) -> str:
+    return mode or ("explain" if context.params["model"] == "embedded" else "verdict")
+
+
 def judging(command: Callable[..., None]) -> Callable[..., None]:
     """Adds the pairs and the options that choose a judge."""
     options = (
@@ -60,16 +64,17 @@ def judging(command: Callable[..., None]) -> Callable[..., None]:
             "--judge",
             "model",
             required=True,
+            is_eager=True,  # the mode's default depends on it
             help="A GGUF file, hub:owner/repo/file.gguf, or embedded; of a reward model the folder or hub id; "
             "of an openai judge the server's name for it.",
         ),
         click.option(
             "--mode",
             type=click.Choice(["verdict", "explain", "score", "reward-model", "openai"]),
-            default="verdict",
-            show_default=True,
+            callback=_mode,
             help="A GGUF that says its verdict at once, explains itself first, or rates each response; a reward "
-            "model; an OpenAI-compatible server, with the key in OPENAI_API_KEY.",
+            "model; an OpenAI-compatible server, with the key in OPENAI_API_KEY. "
+            "[default: verdict; of the embedded judge explain]",
         ),
         click.option(
             "--context",

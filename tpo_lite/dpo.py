@@ -182,4 +182,5 @@ def trainer(
         callbacks=[MarkComplete(), Report(advance)],
     )
     tuner.remove_callback(PrinterCallback)
+    tuner.processing_class = None  # or every checkpoint holds the whole tokenizer
     return tuner

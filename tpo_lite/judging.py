@@ -62,14 +62,14 @@ def _play(judge: Judge, prompts: Sequence[PromptSamples], matches: Sequence[list
     return played
 
 
-def head_to_head(judge: Judge, instructions: Sequence[str], ours: Sequence[str], theirs: Sequence[str]) -> list[float]:
+def head_to_head(judge: Judge, instructions: Sequence[str], ours: Sequence[str], theirs: Sequence[str]) -> list[float | None]:
     """How far each of our responses beats theirs: the mean over both orders of P(ours is better).
 
     An empty response stands for an output that stayed malformed: it loses to any other, and two of them
-    tie. Equal responses tie at 0.5. Neither costs a call.
+    tie. Equal responses tie at 0.5. Neither costs a call. None is a pair that did not fit the judge.
     """
     requests, where = [], []
-    wins = [0.5] * len(instructions)
+    wins: list[float | None] = [0.5] * len(instructions)
     for index, (instruction, mine, other) in enumerate(zip(instructions, ours, theirs, strict=True)):
         if mine == other:
             continue
@@ -80,5 +80,7 @@ def head_to_head(judge: Judge, instructions: Sequence[str], ours: Sequence[str],
         where.append(index)
     verdicts = judge.compare(requests)
     for number, index in enumerate(where):
-        wins[index] = (verdicts[2 * number].p_a + 1 - verdicts[2 * number + 1].p_a) / 2
+        first, second = verdicts[2 * number : 2 * number + 2]
+        fit = "overlong" not in (first.label, second.label)
+        wins[index] = (first.p_a + 1 - second.p_a) / 2 if fit else None
     return wins

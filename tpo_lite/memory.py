@@ -1,9 +1,11 @@
 """How much memory a phase takes, what says that it did not suffice, and whether the GPU has it back at the end.
 
-The host's peak is the kernel's word. A GPU has two: torch's allocator knows what its tensors took and what it
-reserved for them; NVML (nvidia-ml-py, part of the extra `gpu`) knows what the whole process holds, CUDA context
-and llama.cpp included. NVML keeps no peak of a process, so it is asked ten times a second; both allocators hold
-on to what they have reserved, so nothing much is missed in between. Imports no torch.
+The host's peak is of what the kernel cannot take back: files that are mapped into memory, as a checkpoint is while
+it is read and a GGUF's weights are, are left out, since their pages make way for whatever needs the room. A GPU has
+two peaks: torch's allocator knows what its tensors took and what it reserved for them; NVML (nvidia-ml-py, part of
+the extra `gpu`) knows what the whole process holds, CUDA context and llama.cpp included. Neither the kernel nor NVML
+keeps such a peak of a process, so both are asked ten times a second; allocators hold on to what they have reserved,
+so nothing much is missed in between. Imports no torch.
 """
 
 from __future__ import annotations
@@ -87,35 +89,47 @@ def gpu() -> Gpu | None:
         return None
 
 
+def held_by_host() -> int:
+    """Bytes of RAM that this process holds and the kernel cannot take back; without /proc (macOS) the most that it has
+    held so far, mapped files included."""
+    try:
+        with open("/proc/self/status", encoding="ascii") as status:
+            return 1024 * sum(int(line.split()[1]) for line in status if line.startswith(("RssAnon:", "RssShmem:")))
+    except FileNotFoundError:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # in bytes there
+
+
 class PeakMemory:
     """Peak memory of this process, watched from the making of this object until `bytes` is asked for."""
 
     def __init__(self) -> None:
         self._gpu = gpu()
-        self._own, self._card = 0, 0
-        if self._gpu is not None:
-            self._before = self._gpu.used()
-            self._ended = threading.Event()
-            threading.Thread(target=self._watch, daemon=True).start()
+        self._before = self._gpu.used() if self._gpu is not None else 0
+        self._host, self._own, self._card = 0, 0, 0
+        self._ended = threading.Event()
+        threading.Thread(target=self._watch, daemon=True).start()
 
     def _watch(self) -> None:
         while not self._ended.wait(INTERVAL):
             self._look()
 
     def _look(self) -> None:
+        self._host = max(self._host, held_by_host())
+        if self._gpu is None:
+            return
         self._own = max(self._own, self._gpu.used_here())
         self._card = max(self._card, self._gpu.used() - self._before)
 
     def bytes(self) -> dict[str, int]:
         """`host`; `gpu`, the whole process's; of that `gpu_reserved` and `gpu_allocated` by torch. Only what there is."""
-        peak = {"host": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
+        self._ended.set()
+        self._look()
+        peak = {"host": self._host}
         torch = sys.modules.get("torch")  # never imported for this: a phase without torch has no such figures
         if torch is not None and torch.cuda.is_initialized():
             peak["gpu_allocated"] = torch.cuda.max_memory_allocated()
             peak["gpu"] = peak["gpu_reserved"] = torch.cuda.max_memory_reserved()
         if self._gpu is not None:
-            self._ended.set()
-            self._look()
             # Where NVML does not know processes, what the card holds more than at the start is taken for ours.
             peak["gpu"] = max(self._own or self._card, peak.get("gpu", 0))
         return peak

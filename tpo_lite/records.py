@@ -187,6 +187,8 @@ class MatchResult(Record):
     """The instruction's id."""
     win: float
     """The mean over both orders of the probability that the checkpoint's response is better."""
+    overlong: bool = False
+    """The responses did not fit the judge's context, and `win` is 0.5."""
 
 
 def read_jsonl(path: Path, kind: type[R]) -> Iterator[R]:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tpo_lite.judges import Judge
-from tpo_lite.judges.open import open_judge
+from tpo_lite.judges.open import open_judge, too_long
 from tpo_lite.judging import head_to_head
 from tpo_lite.progress import Advance, progress
 from tpo_lite.records import Instruction, JsonlAppender, MatchResult, PromptSamples, read_jsonl
@@ -26,9 +26,9 @@ from tpo_lite.summaries import final_response, mean
 def run(run: RunFolder, arm: str, iteration: int) -> dict[str, Any]:
     """Writes validation/<checkpoint>-vs-M_<n>.jsonl and validation.json; returns the win rates.
 
-    A match counts 1 where our response is preferred in both orders with certainty, 0.5 at a tie. Its mean
-    over the validation slice is the checkpoint's rating against M_t, whose own is 0.5; the first of equal
-    ones is chosen, and M_t before any checkpoint.
+    A match counts 1 where our response is preferred in both orders with certainty, 0.5 at a tie and where the
+    responses do not fit the judge, which is told. Its mean over the validation slice is the checkpoint's rating
+    against M_t, whose own is 0.5; the first of equal ones is chosen, and M_t before any checkpoint.
     """
     recipe = run.recipe
     folder = run.iteration(arm, iteration)
@@ -43,9 +43,13 @@ def run(run: RunFolder, arm: str, iteration: int) -> dict[str, Any]:
     judge = open_judge(recipe.judge, run.root / "judge-calls")
     at_once = recipe.judge.prompts_at_once * recipe.sampling.k  # one match a prompt here, so more prompts a call
 
+    overlong: list[str] = []
+
     def play(name: str, against: str, theirs: dict[str, str], advance: Advance) -> list[float]:
         path = folder / "validation" / f"{name}-vs-{against}.jsonl"
-        return matches(path, judge, instructions, responses[name], theirs, at_once, advance)
+        played = matches(path, judge, instructions, responses[name], theirs, at_once, advance)
+        overlong.extend(match.id for match in played if match.overlong)
+        return [match.win for match in played]
 
     responses[KEPT] = reference
     total = (len(checkpoints) + (iteration > 0)) * len(instructions)
@@ -55,6 +59,9 @@ def run(run: RunFolder, arm: str, iteration: int) -> dict[str, Any]:
         rates = {name: mean(values) or 0.0 for name, values in wins.items()}
         chosen = max(rates, key=lambda name: rates[name])
         against_base = play(chosen, "M_0", base, advance) if iteration > 0 else wins[chosen]
+    if overlong:
+        what = f"{len(overlong)} of {total} matches, counted as ties"
+        print(too_long(what, list(dict.fromkeys(overlong)), recipe.judge, judge, "judge.context"), flush=True)
     result = {
         "chosen": chosen,
         "checkpoints": rates,
@@ -77,9 +84,9 @@ def matches(
     theirs: dict[str, str],
     at_once: int,
     advance: Advance,
-) -> list[float]:
-    """Plays what `path` does not hold yet, `at_once` instructions a call; returns all wins in order."""
-    finished = {record.id: record.win for record in read_jsonl(path, MatchResult)}
+) -> list[MatchResult]:
+    """Plays what `path` does not hold yet, `at_once` instructions a call; returns all matches in order."""
+    finished = {record.id: record for record in read_jsonl(path, MatchResult)}
     ids = list(instructions)
     with JsonlAppender(path) as out:
         for start in range(0, len(ids), at_once):
@@ -87,9 +94,13 @@ def matches(
             if any(id not in finished for id in group):
                 texts = [instructions[id].text for id in group]
                 wins = head_to_head(judge, texts, [ours[id] for id in group], [theirs[id] for id in group])
-                fresh = [MatchResult(id, win) for id, win in zip(group, wins, strict=True) if id not in finished]
+                played = [
+                    MatchResult(id, 0.5 if win is None else win, overlong=win is None)
+                    for id, win in zip(group, wins, strict=True)
+                ]
+                fresh = [match for match in played if match.id not in finished]
                 out.append(*fresh)
-                finished |= {record.id: record.win for record in fresh}
+                finished |= {match.id: match for match in fresh}
             advance(len(group))
     return [finished[id] for id in ids]
 
