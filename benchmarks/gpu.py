@@ -73,6 +73,7 @@ def find_card(device: str) -> Gpu | None:
     if device == "cpu":
         return None
     os.environ["TPO_LITE_DEVICE"] = device
+    os.environ["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"  # as NVML counts
     card = gpu()
     if card is None:
         raise InputError(
@@ -127,9 +128,10 @@ def run_steps(planned: list[Step], place: Place, again: str | None, deadline: fl
     """
     before = place.card.used() if place.card else 0
     waiting = []
-    for step in planned:
-        if is_finished(step, place) and (step.name != again or step.kind in MAKES):
-            continue
+    open_steps = [s for s in planned if not is_finished(s, place) or (s.name == again and s.kind not in MAKES)]
+    if all(step.kind in MAKES for step in open_steps):
+        open_steps = []  # nobody is left who needs what they make
+    for step in open_steps:
         needed = any(other.kind in MAKES for other in waiting)
         if needed or estimate(step, place) > deadline - time.monotonic():
             waiting.append(step)

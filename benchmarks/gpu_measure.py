@@ -207,6 +207,7 @@ def fold(options: argparse.Namespace) -> dict[str, Any]:
     from tpo_lite.run import RunFolder, write_atomically
     from tpo_lite.thoughts import GENERIC, thought_prompt
 
+    peak = PeakMemory()  # before there is a context, which counts
     cap_memory(options.device, options.cap_gb)
     run = RunFolder(options.work / "run")
     shutil.rmtree(run.root, ignore_errors=True)
@@ -222,7 +223,7 @@ def fold(options: argparse.Namespace) -> dict[str, Any]:
         for instruction in read_instructions(options)
     ]
     write_atomically(run.validation_of("thinking", 1), "".join(record.to_json() + "\n" for record in records))
-    peak, start = PeakMemory(), time.perf_counter()
+    start = time.perf_counter()
     phase.run(run, "thinking", 0)
     return {
         "seconds": time.perf_counter() - start,

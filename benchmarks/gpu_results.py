@@ -159,4 +159,9 @@ def against(of: Benchmark, path: str) -> float | None:
 def plan_error(of: Benchmark, step: Step) -> float | None:
     """How far the plan is over (or, negative, under) what was measured, as a share of that."""
     need, peak = of.plan(step), of.peak(step)
-    return None if need is None or peak is None else need.peak / peak - 1
+    return None if need is None or peak is None or is_mapped(of, step) else need.peak / peak - 1
+
+
+def is_mapped(of: Benchmark, step: Step) -> bool:
+    """Whether a step uses weights where their file is mapped into RAM: those are planned, and not measured."""
+    return of.device == "cpu" and (step.kind == "judging" or step.setting.get("engine") == "gguf")

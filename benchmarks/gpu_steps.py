@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.sampling import K, recipe_of
-from tpo_lite.plan.memory import KL_POSITIONS
+from tpo_lite.plan.memory import KL_POSITIONS, KL_PROMPTS
 from tpo_lite.recipe import Instructions, JudgeSettings, Lora, PairSettings, Recipe, Sampling, Train
 
 RANK = 16
@@ -253,8 +253,8 @@ def training_recipe(rank: int, optimizer: str, tokens: int) -> Recipe:
 
 def _merging(sizes: Sizes) -> Iterator[Step]:
     prompts, positions = sizes.kl
-    recipe = None
-    if prompts * positions == KL_POSITIONS:  # as the phase does it; fewer take less memory than the plan counts on
+    recipe: Recipe | None = None
+    if sizes.kl == (KL_PROMPTS, KL_POSITIONS):  # as the phase does it; fewer take less memory than the plan counts on
         recipe = Recipe(iterations=1, lora=Lora(rank=RANK), instructions=Instructions(max_tokens=sizes.prompt_tokens))
     setting = {"rank": RANK, "prompts": prompts, "positions": positions, "prompt_tokens": sizes.prompt_tokens}
     yield Step("fold", "fold", sizes.seconds["fold"], setting, recipe, "fold" if recipe else None)

@@ -52,6 +52,8 @@ def write_weights(
     """Writes random bfloat16 weights in shards to the folder `out`, with an index where there is more than one."""
     tensors = tensor_shapes(config)
     seeds = {name: seed + index for index, name in enumerate(tensors)}
+    for old in out.glob("model*.safetensors*"):  # perhaps of another shape
+        old.unlink()
     shards = _shards(tensors, shard_bytes)
     weight_map = {}
     for number, names in enumerate(shards, 1):

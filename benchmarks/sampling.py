@@ -33,6 +33,7 @@ from typing import Any
 import tpo_lite.phases  # noqa: F401  keeps the libraries quiet, as in a phase
 from tpo_lite import __version__
 from tpo_lite.errors import InputError
+from tpo_lite.memory import PeakMemory
 from tpo_lite.plan.cards import GIB
 from tpo_lite.recipe import Instructions, Lora, Recipe, Sampling
 
@@ -40,6 +41,8 @@ RESULTS = Path(__file__).parent / "results" / "sampling.md"
 K = 8
 WARM_UP = 8
 """Tokens a sample of what is not timed."""
+LATER_KERNELS = 256 << 20
+"""Bytes that CUDA may take for kernels that are loaded when they are first called. Assumed, not measured."""
 
 
 def recipe_of(engine: str, batch: int, new_tokens: int, prompt_tokens: int, rank: int) -> Recipe:
@@ -54,12 +57,16 @@ def recipe_of(engine: str, batch: int, new_tokens: int, prompt_tokens: int, rank
 
 
 def cap_memory(device: str, gib: float | None) -> None:
-    """Lets torch take no more than so many GiB of the GPU in this process: beyond, its own error for no memory."""
+    """Leaves torch as much of the GPU as a card of so many GiB would: beyond, its own error for no memory.
+
+    CUDA's context, which this makes, and whatever else holds memory now take their share of it.
+    """
     if device == "cuda" and gib is not None:
         import torch
 
-        total = torch.cuda.get_device_properties(0).total_memory
-        torch.cuda.set_per_process_memory_fraction(min(1.0, gib * GIB / total))
+        free, total = torch.cuda.mem_get_info()
+        left = gib * GIB - (total - free) - LATER_KERNELS
+        torch.cuda.set_per_process_memory_fraction(min(1.0, max(0.0, left / total)))
 
 
 def need_gpu_offload(device: str) -> None:
@@ -74,20 +81,19 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     """One engine, once, in this process: prompt and sampled tokens, seconds, peak memory in bytes, and the distance
     of gguf from NF4."""
     os.environ["TPO_LITE_DEVICE"] = options.device
+    peak = PeakMemory()  # before there is a context, which counts
     if options.engine == "gguf":
         need_gpu_offload(options.device)
     else:  # llama.cpp does without torch's context, which would count
         cap_memory(options.device, options.cap_gb)
     import numpy as np
 
-    from tpo_lite.memory import PeakMemory
     from tpo_lite.policy import LoadedPolicy, Policy
     from tpo_lite.sampling import GenerateSampler
     from tpo_lite.shift import sampling_shift
     from tpo_lite.sources import model_path
     from tpo_lite.thoughts import GENERIC
 
-    peak = PeakMemory()
     recipe = recipe_of(options.engine, options.batch, options.new_tokens, options.prompt_tokens, options.rank)
     policy = Policy(model_path(options.model), options.work / "adapter", options.work)
     loaded = LoadedPolicy(recipe, policy)

@@ -32,6 +32,7 @@ from typing import Any, get_args
 import tpo_lite.phases  # noqa: F401  keeps the libraries quiet, as in a phase
 from benchmarks.sampling import cap_memory, machine
 from tpo_lite import __version__
+from tpo_lite.memory import PeakMemory
 from tpo_lite.recipe import Train
 
 RESULTS = Path(__file__).parent / "results" / "training.md"
@@ -46,10 +47,8 @@ PROMPT = 1 / 4
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     """One setting in this process: its figures and what it was measured with."""
     os.environ["TPO_LITE_DEVICE"] = options.device
+    peak = PeakMemory()  # before there is a context, which counts
     cap_memory(options.device, options.cap_gb)
-    from tpo_lite.memory import PeakMemory
-
-    peak = PeakMemory()
     options.model = str(Path(options.model).resolve())
     with tempfile.TemporaryDirectory() as work, contextlib.chdir(work):  # unsloth writes compiled code to where it runs
         times = train(options, Path(work))

@@ -105,7 +105,7 @@ def test_a_finished_run_is_shown_again(tiny_run, tiny_arguments):
     assert f"direct M_2: {tiny_run}/direct/iteration-1/adapter" in done.output.replace("\n", "")
 
 
-# What the issue wants in an iteration's table.
+# What an iteration's table must tell.
 FIGURES = [
     *("prompts x samples", "8 x 4", "parse ok", "thought / response tokens", "judge calls (saved)"),
     *("flip / first-slot / unparsed", "pairs", "chosen / rejected tokens", "rho", "loss first / last", "0.6931"),

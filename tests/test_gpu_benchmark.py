@@ -208,6 +208,17 @@ def test_a_step_fails_when_the_card_holds_more_than_it_may(place, monkeypatch):
     assert "25.0 GiB, more than 24" in json.loads((place.out / "large.json").read_text())["failed"]
 
 
+def test_a_model_is_not_made_again_for_nobody(place, monkeypatch):
+    (place.out / "figures/step").write_text("{}")
+    planned = [a_step("weights", "weights"), a_step("step")]
+    late = time.monotonic() + 60
+    assert run_steps(planned, place, None, late) == []
+    monkeypatch.setattr(gpu, "is_made", lambda step, place: False)
+    assert run_steps(planned, place, None, late) == []
+    with pytest.raises(TpoError, match="weights: "):
+        run_steps([*planned, a_step("another")], place, None, late)
+
+
 def test_only_is_one_step_with_what_it_needs():
     planned = steps("tiny", "cpu")
     assert [step.name for step in chosen(planned, "fold")] == [*MAKES, "fold"]
@@ -239,6 +250,16 @@ def test_the_table_before_anything_is_measured():
     for title, names in {"Bars": 1, "Sampling": 2, "Judging": 1, "DPO": 3, "Merging": 1, "Hours": 2}.items():
         assert all(set(row[names:]) <= {"not measured", "-"} for row in cells(text, title))
     assert all(row[2] == "not measured" for row in cells(text, "Peak GPU memory"))
+
+
+def test_the_table_in_results_is_the_one_that_is_written():
+    text = results_path(SHAPES[0], "cuda").read_text()
+    assert "No GPU has been measured yet" not in text or text == report(SHAPES[0], "cuda", {})
+
+
+def test_a_card_is_held_against_the_plan_in_every_phase():
+    planned = {step.phase for step in steps(SHAPES[0], "cuda") if step.recipe is not None}
+    assert planned == {"generate", "judge", "dpo", "fold"}
 
 
 CARD = {"name": "NVIDIA GeForce RTX 4090", "memory": 24 * GIB, "driver": "1.2"}

@@ -1,6 +1,7 @@
 """The plan: arithmetic against figures worked out by hand, picks, refusals and the command."""
 
 import json
+import math
 import re
 import shutil
 import subprocess
@@ -23,10 +24,20 @@ from tpo_lite.errors import InputError
 from tpo_lite.phases import fold
 from tpo_lite.plan import memory, rates
 from tpo_lite.plan.cards import CARDS, GIB, choose_card, cpu, named_card
-from tpo_lite.plan.choices import AIM, AUTO_KEYS, LIMIT, settle, smallest_change, value_of, with_keys
+from tpo_lite.plan.choices import (
+    AIM,
+    AUTO_KEYS,
+    LIMIT,
+    settle,
+    smallest_change,
+    smallest_changes,
+    too_large,
+    value_of,
+    with_keys,
+)
 from tpo_lite.plan.memory import base, judging, needs, training
 from tpo_lite.plan.rates import choose_engine, measured, roofline, seconds_of, times
-from tpo_lite.plan.report import make_plan, print_plan
+from tpo_lite.plan.report import make_plan, print_plan, short_of
 from tpo_lite.plan.shapes import PUBLISHED, converts_to_gguf, judge_shape, model_shape, read_gguf, shape_of
 from tpo_lite.recipe import load_recipe
 from tpo_lite.run import RunFolder
@@ -105,6 +116,22 @@ def test_a_shape_that_cannot_be_had(override, message):
         planned(DEFAULT, override)
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_local_experts": 8}, "is a mixture of experts, which is neither planned nor trained here"),
+        ({"num_attention_heads": 0}, "is no positive number"),
+        ({"hidden_size": "2048"}, "is no positive number"),
+        ({"num_hidden_layers": -3}, "is no positive number"),
+    ],
+)
+def test_configs_of_no_shape(changes, message):
+    with pytest.raises(InputError, match=message):
+        shape_of(PUBLISHED["llama-3.2-1b"] | changes, "a model")
+    with pytest.raises(InputError, match="has no 'num_attention_heads'"):
+        shape_of([], "a list")
+
+
 def test_configs_and_files_that_are_none(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(InputError, match="has no 'num_attention_heads'"):
@@ -175,6 +202,12 @@ def test_judging_llama_3_1_8b_by_hand():
     assert terms["judge weights"] == judge.gpu_bytes
     half = judging(with_keys(recipe, {"judge.gpu_layers": 16}), judge, CARD)
     assert half["judge weights"] == judge.gpu_bytes / 2
+    recipe = with_keys(recipe, {"judge.gpu_layers": 16})
+    cache = 65536 * 64 * 1024 * 34 / 32
+    tokenizer = 450 * 128256
+    assert needs(recipe, LARGE, judge, CARD)["select"].ram == 1e9 + tokenizer + (judge.file_bytes + cache) / 2
+    whole, shared = (roofline(with_keys(recipe, {"judge.gpu_layers": n}), LARGE, judge, CARD)["judge"] for n in (-1, 16))
+    assert shared.seconds > 10 * whole.seconds  # a host is slow
 
 
 @pytest.mark.parametrize(
@@ -196,13 +229,16 @@ def test_what_is_said_of_other_modules_is_true():
     assert llamacpp.LlamaCpp.__init__.__defaults__[1] == memory.GGUF_DECODE
 
 
-@pytest.mark.parametrize("mode", ["verdict", "score", "reward-model", "openai"])
-def test_every_judge_has_a_plan(mode):
+@pytest.mark.parametrize(("mode", "tokenizer"), [("verdict", 450), ("score", 450), ("reward-model", 2200), ("openai", 0)])
+def test_every_judge_has_a_plan(mode, tokenizer):
     model = "meta-llama/Llama-3.2-1B" if mode == "reward-model" else "hub:x/Llama-3.2-1B-GGUF/y.Q8_0.gguf"
     recipe, policy, judge = planned(DEFAULT, f"judge.mode={mode}", f"judge.model={model}", "judge.context=8192")
     need, time = needs(recipe, policy, judge, CARD)["judge"], roofline(recipe, policy, judge, CARD)["judge"]
     assert (need.peak == 0) == (mode == "openai")
     assert need.peak < 6 * GIB and time.seconds > 10
+    held = needs(recipe, policy, judge, cpu())
+    assert held["select"].terms["tokenizer"] == tokenizer * 128256
+    assert held["validate"].terms["tokenizer"] == 2200 * 128256
 
 
 @pytest.mark.parametrize("engine", ["transformers", "unsloth", "gguf"])
@@ -243,7 +279,12 @@ def test_a_measured_rate_sets_the_level_and_arithmetic_scales_it():
     assert (there.seconds, there.basis) == (pytest.approx(500 * slower), "estimate from RTX 4090, 2027-01-01")
 
 
-def test_the_embedded_recipe_takes_as_long_as_it_was_measured_to():
+def test_the_embedded_recipe_takes_as_long_as_it_was_measured_to(monkeypatch):
+    monkeypatch.setattr(rates.os, "cpu_count", lambda: 64)
+    assert {time.basis for time in make_plan(load_recipe("embedded"), cpu()).times.values()} == {
+        "estimate from CPU, 2026-11-20"
+    }
+    monkeypatch.setattr(rates.os, "cpu_count", lambda: 2)
     plan = make_plan(load_recipe("embedded"), cpu())
     assert all(time.basis == "measured 2026-11-20" for time in plan.times.values())
     assert plan.seconds / 60 == pytest.approx(7.6, rel=0.1)  # mean of 7.1, 6.9 and 8.8
@@ -462,9 +503,58 @@ def test_the_smallest_change_that_fits(phase, overrides, gib, changed):
         assert needs(one_more, model, judge, card)[phase].peak > LIMIT * card.memory
 
 
+@pytest.mark.parametrize("gib", [8, 10, 12, 16, 20])
+@pytest.mark.parametrize("overrides", [[], ["merge=requantize"], ["engine=gguf"], ["engine=unsloth"]])
+def test_no_key_of_the_smallest_changes_goes_further_than_it_must(overrides, gib):
+    recipe, model, judge = planned(DEFAULT, *overrides)
+    card = choose_card(gib)
+    changes = smallest_changes(recipe, model, judge, card)
+    if isinstance(changes, str):
+        assert (gib, recipe.engine) == (8, "unsloth")
+        return
+    assert (changes == {}) == (too_large(recipe, model, judge, card) == [])
+    changed = with_keys(recipe, changes)
+    assert not too_large(changed, model, judge, card)
+    assert changed.judge.context >= memory.longest_comparison(changed)
+    for key in changes:
+        assert too_large(with_keys(changed, {key: value_of(recipe, key)}), model, judge, card), key
+    if "sampling.batch" in changes and changes["sampling.batch"] >= recipe.sampling.k:
+        one_more = with_keys(changed, {"sampling.batch": changes["sampling.batch"] + recipe.sampling.k})
+        assert too_large(one_more, model, judge, card)
+
+
 def test_a_model_that_no_change_fits():
     plan = make_plan(load_recipe(DEFAULT, ["model=meta-llama/Llama-3.1-70B"]), CARD)
     assert "no smaller batch mends generate. Take a smaller model or a larger card." in plan.refusal()
+
+
+def test_a_cpu_converts_the_embedding_while_it_loads():
+    small = ["model=meta-llama/Llama-3.2-1B", "sampling.batch=8", "sampling.max_new_tokens=16", "instructions.max_tokens=32"]
+    recipe, model, judge = planned(DEFAULT, *small, "engine=transformers")
+    terms = needs(recipe, model, judge, cpu())["generate"].terms
+    held = ("libraries", "tokenizer", *base(model, cpu()))
+    working = sum(size for term, size in terms.items() if term not in held)
+    assert working == pytest.approx(2 * 128256 * 2048) and 0 < terms["loading"] < working  # 16 bits
+    assert "loading" not in needs(recipe, model, judge, CARD)["generate"].terms
+    larger = with_keys(recipe, {"sampling.batch": 64, "sampling.max_new_tokens": 1024})
+    assert "loading" not in needs(larger, model, judge, cpu())["generate"].terms
+    assert "loading" not in needs(with_keys(recipe, {"engine": "gguf"}), model, judge, cpu())["generate"].terms
+
+
+def test_disk_by_hand():
+    recipe, model, _ = planned(DEFAULT, "iterations=2", "train.epochs=3")
+    adapter = 4 * 41_943_040  # of rank 16; 32 in the second iteration
+    assert [memory.kept(recipe, model, t)["dpo"] for t in (0, 1)] == [3 * adapter, 3 * 2 * adapter]
+    assert [memory.kept(recipe, model, t)["fold"] for t in (0, 1)] == [adapter, 2 * adapter]
+    assert memory.passing(recipe, model) == 3 * 2 * 41_943_040 * 2 * (1 + 4 / 256)  # 8-bit moments
+    assert memory.passing(with_keys(recipe, {"engine": "gguf"}), model) == 2 * model.parameters
+    plan = make_plan(recipe, CARD)
+    samples = sum(sum(memory.kept(recipe, model, t)[phase] for phase in ("generate", "judge", "validate", "select")) for t in (0, 1))
+    assert plan.disk == pytest.approx(len(recipe.arms) * (samples + 4 * 3 * adapter))
+    least = plan.disk + memory.passing(recipe, model)
+    assert list(short_of(plan, math.ceil(least), 64 * GIB)) == []
+    disk, ram = short_of(plan, int(least) - 1, GIB)
+    assert disk.startswith(f"the run may take {least / 1e9:.1f} GB of disk") and ram.endswith("this machine has 1.0.")
 
 
 # Cards

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -53,6 +55,8 @@ def plan(
     from tpo_lite.recipe import load_recipe
     from tpo_lite.run import RunFolder
 
+    if card_gb is not None and not math.isfinite(card_gb):
+        raise InputError("--card-gb takes a number of GiB, such as 24.")
     if cpu and card_gb is not None:
         raise InputError("--card-gb and --cpu exclude each other; give one.")
     if out is not None and (recipe or overrides):
@@ -71,8 +75,9 @@ def show_plan(recipe: Recipe, card: Card, run: RunFolder | None = None, as_json:
     """
     from rich.console import Console
 
+    from tpo_lite.plan.cards import cpu
     from tpo_lite.plan.rates import seconds_of
-    from tpo_lite.plan.report import as_data, make_plan, print_plan
+    from tpo_lite.plan.report import as_data, make_plan, print_plan, short_of
 
     recorded = recorded_in(run)
     plan = make_plan(recipe, card, recorded, seconds_of(run) if recorded else None)
@@ -80,6 +85,11 @@ def show_plan(recipe: Recipe, card: Card, run: RunFolder | None = None, as_json:
         click.echo(json.dumps(as_data(plan), indent=2))
     else:
         print_plan(plan, Console())
+        if not recorded:  # of a run that was started some is there already
+            root = (run.root if run else Path.cwd()).absolute()
+            place = next(path for path in (root, *root.parents) if path.exists())
+            for short in short_of(plan, shutil.disk_usage(place).free, cpu().memory):
+                click.echo(f"warning: {short}")
     refusal = plan.refusal()
     if refusal and not recorded:
         raise DoesNotFit(f"plan: {refusal}")

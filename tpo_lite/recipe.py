@@ -220,7 +220,8 @@ class Recipe(Section):
     merge: Literal["fold", "continue", "requantize"] = "fold"
     """How M_{t+1} carries the update on: see README, "Between iterations"."""
     merge_base: Literal["w16", "nf4"] = "w16"
-    """With `merge: requantize`: merge into the 16-bit weights, or into the dequantised 4-bit ones (tpo_lite/requantize.py)."""
+    """With `merge: requantize`: merge into the 16-bit weights, or into the dequantised 4-bit ones, which loses most of a
+    small update when it is loaded in 4-bit again (tpo_lite/requantize.py, benchmarks/results/merging.md)."""
     evaluation: Evaluation = Evaluation()
 
     @property

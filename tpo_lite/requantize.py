@@ -130,8 +130,8 @@ def whats_wrong(merged: Path, shard: Path, blocks: Blocks, scale: float, base: M
     """Reads a merged shard back and holds it against the original and the adapter; None if all is well.
 
     Each tensor must be there with its shape and type. One that the adapter does not change must be equal; each
-    weight of one that it changes must be the sum to within half a unit in its last place, so that the logits of
-    the two models differ by this rounding alone.
+    weight of one that it changes must be the sum to within a unit in its last place, so that the logits of the two
+    models differ by this rounding alone.
     """
     header, entries = _read_header(shard)
     if not merged.exists():
@@ -156,7 +156,10 @@ def _merged(weight: torch.Tensor, block: Block, scale: float, base: MergeBase) -
 
 
 def _rounded(weight: torch.Tensor, exact: torch.Tensor) -> bool:
-    """Whether `weight` is `exact`, rounded once to its own type."""
+    """Whether `weight` is `exact`, rounded once to its own type: half to one unit in its last place away at most.
+
+    Not by comparing with `exact` rounded: its float32 sums may have been made in another order.
+    """
     kind = torch.finfo(weight.dtype)
     # Below the smallest normal number the steps no longer shrink.
     step = exact.abs().clamp_(min=kind.smallest_normal).mul_(kind.eps / 2)

@@ -237,4 +237,4 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read ({error}). Delete it and run `tpo-lite train` again with the same settings.") from error
+        raise InputError(f"{path} cannot be read ({error}). Delete it and run the same command again.") from error

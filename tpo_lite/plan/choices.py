@@ -46,6 +46,9 @@ GROUPS = [
 
 AUTO_KEYS = [key for _, keys in GROUPS for key in keys]
 
+HARMLESS = (*AUTO_KEYS, "judge.batch", "train.optimizer")
+"""Keys that leave a run's results as they are, but for rounding."""
+
 
 def open_keys(recipe: Recipe) -> list[str]:
     """The keys that a recipe leaves `auto`."""
@@ -98,6 +101,41 @@ def _candidates(recipe: Recipe, phase: str) -> Iterator[Keys]:
                 yield {"train.gradient_checkpointing": checkpointing, "train.micro_batch": size}
 
 
+def too_large(recipe: Recipe, model: ModelShape, judge: JudgeShape | None, card: Card) -> list[str]:
+    """The phases that do not fit the card."""
+    return [phase for phase, need in needs(recipe, model, judge, card).items() if need.peak > LIMIT * card.memory]
+
+
+def smallest_changes(recipe: Recipe, model: ModelShape, judge: JudgeShape | None, card: Card) -> Keys | str:
+    """The keys to change for all phases to fit, none of them further than it must be; or a phase that none mends.
+
+    What mends a phase may mend another, and more than it first had to. So each key is put back as far as it goes in
+    the end, those that change a run's results before the others.
+    """
+    changes: Keys = {}
+    tried: dict[str, list[Any]] = {}
+    while phases := too_large(with_keys(recipe, changes), model, judge, card):
+        so_far = with_keys(recipe, changes)
+        change = smallest_change(so_far, model, judge, card, phases[0])
+        if change is None:
+            return phases[0]
+        steps = _smaller(so_far, phases[0])
+        tried |= {key: tried.get(key, [value_of(recipe, key)]) + steps[key] for key in change}
+        changes |= change
+
+    def fits(keys: Keys) -> bool:
+        changed = with_keys(recipe, keys)
+        shorter = changed.judge.context < min(recipe.judge.context, longest_comparison(changed))
+        return not shorter and not too_large(changed, model, judge, card)
+
+    for key in sorted(changes, key=lambda key: key in HARMLESS):
+        for value in tried[key]:
+            if fits(changes | {key: value}):
+                changes[key] = value
+                break
+    return {key: value for key, value in changes.items() if value != value_of(recipe, key)}
+
+
 def smallest_change(recipe: Recipe, model: ModelShape, judge: JudgeShape | None, card: Card, phase: str) -> Keys | None:
     """The keys to change for `phase` to fit; None if nothing that a recipe says would do.
 
@@ -135,6 +173,8 @@ def _smaller(recipe: Recipe, phase: str) -> dict[str, list[Any]]:
     if phase in ("generate", "validate"):
         k = recipe.sampling.k
         batches = list(range((recipe.sampling.batch - 1) // k * k, 0, -k))
+        if recipe.engine != "unsloth":  # which samples whole prompts
+            batches += [rows for rows in (k >> halved for halved in range(1, k.bit_length())) if rows < recipe.sampling.batch]
         return {"sampling.batch": batches, "sampling.max_new_tokens": halves("sampling.max_new_tokens", 256)}
     if phase in ("judge", "select"):
         kv = ["q8_0"] if recipe.judge.kv_type == "f16" else []

@@ -87,7 +87,7 @@ class Need:
     ram: float
     """Bytes of RAM at the peak."""
     disk: float
-    """Bytes written in one iteration."""
+    """Bytes left on disk."""
 
     @property
     def peak(self) -> float:
@@ -99,13 +99,6 @@ def needs(recipe: Recipe, model: ModelShape, judge: JudgeShape | None, card: Car
     """By phase, in order. The recipe must be settled: no key of it `auto` that memory depends on."""
     last = recipe.iterations - 1
     sampled, trained = sampled_rank(recipe, last), trained_rank(recipe, last)
-    outputs = recipe.instructions.per_iteration * recipe.sampling.k
-    # A sample's line holds its ids (8 bytes a token) and its text twice, whole and parsed.
-    output_bytes = recipe.sampling.max_new_tokens * (8 + 2 * CHARACTERS_A_TOKEN)
-    call_bytes = 80 + (recipe.judge.explain_tokens * CHARACTERS_A_TOKEN if recipe.judge.mode == "explain" else 0)
-    matches = recipe.instructions.validation * (recipe.train.epochs + 1)
-    adapter = 4 * model.lora_parameters(trained)
-    checkpoints = recipe.train.epochs * adapter * (1 + OPTIMIZER_BYTES[recipe.train.optimizer] / 4)
     # Float32 rows of one model; of one sequence another model's too, and four products in float64.
     sequences, positions = min(KL_PROMPTS, recipe.instructions.validation), min(KL_POSITIONS, recipe.sampling.max_new_tokens)
     kl_ram = (4 * sequences + 36) * positions * model.vocabulary
@@ -114,30 +107,51 @@ def needs(recipe: Recipe, model: ModelShape, judge: JudgeShape | None, card: Car
     fold = folding(recipe, model, card, trained)
     if merged:  # the merged model answers the validation slice in the same process
         fold = max(fold, sampling(recipe, model, card, 1, 0), key=lambda terms: sum(terms.values()))
-    phases: dict[str, tuple[Terms, float, float]] = {
-        "generate": (sampling(recipe, model, card, recipe.sampling.k, sampled), 0, outputs * output_bytes),
-        "judge": (judging(recipe, judge, card), 0, outputs * (recipe.sampling.k - 1) * call_bytes),
-        "dpo": (training(recipe, model, card, trained), 0, checkpoints),
-        "validate": (
-            sampling(recipe, model, card, 1, trained),
-            0,
-            recipe.instructions.validation * recipe.train.epochs * output_bytes,
-        ),
-        "select": (judging(recipe, judge, card), 0, 60 * matches),
-        "fold": (
-            fold,
-            max(kl_ram, 2 * min(SHARD, weights) if merged else 0),
-            weights if merged else adapter,
-        ),
+    phases: dict[str, tuple[Terms, float]] = {
+        "generate": (sampling(recipe, model, card, recipe.sampling.k, sampled), 0),
+        "judge": (judging(recipe, judge, card), judge_ram(recipe, judge, card)),
+        "dpo": (training(recipe, model, card, trained), 0),
+        "validate": (sampling(recipe, model, card, 1, trained), 0),
+        "select": (judging(recipe, judge, card), judge_ram(recipe, judge, card)),
+        "fold": (fold, max(kl_ram, 2 * min(SHARD, weights) if merged else 0)),
     }
+    disk = kept(recipe, model, last)
     found = {}
-    for phase, (terms, ram, disk) in phases.items():
+    for phase, (terms, ram) in phases.items():
         libraries = LIBRARIES["CUDA" if card.cuda else "CPU"][phase]
         tokenizer = tokenizer_bytes(recipe, model, judge, phase)
         if not card.cuda:
-            terms = {"libraries": libraries, "tokenizer": tokenizer} | terms | ({"comparison": ram} if ram else {})
-        found[phase] = Need(phase, terms, libraries + tokenizer + ram if card.cuda else sum(terms.values()), disk)
+            terms = terms | loading(model, card, terms) | ({"comparison": ram} if ram else {})
+            terms = {"libraries": libraries, "tokenizer": tokenizer} | terms
+        ram = libraries + tokenizer + ram if card.cuda else sum(terms.values())
+        found[phase] = Need(phase, terms, ram, disk[phase])
     return found
+
+
+def kept(recipe: Recipe, model: ModelShape, iteration: int) -> dict[str, float]:
+    """Bytes that each phase of iteration t of one arm leaves on disk, with outputs of the longest length."""
+    sizes, epochs = recipe.instructions, recipe.train.epochs
+    outputs = sizes.per_iteration * recipe.sampling.k
+    # A sample's line holds its ids (8 bytes a token) and its text twice, whole and parsed.
+    output_bytes = recipe.sampling.max_new_tokens * (8 + 2 * CHARACTERS_A_TOKEN)
+    call_bytes = 80 + (recipe.judge.explain_tokens * CHARACTERS_A_TOKEN if recipe.judge.mode == "explain" else 0)
+    adapter = 4 * model.lora_parameters(trained_rank(recipe, iteration))
+    return {
+        "generate": outputs * output_bytes,
+        "judge": outputs * (recipe.sampling.k - 1) * call_bytes,
+        "dpo": epochs * adapter,
+        "validate": sizes.validation * epochs * output_bytes,
+        "select": sizes.validation * (epochs + 1) * 80,
+        "fold": 2 * model.parameters if recipe.merge == "requantize" else adapter,
+    }
+
+
+def passing(recipe: Recipe, model: ModelShape) -> float:
+    """Bytes on disk at most that a run gives back: optimizer states of the checkpoints until all are trained, or the
+    16-bit weights that a GGUF is made of."""
+    weights = model.lora_parameters(trained_rank(recipe, recipe.iterations - 1))
+    states = recipe.train.epochs * weights * OPTIMIZER_BYTES[recipe.train.optimizer]
+    return max(states, 2 * model.parameters if recipe.engine == "gguf" else 0)
 
 
 def tokenizer_bytes(recipe: Recipe, model: ModelShape, judge: JudgeShape | None, phase: str) -> float:
@@ -193,6 +207,18 @@ def base(model: ModelShape, card: Card) -> Terms:
         "quantisation state": model.linear_parameters * STATE_BITS / 8,
         "embedding, head, norms": model.other_parameters * compute_bytes(card),
     }
+
+
+def loading(model: ModelShape, card: Card, terms: Terms) -> Terms:
+    """What the 4-bit base takes while it is loaded beyond what works on it later, where that is more.
+
+    An embedding that a CPU keeps in float32 is there in 16 bits too while it is converted.
+    """
+    weights = base(model, card)
+    if not weights.keys() <= terms.keys():  # a GGUF
+        return {}
+    more = 2 * model.embedding_parameters - sum(size for term, size in terms.items() if term not in weights)
+    return {"loading": more} if more > 0 else {}
 
 
 def with_overhead(weights: Terms, working: Terms, card: Card) -> Terms:
@@ -296,7 +322,7 @@ def judging(recipe: Recipe, judge: JudgeShape | None, card: Card) -> Terms:
         whole = {"judge weights": compute_bytes(card) * model.parameters}
         working = {"activations": settings.context * forward_bytes(model, card, 0) + dequantised(model, card)}
         return with_overhead(whole if settings.quantize == "none" else base(model, card), working, card)
-    on_card = 1.0 if settings.gpu_layers < 0 or not card.cuda else min(1.0, settings.gpu_layers / model.layers)
+    on_card = share_on_card(recipe, judge, card)
     cells = 256 * math.ceil(settings.context / 256)
     kv = model.kv_elements(cells)
     unpacked = 2 * kv / model.layers if settings.kv_type == "q8_0" else 0
@@ -307,6 +333,22 @@ def judging(recipe: Recipe, judge: JudgeShape | None, card: Card) -> Terms:
     }
     weights = {"judge weights": on_card * (judge.gpu_bytes if card.cuda else judge.file_bytes)}
     return with_overhead(weights, working, card)
+
+
+def share_on_card(recipe: Recipe, judge: JudgeShape, card: Card) -> float:
+    """Of a GGUF judge's layers; without a GPU all are on the one device there is."""
+    layers = recipe.judge.gpu_layers
+    if layers < 0 or not card.cuda or recipe.judge.mode == "reward-model":
+        return 1.0
+    return min(1.0, layers / judge.model.layers)
+
+
+def judge_ram(recipe: Recipe, judge: JudgeShape | None, card: Card) -> float:
+    """RAM for the judge's layers that `judge.gpu_layers` leaves to the host, and their share of the KV cache."""
+    if judge is None:
+        return 0.0
+    cache = KV_BYTES[recipe.judge.kv_type] * judge.model.kv_elements(recipe.judge.context)
+    return (1 - share_on_card(recipe, judge, card)) * (judge.file_bytes + cache)
 
 
 def saved_bytes(model: ModelShape, rank: int, compute: int, length: int) -> int:

@@ -9,6 +9,7 @@ plan. The seconds of a run itself replace everything. Measured rates also say wh
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,6 +31,7 @@ from tpo_lite.plan.memory import (
     rows_sampled,
     sampled_rank,
     sampling_engine,
+    share_on_card,
     trained_rank,
 )
 from tpo_lite.plan.shapes import GGUF_BITS, JudgeShape, ModelShape, converts_to_gguf, judge_shape, model_shape
@@ -154,6 +156,8 @@ def _at_level(time: Time, phase: str, entry: dict[str, Any], card: Card, recipe:
     there = roofline(of, model_shape(of.model), judge_shape(of.judge), on)[phase]
     level = there.work / entry["rates"][phase] / there.seconds
     same = on.name == card.name and recipe.model_copy(update={"seed": of.seed}) == of
+    if not card.cuda:  # processors differ; those with as many cores are taken for alike
+        same = same and entry["cores"] == os.cpu_count()
     basis = f"measured {entry['date']}" if same else f"estimate from {entry['card']}, {entry['date']}"
     return replace(time, seconds=time.seconds * level, basis=basis)
 
@@ -261,13 +265,17 @@ def judge_seconds(recipe: Recipe, judge: JudgeShape | None, card: Card, prompts:
         tokens = prompts * (instruction + responses * response) + calls * response
     launch = model.layers * LAUNCH["llama.cpp"]
     operations = 2 * model.linear_parameters
-    seconds = tokens / settings.batch * _bound(card, "llama.cpp", judge.gpu_bytes, settings.batch * operations, launch)
-    if written:
-        at_once = max(1, min(settings.sequences, settings.context // longest_comparison(recipe)))
-        cache = KV_BYTES[settings.kv_type] * model.kv_elements(at_once * (instruction + 2 * response))
-        step = _bound(card, "llama.cpp", judge.gpu_bytes + cache, at_once * operations, launch)
-        seconds += calls * written / at_once * step
-    return judge.file_bytes / LOAD + seconds
+    at_once = max(1, min(settings.sequences, settings.context // longest_comparison(recipe)))
+    cache = KV_BYTES[settings.kv_type] * model.kv_elements(at_once * (instruction + 2 * response))
+
+    def seconds(on: Card) -> float:
+        whole = tokens / settings.batch
+        whole *= _bound(on, "llama.cpp", judge.gpu_bytes, settings.batch * operations, launch)
+        step = _bound(on, "llama.cpp", judge.gpu_bytes + cache, at_once * operations, launch)
+        return whole + calls * written / at_once * step
+
+    on_card = share_on_card(recipe, judge, card)  # the other layers are the host's
+    return judge.file_bytes / LOAD + on_card * seconds(card) + (1 - on_card) * seconds(cpu())
 
 
 def train_seconds(recipe: Recipe, model: ModelShape, card: Card, rank: int) -> float:

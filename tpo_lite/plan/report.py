@@ -11,10 +11,10 @@ from rich.console import Console
 from rich.table import Table
 
 from tpo_lite.plan.cards import GIB, Card
-from tpo_lite.plan.choices import LIMIT, Keys, open_keys, settle, smallest_change, value_of, with_keys
-from tpo_lite.plan.memory import Need, needs
+from tpo_lite.plan.choices import LIMIT, Keys, open_keys, settle, smallest_changes, too_large, value_of
+from tpo_lite.plan.memory import Need, kept, longest_comparison, needs, passing
 from tpo_lite.plan.rates import UNITS, Time, choose_engine, times
-from tpo_lite.plan.shapes import GGUF_BITS, JudgeShape, ModelShape, judge_shape, model_shape
+from tpo_lite.plan.shapes import GGUF_BITS, JudgeShape, ModelShape, judge_shape, model_shape, taken_by_name
 from tpo_lite.recipe import Recipe
 
 GB = 1e9
@@ -48,7 +48,7 @@ class Plan:
         if self.recipe.engine == "gguf":  # the base once, and of merged models each that is sampled
             bases = 1 + ((iterations - 1) * arms if self.recipe.merge == "requantize" else 0)
             converted = bases * self.model.parameters * GGUF_BITS["Q4_K_M"] / 8
-        return sum(need.disk for need in self.needs.values()) * iterations * arms + converted
+        return arms * sum(sum(kept(self.recipe, self.model, t).values()) for t in range(iterations)) + converted
 
     @property
     def downloads(self) -> float:
@@ -57,18 +57,15 @@ class Plan:
 
     def refusal(self) -> str | None:
         """Which phases do not fit, and the smallest change that makes all of them; None if all fit."""
-        too_large = [phase for phase, need in self.needs.items() if need.peak > LIMIT * self.card.memory]
-        if not too_large:
+        phases = too_large(self.recipe, self.model, self.judge, self.card)
+        if not phases:
             return None
-        needed = ", ".join(f"{phase} needs {self.needs[phase].peak / GIB:.1f}" for phase in too_large)
+        needed = ", ".join(f"{phase} needs {self.needs[phase].peak / GIB:.1f}" for phase in phases)
         there = self.card.memory / GIB
         needed += f" GiB, and of the card's {there:.1f} a run may take {LIMIT * there:.1f}"
-        changes: Keys = {}
-        for phase in too_large:
-            change = smallest_change(with_keys(self.recipe, changes), self.model, self.judge, self.card, phase)
-            if change is None:
-                return f"{needed}; no smaller batch mends {phase}. Take a smaller model or a larger card."
-            changes |= change
+        changes = smallest_changes(self.recipe, self.model, self.judge, self.card)
+        if isinstance(changes, str):
+            return f"{needed}; no smaller batch mends {changes}. Take a smaller model or a larger card."
         keys = " ".join(f"--set {key}={str(value).lower()}" for key, value in changes.items())
         return f"{needed}. The smallest change that fits: {keys}."
 
@@ -127,6 +124,7 @@ def as_data(plan: Plan) -> dict[str, Any]:
         },
         "seconds": round(plan.seconds),
         "disk_bytes": round(plan.disk),
+        "passing_disk_bytes": round(passing(plan.recipe, plan.model)),
         "download_bytes": round(plan.downloads),
         "refusal": plan.refusal(),
     }
@@ -135,7 +133,7 @@ def as_data(plan: Plan) -> dict[str, Any]:
 def print_plan(plan: Plan, console: Console) -> None:
     """Tables on a terminal, plain lines elsewhere."""
     arms = len(plan.recipe.arms)
-    title = f"Plan for {plan.card.name}, {plan.card.memory / GIB:.1f} GiB: one of {plan.recipe.iterations} iterations"
+    title = f"Plan for {plan.card.name}, {plan.card.memory / GIB:.1f} GiB: the last of {plan.recipe.iterations} iterations"
     title += f" of each of {arms} arms" if arms > 1 else ""
     summary = [["phase", "peak GiB", "RAM GiB", "disk GB", "time", "time is"]]
     for phase, need in plan.needs.items():
@@ -148,11 +146,13 @@ def print_plan(plan: Plan, console: Console) -> None:
     for key, value in plan.picks.items():
         console.print(f"auto: {key}={str(value).lower()}", highlight=False)
     console.print(
-        f"In all about {duration(plan.seconds)} and {plan.disk / GB:.1f} GB of disk, "
-        f"besides {plan.downloads / GB:.1f} GB of models.",
+        f"In all about {duration(plan.seconds)} and {plan.disk / GB:.1f} GB of disk, for a while "
+        f"{passing(plan.recipe, plan.model) / GB:.1f} GB more, besides {plan.downloads / GB:.1f} GB of models.",
         highlight=False,
         soft_wrap=True,
     )
+    for note in notes(plan):
+        console.print(f"note: {note}", highlight=False, soft_wrap=True)
     if any(time.basis.startswith("estimate") for time in plan.times.values()):
         console.print(
             "Estimates were not measured on this card: they follow from its published bandwidth and operations a "
@@ -160,6 +160,27 @@ def print_plan(plan: Plan, console: Console) -> None:
             highlight=False,
             soft_wrap=True,
         )
+
+
+def notes(plan: Plan) -> Iterator[str]:
+    """What a reader of the plan should know besides."""
+    known = taken_by_name(plan.recipe.model)
+    if known is not None:
+        yield f"the shape is {known}'s, by the name {plan.recipe.model}: its config.json is not in the hub's cache."
+    context, longest = plan.recipe.judge.context, longest_comparison(plan.recipe)
+    if plan.judge is not None and plan.recipe.judge.mode != "reward-model" and context < longest:
+        what = "cut" if plan.recipe.judge.overlong == "truncate" else "left out"
+        yield f"judge.context={context} does not hold the longest comparisons, of {longest} tokens; those are {what}."
+
+
+def short_of(plan: Plan, free: int, memory: int) -> Iterator[str]:
+    """What this machine has too little of, with `free` bytes of disk and `memory` of RAM."""
+    disk = plan.disk + passing(plan.recipe, plan.model)
+    if disk > free:
+        yield f"the run may take {disk / GB:.1f} GB of disk, and {free / GB:.1f} GB are free there."
+    phase, need = max(plan.needs.items(), key=lambda item: item[1].ram)
+    if plan.card.cuda and need.ram > memory:
+        yield f"{phase} needs about {need.ram / GIB:.1f} GiB of RAM, and this machine has {memory / GIB:.1f}."
 
 
 def duration(seconds: float) -> str:

@@ -29,6 +29,9 @@ PUBLISHED: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 """Published configs of models that others are made from: a plan needs no gated download where the name says which."""
 
+EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts")
+"""How configs of mixtures of experts say how many there are."""
+
 GGUF_BITS = {"Q3_K_M": 3.996, "Q4_K_M": 4.894, "Q5_K_M": 5.704, "Q6_K": 6.563, "Q8_0": 8.501, "F16": 16.0}
 """Bits a weight of whole files, as llama.cpp's quantize tool lists them for Llama-3.1-8B."""
 
@@ -104,11 +107,15 @@ def model_shape(name: str) -> ModelShape:
 
 
 def shape_of(config: dict[str, Any], source: str) -> ModelShape:
-    """A shape from the keys of a config.json. Raises `InputError` where one is missing."""
-    config = config.get("text_config", config)  # of models that see as well
+    """A shape from the keys of a config.json. Raises `InputError` where one is missing or is no size, and for a
+    mixture of experts."""
+    remedy = "Give a Llama-like causal language model."
+    config = config.get("text_config", config) if isinstance(config, dict) else {}  # of models that see as well
+    if any(config.get(key) not in (None, 0, 1) for key in EXPERTS):
+        raise InputError(f"model: {source} is a mixture of experts, which is neither planned nor trained here. {remedy}")
     try:
         heads, hidden = config["num_attention_heads"], config["hidden_size"]
-        return ModelShape(
+        shape = ModelShape(
             layers=config["num_hidden_layers"],
             hidden=hidden,
             intermediate=config["intermediate_size"],
@@ -119,9 +126,13 @@ def shape_of(config: dict[str, Any], source: str) -> ModelShape:
             tied=config.get("tie_word_embeddings", False),
         )
     except KeyError as error:
-        raise InputError(
-            f"model: the config of {source} has no {error}. Give a Llama-like causal language model."
-        ) from error
+        raise InputError(f"model: the config of {source} has no {error}. {remedy}") from error
+    except (TypeError, ZeroDivisionError):  # a size that is none
+        shape = None
+    sizes = [] if shape is None else [size for name, size in vars(shape).items() if name != "tied"]
+    if not sizes or not all(isinstance(size, int) and size > 0 for size in sizes):
+        raise InputError(f"model: a size in the config of {source} is no positive number. {remedy}")
+    return shape
 
 
 def converts_to_gguf(name: str) -> bool:
@@ -160,7 +171,7 @@ def _config(name: str) -> dict[str, Any]:
     folder = _folder(name)
     file: Path | None = folder / "config.json"
     if not folder.exists():
-        if name.count("/") != 1 or name.startswith((".", "~")):
+        if name.count("/") != 1 or name.startswith((".", "~", "/")):
             raise InputError(f"model: no folder {name!r}. Give a folder with config.json or a hub id (owner/name).")
         file = _cached(name, "config.json")
         if file is None:
@@ -171,6 +182,13 @@ def _config(name: str) -> dict[str, Any]:
         raise InputError(
             f"model: {file} cannot be read ({error}). Give a folder with a Hugging Face config.json."
         ) from error
+
+
+def taken_by_name(name: str) -> str | None:
+    """Which of `PUBLISHED` a hub id's name stands for; None where there is a config."""
+    if _folder(name).exists() or _cached(name, "config.json") is not None:
+        return None
+    return next((key for key in PUBLISHED if key in name.lower()), None)
 
 
 def _published(name: str) -> dict[str, Any] | None:
@@ -207,7 +225,10 @@ def judge_shape(settings: JudgeSettings) -> JudgeShape | None:
     if settings.mode == "openai":
         return None
     if settings.mode == "reward-model":
-        model = model_shape(name.removeprefix("hub:"))
+        try:
+            model = model_shape(name.removeprefix("hub:"))
+        except InputError as error:
+            raise InputError(f"judge.{error}") from error
         return JudgeShape(model, 2 * model.parameters, 2 * model.parameters)
     if not name.startswith("hub:"):
         return read_gguf(judge_path(name))
