@@ -129,7 +129,7 @@ def run_steps(planned: list[Step], place: Place, again: str | None, deadline: fl
     before = place.card.used() if place.card else 0
     waiting = []
     open_steps = [s for s in planned if not is_finished(s, place) or (s.name == again and s.kind not in MAKES)]
-    if all(step.kind in MAKES for step in open_steps):
+    if all(step.kind in MAKES and step.name != again for step in open_steps):
         open_steps = []  # nobody is left who needs what they make
     for step in open_steps:
         needed = any(other.kind in MAKES for other in waiting)

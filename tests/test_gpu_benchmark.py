@@ -215,8 +215,9 @@ def test_a_model_is_not_made_again_for_nobody(place, monkeypatch):
     assert run_steps(planned, place, None, late) == []
     monkeypatch.setattr(gpu, "is_made", lambda step, place: False)
     assert run_steps(planned, place, None, late) == []
-    with pytest.raises(TpoError, match="weights: "):
-        run_steps([*planned, a_step("another")], place, None, late)
+    for steps_open, again in ([*planned, a_step("another")], None), (planned, "weights"):
+        with pytest.raises(TpoError, match="weights: "):
+            run_steps(steps_open, place, again, late)
 
 
 def test_only_is_one_step_with_what_it_needs():

@@ -4,8 +4,9 @@ The host's peak is of what the kernel cannot take back: files that are mapped in
 it is read and a GGUF's weights are, are left out, since their pages make way for whatever needs the room. A GPU has
 two peaks: torch's allocator knows what its tensors took and what it reserved for them; NVML (nvidia-ml-py, part of
 the extra `gpu`) knows what the whole process holds, CUDA context and llama.cpp included. Neither the kernel nor NVML
-keeps such a peak of a process, so both are asked ten times a second; allocators hold on to what they have reserved,
-so nothing much is missed in between. Imports no torch.
+keeps such a peak of a process, so both are asked ten times a second. A GPU's allocators hold on to what they have
+reserved, so nothing much is missed in between; of RAM, what is given back within a tenth of a second may be. Imports
+no torch.
 """
 
 from __future__ import annotations
@@ -16,10 +17,12 @@ import resource
 import sys
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 from tpo_lite.engines import DEVICE
 
+STATUS = Path("/proc/self/status")
 INTERVAL = 0.1
 """Seconds between two looks at the process's memory."""
 SLACK = 256 << 20
@@ -90,13 +93,14 @@ def gpu() -> Gpu | None:
 
 
 def held_by_host() -> int:
-    """Bytes of RAM that this process holds and the kernel cannot take back; without /proc (macOS) the most that it has
-    held so far, mapped files included."""
-    try:
-        with open("/proc/self/status", encoding="ascii") as status:
-            return 1024 * sum(int(line.split()[1]) for line in status if line.startswith(("RssAnon:", "RssShmem:")))
-    except FileNotFoundError:
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # in bytes there
+    """Bytes of RAM that this process holds and the kernel cannot take back; where the kernel does not tell them from
+    mapped files (macOS, WSL 1), the most of both that it has held so far."""
+    lines = STATUS.read_text(encoding="ascii").splitlines() if STATUS.exists() else []
+    held = [1024 * int(line.split()[1]) for line in lines if line.startswith(("RssAnon:", "RssShmem:"))]
+    if held:
+        return sum(held)
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else 1024 * most
 
 
 class PeakMemory:

@@ -140,24 +140,26 @@ def smallest_change(recipe: Recipe, model: ModelShape, judge: JudgeShape | None,
     """The keys to change for `phase` to fit; None if nothing that a recipe says would do.
 
     Keys that leave a run's results as they are come first, each alone and as little as does it; then they are
-    taken together, each at its smallest but the last.
+    taken together, each at its smallest but the last; then the others in the same way, with those at their smallest.
     """
 
     def fits(keys: Keys) -> bool:
         return needs(with_keys(recipe, keys), model, judge, card)[phase].peak <= LIMIT * card.memory
 
     steps = _smaller(recipe, phase)
-    for key, values in steps.items():
-        for value in values:
-            if fits({key: value}):
-                return {key: value}
     together: Keys = {}
-    for key, values in steps.items():
-        for value in values:
-            if fits(together | {key: value}):
-                return together | {key: value}
-        if values:
-            together[key] = values[-1]
+    for harmless in (True, False):
+        group = {key: values for key, values in steps.items() if (key in HARMLESS) is harmless}
+        for key, values in group.items():
+            for value in values:
+                if fits(together | {key: value}):
+                    return together | {key: value}
+        for key, values in group.items():
+            for value in values:
+                if fits(together | {key: value}):
+                    return together | {key: value}
+            if values:
+                together[key] = values[-1]
     return None
 
 

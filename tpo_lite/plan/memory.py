@@ -132,7 +132,10 @@ def needs(recipe: Recipe, model: ModelShape, judge: JudgeShape | None, card: Car
 
 
 def kept(recipe: Recipe, model: ModelShape, iteration: int) -> dict[str, float]:
-    """Bytes that each phase of iteration t of one arm leaves on disk, with outputs of the longest length."""
+    """Bytes that each phase of iteration t of one arm leaves on disk, with outputs of the longest length.
+
+    Some MB are not counted: M_0's answers to the validation slice, and with `merge: requantize` the merged models'.
+    """
     sizes, epochs = recipe.instructions, recipe.train.epochs
     outputs = sizes.per_iteration * recipe.sampling.k
     # A sample's line holds its ids (8 bytes a token) and its text twice, whole and parsed.
@@ -188,9 +191,10 @@ def longest_pair(recipe: Recipe) -> int:
 
 
 def longest_comparison(recipe: Recipe) -> int:
-    """KV cells of the longest comparison."""
+    """KV cells of the longest comparison, or of one response that is scored."""
+    responses = 1 if recipe.judge.mode == "score" else 2
     explanation = recipe.judge.explain_tokens if recipe.judge.mode == "explain" else 0
-    return JUDGE_PROMPT_TOKENS + recipe.instructions.max_tokens + 2 * recipe.sampling.max_new_tokens + explanation
+    return JUDGE_PROMPT_TOKENS + recipe.instructions.max_tokens + responses * recipe.sampling.max_new_tokens + explanation
 
 
 def sampling_engine(recipe: Recipe, card: Card) -> str:
@@ -204,19 +208,19 @@ def compute_bytes(card: Card) -> int:
 
 
 def base(model: ModelShape, card: Card) -> Terms:
-    """The 4-bit base: `lm_head`, embedding and norms are not quantised."""
-    return {
+    """The 4-bit base, of which `lm_head`, embedding and norms are not quantised; on a CPU with the allocator's slack."""
+    weights = {
         "NF4 weights": model.linear_parameters * NF4_BITS / 8,
         "quantisation state": model.linear_parameters * STATE_BITS / 8,
         "embedding, head, norms": model.other_parameters * compute_bytes(card),
     }
+    return weights if card.cuda else weights | {"allocator slack": CPU_SLACK * sum(weights.values())}
 
 
 def with_overhead(weights: Terms, working: Terms, card: Card) -> Terms:
-    """Weights and what works on them, the allocator's slack, and on a GPU the context."""
+    """Weights and what works on them, and on a GPU the context and the allocator's slack."""
     if not card.cuda:
-        held = CPU_SLACK * sum(weights.values()) if "NF4 weights" in weights else 0
-        return weights | working | ({"allocator slack": held} if held else {})
+        return weights | working
     return weights | working | {"CUDA context": CUDA_CONTEXT, "allocator slack": SLACK * sum(working.values())}
 
 
@@ -336,11 +340,13 @@ def share_on_card(recipe: Recipe, judge: JudgeShape, card: Card) -> float:
 
 
 def judge_ram(recipe: Recipe, judge: JudgeShape | None, card: Card) -> float:
-    """RAM for the judge's layers that `judge.gpu_layers` leaves to the host, and their share of the KV cache."""
-    if judge is None:
+    """RAM beside a GPU: the token embedding, the layers that `judge.gpu_layers` leaves to the host, and their share of
+    the KV cache."""
+    if judge is None or not card.cuda:
         return 0.0
+    on_card = share_on_card(recipe, judge, card)
     cache = KV_BYTES[recipe.judge.kv_type] * judge.model.kv_elements(recipe.judge.context)
-    return (1 - share_on_card(recipe, judge, card)) * (judge.file_bytes + cache)
+    return judge.file_bytes - on_card * judge.gpu_bytes + (1 - on_card) * cache
 
 
 def saved_bytes(model: ModelShape, rank: int, compute: int, length: int) -> int:
@@ -401,10 +407,10 @@ def step_bytes(
     layer = tokens * saved_bytes(model, rank, compute, length)
     head = min(tokens, LOGIT_CHUNK) * model.vocabulary * LOGIT_BYTES[compute] + 3 * tokens * compute * model.hidden
     if checkpointing:
-        kept, backward = tokens * model.layers * compute * model.hidden, (1 + GRADIENTS) * layer
+        saved, backward = tokens * model.layers * compute * model.hidden, (1 + GRADIENTS) * layer
     else:
-        kept, backward = model.layers * layer, GRADIENTS * layer
-    return (kept + backward, 0.0) if backward > head else (kept, head)
+        saved, backward = model.layers * layer, GRADIENTS * layer
+    return (saved + backward, 0.0) if backward > head else (saved, head)
 
 
 def folding(recipe: Recipe, model: ModelShape, card: Card, rank: int) -> Terms:

@@ -126,6 +126,7 @@ def as_data(plan: Plan) -> dict[str, Any]:
         "disk_bytes": round(plan.disk),
         "passing_disk_bytes": round(passing(plan.recipe, plan.model)),
         "download_bytes": round(plan.downloads),
+        "notes": list(notes(plan)),
         "refusal": plan.refusal(),
     }
 

@@ -110,7 +110,9 @@ def shape_of(config: dict[str, Any], source: str) -> ModelShape:
     """A shape from the keys of a config.json. Raises `InputError` where one is missing or is no size, and for a
     mixture of experts."""
     remedy = "Give a Llama-like causal language model."
-    config = config.get("text_config", config) if isinstance(config, dict) else {}  # of models that see as well
+    if isinstance(config, dict):
+        config = config.get("text_config") or config  # of models that see as well
+    config = config if isinstance(config, dict) else {}
     if any(config.get(key) not in (None, 0, 1) for key in EXPERTS):
         raise InputError(f"model: {source} is a mixture of experts, which is neither planned nor trained here. {remedy}")
     try:
@@ -188,11 +190,16 @@ def taken_by_name(name: str) -> str | None:
     """Which of `PUBLISHED` a hub id's name stands for; None where there is a config."""
     if _folder(name).exists() or _cached(name, "config.json") is not None:
         return None
+    return _published_key(name)
+
+
+def _published_key(name: str) -> str | None:
     return next((key for key in PUBLISHED if key in name.lower()), None)
 
 
 def _published(name: str) -> dict[str, Any] | None:
-    return next((config for key, config in PUBLISHED.items() if key in name.lower()), None)
+    key = _published_key(name)
+    return key and PUBLISHED[key]
 
 
 def _cached(repository: str, pattern: str) -> Path | None:
