@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import resource
 import sys
+import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -112,6 +113,15 @@ def test_where_the_kernel_does_not_tell_mapped_files_they_count(tmp_path, monkey
     for status in ("status", "none"):
         monkeypatch.setattr(memory, "STATUS", tmp_path / status)
         assert held_by_host() == 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def test_nothing_is_watched_after_an_error():
+    before = set(threading.enumerate())
+    with pytest.raises(ValueError), PeakMemory():
+        (watcher,) = set(threading.enumerate()) - before
+        raise ValueError
+    watcher.join(timeout=5)
+    assert not watcher.is_alive()
 
 
 def test_the_peak_of_the_whole_process(nvml):

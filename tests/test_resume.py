@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.tiny_run import command, tpo_lite
+from tests.tiny_run import command, finished_run, tpo_lite
 from tpo_lite.phases import PHASES, run_phase
 from tpo_lite.run import RunFolder, read_json
 
@@ -170,11 +170,8 @@ def test_the_embedded_recipe_killed_in_every_phase_ends_as_if_it_had_not_been(tm
         "seed": 2,  # with this one the judge prefers a checkpoint, so that the fold has something to write
     }
     arguments = ["--recipe", "embedded", "--cpu"] + [f"--set={key}={value}" for key, value in fewer.items()]
-    # Beside the other, which takes as long.
-    undisturbed = subprocess.Popen(command("train", *arguments, "--out", tmp_path / "whole"), stdout=subprocess.PIPE)
+    whole = finished_run(tmp_path / "whole", arguments)
     kills = [("thinking", 0, phase) for phase in BEGUN] + [("direct", 0, "judge"), ("thinking", 1, "generate")]
     kill_in_every_phase(arguments, tmp_path / "killed", kills)
-    said = undisturbed.communicate()[0]
-    assert undisturbed.returncode == 0, said
-    check_same_run(tmp_path / "killed", tmp_path / "whole")
-    assert set(read_json(tmp_path / "whole" / "results.json")["arms"]) == {"thinking", "direct"}
+    check_same_run(tmp_path / "killed", whole)
+    assert set(read_json(whole / "results.json")["arms"]) == {"thinking", "direct"}

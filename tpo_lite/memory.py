@@ -18,7 +18,7 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from tpo_lite.engines import DEVICE
 
@@ -104,7 +104,8 @@ def held_by_host() -> int:
 
 
 class PeakMemory:
-    """Peak memory of this process, watched from the making of this object until `bytes` is asked for."""
+    """Peak memory of this process, watched from the making of this object until `bytes` is asked for, or a `with` block
+    with it ends."""
 
     def __init__(self) -> None:
         self._gpu = gpu()
@@ -112,6 +113,12 @@ class PeakMemory:
         self._host, self._own, self._card = 0, 0, 0
         self._ended = threading.Event()
         threading.Thread(target=self._watch, daemon=True).start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self._ended.set()
 
     def _watch(self) -> None:
         while not self._ended.wait(INTERVAL):

@@ -61,10 +61,10 @@ def run_phase(name: str, root: Path, arm: str | None, iteration: int) -> None:
             return
         if arm is not None:
             check_order(run, name, arm, iteration)
-        peak = PeakMemory()
-        module = importlib.import_module(f"tpo_lite.phases.{name}")
-        summary = module.run(run, arm, iteration) if arm else module.run(run)
-        run.mark_done(name, arm, iteration, summary, peak.bytes())
+        with PeakMemory() as peak:
+            module = importlib.import_module(f"tpo_lite.phases.{name}")
+            summary = module.run(run, arm, iteration) if arm else module.run(run)
+            run.mark_done(name, arm, iteration, summary, peak.bytes())
 
 
 def check_order(run: RunFolder, name: str, arm: str, iteration: int) -> None:
