@@ -616,7 +616,8 @@ def test_a_plan_that_does_not_fit_names_the_change_that_does():
     assert run_plan("--card-gb", 10, *message.split("fits: ")[1].rstrip(".\n").split()).exit_code == 0
 
 
-def test_what_a_reader_is_told_besides():
+def test_what_a_reader_is_told_besides(tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     notes = json.loads(run_plan("--card-gb", 24, "--json").output)["notes"]
     assert notes == [
         "the shape is llama-3.1-8b's, by the name meta-llama/Llama-3.1-8B-Instruct: its config.json is not in the hub's "
