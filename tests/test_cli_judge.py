@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from xml.etree import ElementTree
 
 import pytest
 
 from tests.shared import SHARED
 from tests.tiny_gguf import write_tiny_gguf
-from tests.tiny_run import invoke
+from tests.tiny_run import command, invoke
 from tpo_lite import judge_outputs
 from tpo_lite.cli_judge import PAIRS_AT_ONCE
 from tpo_lite.judge_outputs import read_outputs
@@ -48,6 +49,13 @@ def test_stats_of_recorded_outputs():
     (natural,) = [line for line in done.output.splitlines() if line.startswith("Natural")]
     assert natural.split() == "Natural 100 94.5 % 94.0 % 95.0 % 90.0 % 90.0 % 91.0 % 9.0 % 51.5 % 0.0 %".split()
     assert "longer wins" not in done.output
+
+
+def test_a_reader_that_goes_is_no_error():
+    process = subprocess.Popen(command("judge", "stats", GPT4), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    assert process.wait() == 1
 
 
 def test_stats_with_gold_as_json():

@@ -24,7 +24,8 @@ def reporting(command: Callable[..., None]) -> Callable[..., None]:
         try:
             command(debug=debug, **options)
         except (Exception, KeyboardInterrupt) as error:
-            if isinstance(error, click.ClickException | click.exceptions.Exit):
+            # Of a reader that has gone, as `| head` does, click makes a quiet end.
+            if isinstance(error, click.ClickException | click.exceptions.Exit | BrokenPipeError):
                 raise
             root = Path(options.get("run_dir") or options.get("out") or ".")
             # Only a run folder is written into: a log in another would make it one that no run may start in.
