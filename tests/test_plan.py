@@ -517,15 +517,15 @@ def test_no_key_of_the_smallest_changes_goes_further_than_it_must(overrides, gib
     if isinstance(changes, str):
         assert (gib, recipe.engine) == (8, "unsloth")
         return
-    assert (changes == {}) == (too_large(recipe, model, judge, card) == [])
+    assert (changes == {}) == (too_large(needs(recipe, model, judge, card), card) == [])
     changed = with_keys(recipe, changes)
-    assert not too_large(changed, model, judge, card)
+    assert not too_large(needs(changed, model, judge, card), card)
     assert changed.judge.context >= memory.longest_comparison(changed)
     for key in changes:
-        assert too_large(with_keys(changed, {key: value_of(recipe, key)}), model, judge, card), key
+        assert too_large(needs(with_keys(changed, {key: value_of(recipe, key)}), model, judge, card), card), key
     if "sampling.batch" in changes and changes["sampling.batch"] >= recipe.sampling.k:
         one_more = with_keys(changed, {"sampling.batch": changes["sampling.batch"] + recipe.sampling.k})
-        assert too_large(one_more, model, judge, card)
+        assert too_large(needs(one_more, model, judge, card), card)
 
 
 @pytest.mark.parametrize("gib", [16, 20])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -75,7 +74,7 @@ def show_plan(recipe: Recipe, card: Card, run: RunFolder | None = None, as_json:
     """
     from rich.console import Console
 
-    from tpo_lite.plan.cards import cpu
+    from tpo_lite.plan.cards import cpu, free_disk
     from tpo_lite.plan.rates import seconds_of
     from tpo_lite.plan.report import as_data, make_plan, print_plan, short_of
 
@@ -86,9 +85,7 @@ def show_plan(recipe: Recipe, card: Card, run: RunFolder | None = None, as_json:
     else:
         print_plan(plan, Console())
         if not recorded:  # of a run that was started some is there already
-            root = (run.root if run else Path.cwd()).absolute()
-            place = next(path for path in (root, *root.parents) if path.exists())
-            for short in short_of(plan, shutil.disk_usage(place).free, cpu().memory):
+            for short in short_of(plan, free_disk(run.root if run else Path.cwd()), cpu().memory):
                 click.echo(f"warning: {short}")
     refusal = plan.refusal()
     if refusal and not recorded:

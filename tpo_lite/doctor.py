@@ -14,7 +14,6 @@ import json
 import os
 import platform
 import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -23,7 +22,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from tpo_lite.plan.cards import GIB, nvidia_smi
+from tpo_lite.plan.cards import GIB, free_disk, nvidia_smi
 
 PACKAGE = Path(__file__).parent
 # In a wheel beside this file, in a clone at its root.
@@ -165,9 +164,7 @@ class Machine:
 
     def free_gb(self, folder: Path) -> float:
         """Free disk where `folder` is or would be, GB."""
-        while not folder.exists():
-            folder = folder.parent
-        return shutil.disk_usage(folder).free / 1e9
+        return free_disk(folder) / 1e9
 
     @cached_property
     def hub_cache(self) -> Path:

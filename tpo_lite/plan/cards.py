@@ -1,4 +1,5 @@
-"""The card that a run is planned for: how much memory, how many bytes and operations a second; nvidia-smi's word."""
+"""The card that a run is planned for: how much memory, how many bytes and operations a second; nvidia-smi's word. And
+what this machine has beside it."""
 
 from __future__ import annotations
 
@@ -7,6 +8,7 @@ import shutil
 import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from tpo_lite.errors import InputError
@@ -64,6 +66,12 @@ def cpu() -> Card:
     """This machine's CPU. Its speeds are nominal: hours on a CPU come from rates that were measured on one."""
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return Card("CPU", memory, 20e9, 0.1e12, cuda=False)
+
+
+def free_disk(folder: Path) -> int:
+    """Bytes free on this machine's disk where `folder` is or would be."""
+    folder = folder.absolute()
+    return shutil.disk_usage(next(place for place in (folder, *folder.parents) if place.exists())).free
 
 
 def choose_card(gib: float | None, index: int = 0) -> Card:

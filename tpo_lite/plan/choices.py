@@ -7,7 +7,7 @@ from functools import reduce
 from typing import Any
 
 from tpo_lite.plan.cards import Card
-from tpo_lite.plan.memory import longest_comparison, needs
+from tpo_lite.plan.memory import Need, longest_comparison, needs
 from tpo_lite.plan.shapes import JudgeShape, ModelShape
 from tpo_lite.recipe import Recipe, divisors, parse_recipe
 
@@ -101,9 +101,9 @@ def _candidates(recipe: Recipe, phase: str) -> Iterator[Keys]:
                 yield {"train.gradient_checkpointing": checkpointing, "train.micro_batch": size}
 
 
-def too_large(recipe: Recipe, model: ModelShape, judge: JudgeShape | None, card: Card) -> list[str]:
+def too_large(found: dict[str, Need], card: Card) -> list[str]:
     """The phases that do not fit the card."""
-    return [phase for phase, need in needs(recipe, model, judge, card).items() if need.peak > LIMIT * card.memory]
+    return [phase for phase, need in found.items() if need.peak > LIMIT * card.memory]
 
 
 def smallest_changes(recipe: Recipe, model: ModelShape, judge: JudgeShape | None, card: Card) -> Keys | str:
@@ -114,8 +114,11 @@ def smallest_changes(recipe: Recipe, model: ModelShape, judge: JudgeShape | None
     """
     changes: Keys = {}
     tried: dict[str, list[Any]] = {}
-    while phases := too_large(with_keys(recipe, changes), model, judge, card):
+    while True:
         so_far = with_keys(recipe, changes)
+        phases = too_large(needs(so_far, model, judge, card), card)
+        if not phases:
+            break
         change = smallest_change(so_far, model, judge, card, phases[0])
         if change is None:
             return phases[0]
@@ -126,7 +129,7 @@ def smallest_changes(recipe: Recipe, model: ModelShape, judge: JudgeShape | None
     def fits(keys: Keys) -> bool:
         changed = with_keys(recipe, keys)
         shorter = changed.judge.context < min(recipe.judge.context, longest_comparison(changed))
-        return not shorter and not too_large(changed, model, judge, card)
+        return not shorter and not too_large(needs(changed, model, judge, card), card)
 
     for key in sorted(changes, key=lambda key: key in HARMLESS):
         for value in tried[key]:
@@ -144,7 +147,7 @@ def smallest_change(recipe: Recipe, model: ModelShape, judge: JudgeShape | None,
     """
 
     def fits(keys: Keys) -> bool:
-        return needs(with_keys(recipe, keys), model, judge, card)[phase].peak <= LIMIT * card.memory
+        return phase not in too_large(needs(with_keys(recipe, keys), model, judge, card), card)
 
     steps = _smaller(recipe, phase)
     together: Keys = {}

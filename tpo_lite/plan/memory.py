@@ -320,7 +320,7 @@ def judging(recipe: Recipe, judge: JudgeShape | None, card: Card) -> Terms:
         working = {"activations": settings.context * forward_bytes(model, card, 0) + dequantised(model, card)}
         return with_overhead(whole if settings.quantize == "none" else base(model, card), working, card)
     on_card = share_on_card(recipe, judge, card)
-    cells = 256 * math.ceil(settings.context / 256)
+    cells = judge_cells(recipe)
     kv = model.kv_elements(cells)
     unpacked = 2 * kv / model.layers if settings.kv_type == "q8_0" else 0
     working = {
@@ -330,6 +330,11 @@ def judging(recipe: Recipe, judge: JudgeShape | None, card: Card) -> Terms:
     }
     weights = {"judge weights": on_card * (judge.gpu_bytes if card.cuda else judge.file_bytes)}
     return with_overhead(weights, working, card)
+
+
+def judge_cells(recipe: Recipe) -> int:
+    """KV cells of a GGUF judge: llama.cpp rounds its context up."""
+    return 256 * math.ceil(recipe.judge.context / 256)
 
 
 def share_on_card(recipe: Recipe, judge: JudgeShape, card: Card) -> float:
@@ -346,7 +351,7 @@ def judge_ram(recipe: Recipe, judge: JudgeShape | None, card: Card) -> float:
     if judge is None or not card.cuda:
         return 0.0
     on_card = share_on_card(recipe, judge, card)
-    cache = KV_BYTES[recipe.judge.kv_type] * judge.model.kv_elements(recipe.judge.context)
+    cache = KV_BYTES[recipe.judge.kv_type] * judge.model.kv_elements(judge_cells(recipe))
     return judge.file_bytes - on_card * judge.gpu_bytes + (1 - on_card) * cache
 
 

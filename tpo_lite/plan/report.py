@@ -57,7 +57,7 @@ class Plan:
 
     def refusal(self) -> str | None:
         """Which phases do not fit, and the smallest change that makes all of them; None if all fit."""
-        phases = too_large(self.recipe, self.model, self.judge, self.card)
+        phases = too_large(self.needs, self.card)
         if not phases:
             return None
         needed = ", ".join(f"{phase} needs {self.needs[phase].peak / GIB:.1f}" for phase in phases)
@@ -85,7 +85,7 @@ def make_plan(
 
     def fits(engine: str) -> bool:
         found = needs(settled_with(engine), model, judge, card)
-        return all(found[phase].peak <= LIMIT * card.memory for phase in ("generate", "validate"))
+        return not {"generate", "validate"} & set(too_large(found, card))
 
     engine, why = engine_of(recipe, card, recorded, fits)
     settled = settled_with(engine)

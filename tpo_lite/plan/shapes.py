@@ -127,13 +127,12 @@ def shape_of(config: dict[str, Any], source: str) -> ModelShape:
             vocabulary=config["vocab_size"],
             tied=config.get("tie_word_embeddings", False),
         )
+        if not all(isinstance(size, int) and size > 0 for name, size in vars(shape).items() if name != "tied"):
+            raise ValueError
     except KeyError as error:
         raise InputError(f"model: the config of {source} has no {error}. {remedy}") from error
-    except (TypeError, ZeroDivisionError):  # a size that is none
-        shape = None
-    sizes = [] if shape is None else [size for name, size in vars(shape).items() if name != "tied"]
-    if not sizes or not all(isinstance(size, int) and size > 0 for size in sizes):
-        raise InputError(f"model: a size in the config of {source} is no positive number. {remedy}")
+    except (TypeError, ValueError, ZeroDivisionError) as error:
+        raise InputError(f"model: a size in the config of {source} is no positive number. {remedy}") from error
     return shape
 
 
