@@ -1,4 +1,4 @@
-"""The plan: arithmetic against figures worked out by hand, picks, refusals and the command."""
+"""The plan: arithmetic against figures worked out by hand, and the command."""
 
 import json
 import math
@@ -25,18 +25,7 @@ from tpo_lite.errors import InputError
 from tpo_lite.phases import fold
 from tpo_lite.plan import memory, rates
 from tpo_lite.plan.cards import CARDS, GIB, choose_card, cpu, named_card
-from tpo_lite.plan.choices import (
-    AIM,
-    AUTO_KEYS,
-    HARMLESS,
-    LIMIT,
-    settle,
-    smallest_change,
-    smallest_changes,
-    too_large,
-    value_of,
-    with_keys,
-)
+from tpo_lite.plan.choices import LIMIT, with_keys
 from tpo_lite.plan.memory import base, judging, needs, training
 from tpo_lite.plan.rates import choose_engine, measured, roofline, seconds_of, times
 from tpo_lite.plan.report import make_plan, print_plan, short_of
@@ -254,6 +243,34 @@ def test_every_engine_has_a_plan(engine):
     assert roofline(recipe, model, judge, CARD)["generate"].seconds > 600
 
 
+def test_a_cpu_holds_more_of_a_4_bit_base_than_its_weights():
+    recipe, model, judge = planned(DEFAULT, "model=meta-llama/Llama-3.2-1B", "engine=transformers")
+    found = needs(recipe, model, judge, cpu())
+    weights = sum(base(model, replace(CARD, cuda=False)).values()) / 1.3
+    assert weights == pytest.approx(model.linear_parameters * 4.127 / 8 + 4 * model.other_parameters, rel=1e-4)
+    for phase in ("generate", "dpo", "validate", "fold"):
+        assert found[phase].terms["allocator slack"] == pytest.approx(0.3 * weights)
+    assert "allocator slack" not in found["judge"].terms  # a GGUF is not converted
+    in_llama_cpp = needs(with_keys(recipe, {"engine": "gguf"}), model, judge, cpu())["generate"].terms
+    assert "allocator slack" not in in_llama_cpp
+
+
+def test_disk_by_hand():
+    recipe, model, _ = planned(DEFAULT, "iterations=2", "train.epochs=3")
+    adapter = 4 * 41_943_040  # of rank 16; 32 in the second iteration
+    assert [memory.kept(recipe, model, t)["dpo"] for t in (0, 1)] == [3 * adapter, 3 * 2 * adapter]
+    assert [memory.kept(recipe, model, t)["fold"] for t in (0, 1)] == [adapter, 2 * adapter]
+    assert memory.passing(recipe, model) == 3 * 2 * 41_943_040 * 2 * (1 + 4 / 256)  # 8-bit moments
+    assert memory.passing(with_keys(recipe, {"engine": "gguf"}), model) == 2 * model.parameters
+    plan = make_plan(recipe, CARD)
+    samples = sum(sum(memory.kept(recipe, model, t)[phase] for phase in ("generate", "judge", "validate", "select")) for t in (0, 1))
+    assert plan.disk == pytest.approx(len(recipe.arms) * (samples + 4 * 3 * adapter))
+    least = plan.disk + memory.passing(recipe, model)
+    assert list(short_of(plan, math.ceil(least), 64 * GIB)) == []
+    disk, ram = short_of(plan, int(least) - 1, GIB)
+    assert disk.startswith(f"the run may take {least / 1e9:.1f} GB of disk") and ram.endswith("this machine has 1.0.")
+
+
 # Rates
 
 
@@ -436,141 +453,6 @@ def test_a_run_keeps_the_engine_it_was_started_with(tmp_path, capsys):
 
 def with_engine(recipe, engine):
     return recipe.model_copy(update={"engine": engine})
-
-
-# Choices
-
-
-OPEN = [f"{key}=auto" for key in AUTO_KEYS]
-
-
-@pytest.mark.parametrize("gib", [10, 12, 16, 24, 80])
-def test_auto_fits_and_larger_cards_get_more(gib):
-    recipe, model, judge = planned(DEFAULT, *OPEN)
-    card, half = choose_card(gib), choose_card(gib / 2 + 5)
-    settled, smaller = settle(recipe, model, judge, card), settle(recipe, model, judge, half)
-    assert "auto" not in [value_of(settled, key) for key in AUTO_KEYS]
-    found = needs(settled, model, judge, card)
-    assert gib < 16 or all(need.peak <= AIM * card.memory for need in found.values())
-    for key in ("sampling.batch", "judge.context"):
-        assert value_of(settled, key) >= value_of(smaller, key)
-    assert settled.sampling.batch % recipe.sampling.k == 0
-    assert recipe.train.batch % settled.train.micro_batch == 0
-
-
-def test_auto_takes_the_most_that_fits():
-    recipe, model, judge = planned(DEFAULT, *OPEN)
-    settled = settle(recipe, model, judge, CARD)
-    more = with_keys(settled, {"sampling.batch": settled.sampling.batch + 8})
-    assert max(needs(more, model, judge, CARD)[phase].peak for phase in ("generate", "validate")) > AIM * CARD.memory
-    assert settle(recipe, model, judge, choose_card(141)).train.gradient_checkpointing is False
-    assert settled.train.gradient_checkpointing is True
-
-
-def test_what_is_not_auto_stays():
-    recipe, model, judge = planned(DEFAULT, "judge.context=auto")
-    settled = settle(recipe, model, judge, CARD)
-    assert with_keys(settled, {"judge.context": "auto"}) == recipe
-
-
-def test_a_started_run_keeps_its_picks():
-    recipe, model, judge = planned(DEFAULT, *OPEN)
-    there = settle(recipe, model, judge, choose_card(80))
-    assert settle(recipe, model, judge, CARD, recorded=there) == there != settle(recipe, model, judge, CARD)
-
-
-@pytest.mark.parametrize(
-    ("phase", "overrides", "gib", "changed"),
-    [
-        ("generate", [], 16, ["sampling.batch"]),
-        ("dpo", ["train.gradient_checkpointing=false"], 24, ["train.gradient_checkpointing"]),
-        ("dpo", ["train.micro_batch=16"], 24, ["train.micro_batch"]),
-        ("dpo", [], 9, ["pairs.max_tokens"]),
-        ("judge", ["judge.kv_type=f16"], 13, ["judge.kv_type"]),
-        ("judge", [], 9, ["judge.context"]),
-        (
-            "dpo",
-            ["train.gradient_checkpointing=false", "train.micro_batch=16"],
-            24,
-            ["train.micro_batch", "train.gradient_checkpointing"],
-        ),
-    ],
-)
-def test_the_smallest_change_that_fits(phase, overrides, gib, changed):
-    recipe, model, judge = planned(DEFAULT, *overrides)
-    card = choose_card(gib)
-    assert needs(recipe, model, judge, card)[phase].peak > LIMIT * card.memory
-    change = smallest_change(recipe, model, judge, card, phase)
-    assert list(change) == changed
-    assert needs(with_keys(recipe, change), model, judge, card)[phase].peak <= LIMIT * card.memory
-    if changed == ["sampling.batch"]:
-        one_more = with_keys(recipe, {"sampling.batch": change["sampling.batch"] + recipe.sampling.k})
-        assert needs(one_more, model, judge, card)[phase].peak > LIMIT * card.memory
-
-
-@pytest.mark.parametrize("gib", [8, 10, 12, 16, 20])
-@pytest.mark.parametrize("overrides", [[], ["merge=requantize"], ["engine=gguf"], ["engine=unsloth"]])
-def test_no_key_of_the_smallest_changes_goes_further_than_it_must(overrides, gib):
-    recipe, model, judge = planned(DEFAULT, *overrides)
-    card = choose_card(gib)
-    changes = smallest_changes(recipe, model, judge, card)
-    if isinstance(changes, str):
-        assert (gib, recipe.engine) == (8, "unsloth")
-        return
-    assert (changes == {}) == (too_large(needs(recipe, model, judge, card), card) == [])
-    changed = with_keys(recipe, changes)
-    assert not too_large(needs(changed, model, judge, card), card)
-    assert changed.judge.context >= memory.longest_comparison(changed)
-    for key in changes:
-        assert too_large(needs(with_keys(changed, {key: value_of(recipe, key)}), model, judge, card), card), key
-    if "sampling.batch" in changes and changes["sampling.batch"] >= recipe.sampling.k:
-        one_more = with_keys(changed, {"sampling.batch": changes["sampling.batch"] + recipe.sampling.k})
-        assert too_large(needs(one_more, model, judge, card), card)
-
-
-@pytest.mark.parametrize("gib", [16, 20])
-def test_what_changes_no_result_goes_first(gib):
-    keys = ["train.micro_batch=4", "train.batch=8", "train.optimizer=adamw_torch", "lora.rank=64", "iterations=4"]
-    recipe, model, judge = planned(DEFAULT, *keys, "train.gradient_checkpointing=true", "engine=transformers")
-    card = choose_card(gib)
-    changes = smallest_changes(recipe, model, judge, card)
-    assert {"train.micro_batch", "train.optimizer"} & changes.keys()
-    # Smaller batches of both kinds and 8-bit moments are enough in 20 GB, and in 16 nearly.
-    changed = {key: value for key, value in changes.items() if key not in HARMLESS}
-    assert changed == ({} if gib == 20 else {"pairs.max_tokens": 1280})
-
-
-def test_a_model_that_no_change_fits():
-    plan = make_plan(load_recipe(DEFAULT, ["model=meta-llama/Llama-3.1-70B"]), CARD)
-    assert "no smaller batch mends generate. Take a smaller model or a larger card." in plan.refusal()
-
-
-def test_a_cpu_holds_more_of_a_4_bit_base_than_its_weights():
-    recipe, model, judge = planned(DEFAULT, "model=meta-llama/Llama-3.2-1B", "engine=transformers")
-    found = needs(recipe, model, judge, cpu())
-    weights = sum(base(model, replace(CARD, cuda=False)).values()) / 1.3
-    assert weights == pytest.approx(model.linear_parameters * 4.127 / 8 + 4 * model.other_parameters, rel=1e-4)
-    for phase in ("generate", "dpo", "validate", "fold"):
-        assert found[phase].terms["allocator slack"] == pytest.approx(0.3 * weights)
-    assert "allocator slack" not in found["judge"].terms  # a GGUF is not converted
-    in_llama_cpp = needs(with_keys(recipe, {"engine": "gguf"}), model, judge, cpu())["generate"].terms
-    assert "allocator slack" not in in_llama_cpp
-
-
-def test_disk_by_hand():
-    recipe, model, _ = planned(DEFAULT, "iterations=2", "train.epochs=3")
-    adapter = 4 * 41_943_040  # of rank 16; 32 in the second iteration
-    assert [memory.kept(recipe, model, t)["dpo"] for t in (0, 1)] == [3 * adapter, 3 * 2 * adapter]
-    assert [memory.kept(recipe, model, t)["fold"] for t in (0, 1)] == [adapter, 2 * adapter]
-    assert memory.passing(recipe, model) == 3 * 2 * 41_943_040 * 2 * (1 + 4 / 256)  # 8-bit moments
-    assert memory.passing(with_keys(recipe, {"engine": "gguf"}), model) == 2 * model.parameters
-    plan = make_plan(recipe, CARD)
-    samples = sum(sum(memory.kept(recipe, model, t)[phase] for phase in ("generate", "judge", "validate", "select")) for t in (0, 1))
-    assert plan.disk == pytest.approx(len(recipe.arms) * (samples + 4 * 3 * adapter))
-    least = plan.disk + memory.passing(recipe, model)
-    assert list(short_of(plan, math.ceil(least), 64 * GIB)) == []
-    disk, ram = short_of(plan, int(least) - 1, GIB)
-    assert disk.startswith(f"the run may take {least / 1e9:.1f} GB of disk") and ram.endswith("this machine has 1.0.")
 
 
 # Cards
