@@ -21,10 +21,11 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-import tpo_lite.phases  # noqa: F401  keeps the libraries quiet, as in a phase
+import tpo_lite.phases.process  # noqa: F401  keeps the libraries quiet, as in a phase
 from tpo_lite import __version__
-from tpo_lite.run import RunFolder, read_json, write_json
-from tpo_lite.statistics import mean
+from tpo_lite.files import read_json, write_json
+from tpo_lite.intervals import mean
+from tpo_lite.run import RunFolder
 
 HELD_OUT = 1000
 RESULTS = Path(__file__).parent / "results" / "embedded.md"
@@ -49,9 +50,9 @@ def measure_run(root: Path, count: int) -> dict[str, Any]:
     """Accuracy and parse failures of every model of every arm on `count` instructions outside the run's slices."""
     os.environ["TPO_LITE_DEVICE"] = "cpu"
     from tpo_lite.embedded.world import instructions
-    from tpo_lite.policy import LoadedPolicy, policy, sampling_key
+    from tpo_lite.phases.summaries import validation_summary
     from tpo_lite.records import Instruction, read_jsonl
-    from tpo_lite.summaries import validation_summary
+    from tpo_lite.sampling.policy import LoadedPolicy, policy, sampling_key
 
     run = RunFolder(root)
     recipe = run.recipe
@@ -80,7 +81,7 @@ def measure_run(root: Path, count: int) -> dict[str, Any]:
 def measure_judge(seeds: range) -> dict[str, list[float]]:
     """The judge's figures, one value a seed."""
     from tpo_lite.embedded import measure
-    from tpo_lite.sources import ASSETS
+    from tpo_lite.hub import ASSETS
 
     rows = [measure.measure_judge(ASSETS / "judge.gguf", 20_000 + seed) for seed in seeds]
     return {name: [row[name] for row in rows] for name in rows[0]}
@@ -114,7 +115,11 @@ def report(runs: list[Path], judge: dict[str, list[float]], command: str) -> str
     ahead = [figures["thinking"][-1]["accuracy"] - figures["direct"][-1]["accuracy"] for figures in measured]
     behind = [figures["thinking"][0]["accuracy"] - figures["direct"][0]["accuracy"] for figures in measured]
     peak = max(
-        phase["host"] for r in results for arm in r["arms"].values() for it in arm["iterations"] for phase in it["peak_bytes"].values()
+        phase["host"]
+        for r in results
+        for arm in r["arms"].values()
+        for it in arm["iterations"]
+        for phase in it["peak_bytes"].values()
     )
     rows = [
         f"| M_{model} | {cell(over_seeds('thinking', model, 'accuracy'))} | {cell(over_seeds('direct', model, 'accuracy'))} "
@@ -143,7 +148,10 @@ def report(runs: list[Path], judge: dict[str, list[float]], command: str) -> str
             figure("thinking, end less its own start", gain("thinking")),
             figure("direct, end less its own start", gain("direct")),
             figure("thinking, end less direct, end", ahead),
-            *(figure(f"judge: {name}", judge[name]) for name in ("right", "right in both orders", "flip rate", "unparsed")),
+            *(
+                figure(f"judge: {name}", judge[name])
+                for name in ("right", "right in both orders", "flip rate", "unparsed")
+            ),
             "",
             f"Wall time of a run, both arms, three iterations: {', '.join(f'{seconds(run) / 60:.1f}' for run in runs)} minutes. "
             f"Peak memory of any phase: {peak / 1e9:.2f} GB.",

@@ -35,9 +35,9 @@ START = time.monotonic()
 from benchmarks.gpu_steps import GGUF, MAKES, SHAPES, Step, command, steps
 from benchmarks.sampling import machine
 from tpo_lite.errors import InputError, TpoError
-from tpo_lite.memory import Gpu, gpu, wait_until_free
-from tpo_lite.plan.cards import GIB, cpu
-from tpo_lite.run import read_json, write_json
+from tpo_lite.files import read_json, write_json
+from tpo_lite.machine.cards import GIB, cpu
+from tpo_lite.machine.memory import Gpu, gpu, wait_until_free
 
 ROOT = Path(__file__).resolve().parents[1]
 CAP_GIB = 24.0
@@ -190,9 +190,7 @@ def environment(step: Step, place: Place) -> dict[str, str]:
     return os.environ | {"TPO_LITE_DEVICE": place.device, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
 
 
-def watch(
-    arguments: list[str], env: dict[str, str], said: Path, card: Gpu | None, deadline: float
-) -> tuple[str, int]:
+def watch(arguments: list[str], env: dict[str, str], said: Path, card: Gpu | None, deadline: float) -> tuple[str, int]:
     """Runs a process until it ends, `deadline` comes ("cut") or the card's processes hold more than the cap ("full").
 
     Its output goes to `said`, with the suffix .out, and its errors to `said` itself. Returns its exit code as text, or

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.sampling import K
-from tpo_lite.plan.cards import Card
+from tpo_lite.machine.cards import Card
 from tpo_lite.plan.memory import KV_BYTES, NF4_BITS, STATE_BITS, compute_bytes
 from tpo_lite.plan.shapes import GGUF_BITS, ModelShape
 

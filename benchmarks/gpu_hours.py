@@ -9,12 +9,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from tpo_lite.plan.cards import Card
-from tpo_lite.plan.choices import with_keys
+from tpo_lite.machine.cards import Card
 from tpo_lite.plan.memory import JUDGE_PROMPT_TOKENS
 from tpo_lite.plan.rates import ASKED, EXPLAIN_SHARE, PROMPT_TOKENS, RESPONSE_SHARE, lengths, roofline
 from tpo_lite.plan.shapes import JudgeShape, ModelShape
-from tpo_lite.recipe import Recipe, load_recipe
+from tpo_lite.recipe import Recipe, load_recipe, with_keys
 
 RECIPES = {"default": "llama-3.1-8b-24gb", "paper-size": "llama-3.1-8b-24gb-paper"}
 ESTIMATED = ("RTX 4090", "RTX 3090")

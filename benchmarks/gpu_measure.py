@@ -19,12 +19,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import tpo_lite.phases  # noqa: F401  keeps the libraries quiet, as in a phase
+import tpo_lite.phases.process  # noqa: F401  keeps the libraries quiet, as in a phase
 from benchmarks.gpu_steps import GGUF, RANK
 from benchmarks.sampling import cap_memory, layer_shapes, need_gpu_offload, read_instructions, write_adapter_to
 from tpo_lite.errors import InputError, TpoError
-from tpo_lite.memory import PeakMemory
-from tpo_lite.run import write_json
+from tpo_lite.files import write_json
+from tpo_lite.machine.memory import PeakMemory
 
 REPEATS = 10
 
@@ -37,8 +37,8 @@ def floor(options: argparse.Namespace) -> dict[str, Any]:
     """
     import torch
 
-    from tpo_lite.engines import device
-    from tpo_lite.engines.transformers import compute_dtype
+    from tpo_lite.machine.device import device
+    from tpo_lite.nf4 import compute_dtype
 
     on = device()
     cap_memory(on, options.cap_gb)
@@ -149,9 +149,9 @@ def judging(options: argparse.Namespace) -> dict[str, Any]:
     Answers are cut to `--characters`. Random weights never say a verdict, so an explanation takes all its tokens.
     """
     from benchmarks.judge_throughput import answers_of_eight_systems
-    from tpo_lite.judges import JudgeRequest
     from tpo_lite.judges.gguf import GgufJudge
-    from tpo_lite.llamacpp import Leaf
+    from tpo_lite.judges.protocol import JudgeRequest
+    from tpo_lite.llamacpp.decoder import Leaf
     from tpo_lite.plan.shapes import read_gguf
 
     need_gpu_offload(options.device)
@@ -201,10 +201,11 @@ def judging(options: argparse.Namespace) -> dict[str, Any]:
 def fold(options: argparse.Namespace) -> dict[str, Any]:
     """The phase `fold` itself, in a run made up for it: one checkpoint, with a random adapter."""
     from tpo_lite.chat import Chat, load_tokenizer
+    from tpo_lite.files import write_atomically
     from tpo_lite.phases import fold as phase
     from tpo_lite.recipe import Lora, Recipe
     from tpo_lite.records import PromptSamples, Sample
-    from tpo_lite.run import RunFolder, write_atomically
+    from tpo_lite.run import RunFolder
     from tpo_lite.thoughts import GENERIC, thought_prompt
 
     peak = PeakMemory()  # before there is a context, which counts
@@ -237,7 +238,7 @@ def fold(options: argparse.Namespace) -> dict[str, Any]:
 def requantize(options: argparse.Namespace) -> dict[str, Any]:
     """A random adapter merged into the 16-bit weights on disk, and verified: what `merge: requantize` adds."""
     from tpo_lite.adapters import read_adapter
-    from tpo_lite.requantize import merge_to_disk
+    from tpo_lite.training.requantize import merge_to_disk
 
     source, out = options.work / "checkpoint", options.work / "merged"
     for folder in (source, out):

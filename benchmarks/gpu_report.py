@@ -32,7 +32,7 @@ from benchmarks.gpu_results import (
 )
 from benchmarks.gpu_steps import MAKES, RANK, SHAPES, Step, sizes_of
 from benchmarks.sampling import K
-from tpo_lite.plan.cards import CARDS, GIB
+from tpo_lite.machine.cards import CARDS, GIB
 
 RESULTS = Path(__file__).parent / "results"
 PHASE_BAR = 22 * GIB

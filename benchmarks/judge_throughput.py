@@ -34,19 +34,21 @@ from pathlib import Path
 import llama_cpp
 import numpy as np
 
-from tests.shared import SHARED
-from tests.tiny_gguf import CHAT_TEMPLATE, write_gguf_on_vocabulary
+from tests.helpers.shared import SHARED
+from tests.helpers.tiny_gguf import CHAT_TEMPLATE, write_gguf_on_vocabulary
 from tpo_lite.embedded import world
-from tpo_lite.gguf_convert import quantize
-from tpo_lite.judges import JudgeRequest
+from tpo_lite.hub import EMBEDDED_JUDGE_PROMPT, judge_path
 from tpo_lite.judges.gguf import GgufJudge
-from tpo_lite.prefix_tree import Leaf
+from tpo_lite.judges.protocol import JudgeRequest
+from tpo_lite.llamacpp.convert import quantize
+from tpo_lite.llamacpp.prefix_tree import Leaf
 from tpo_lite.recipe import load_recipe
-from tpo_lite.sources import EMBEDDED_JUDGE_PROMPT, judge_path
 
 ALPACA_EVAL = SHARED / "data/alpaca_eval2"
 RESULTS = Path(__file__).parent / "results" / "judge_throughput.md"
-GPU_COMMAND = "python -m benchmarks.judge_throughput --gguf MODEL/model-Q4_K_M.gguf --gpu-layers -1 --sequences 32 --prompts 20"
+GPU_COMMAND = (
+    "python -m benchmarks.judge_throughput --gguf MODEL/model-Q4_K_M.gguf --gpu-layers -1 --sequences 32 --prompts 20"
+)
 
 
 @dataclass
@@ -267,10 +269,16 @@ def main() -> None:
         "",
     ]
     if not options.gpu_layers:
-        sections[-1:] = ["", f"Not measured on a GPU yet: `{GPU_COMMAND}`, with a model of `benchmarks.make_model`.", ""]
+        sections[-1:] = [
+            "",
+            f"Not measured on a GPU yet: `{GPU_COMMAND}`, with a model of `benchmarks.make_model`.",
+            "",
+        ]
     with tempfile.TemporaryDirectory() as folder:
         path = options.gguf or (random_model(Path(folder), options) if options.modes else None)
-        shape = f"{options.layers} layers of {options.embedding}, {options.type}, random weights on Llama-3's vocabulary"
+        shape = (
+            f"{options.layers} layers of {options.embedding}, {options.type}, random weights on Llama-3's vocabulary"
+        )
         model = options.gguf.name if options.gguf else shape
         for mode in options.modes:
             judge = GgufJudge(

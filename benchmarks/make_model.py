@@ -25,8 +25,8 @@ from transformers import GenerationConfig, LlamaConfig
 
 from benchmarks.llama3_tokenizer import llama3_tokenizer
 from benchmarks.shapes import SHAPES, tensor_shapes
-from tests.shared import SHARED
-from tpo_lite.gguf_convert import convert, quantize
+from tests.helpers.shared import SHARED
+from tpo_lite.llamacpp.convert import convert, quantize
 
 TOKENIZER = SHARED / "data/tokenizer"
 SHARD_BYTES = 5_000_000_000

@@ -27,14 +27,15 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-import tpo_lite.phases  # noqa: F401  keeps the libraries quiet, as in a phase
+import tpo_lite.phases.process  # noqa: F401  keeps the libraries quiet, as in a phase
 from benchmarks.embedded import HELD_OUT, cell, each, held_out, run_recipe, seconds
 from benchmarks.sampling import machine, write_adapter_to
 from benchmarks.training import median_speed, run_alone
 from benchmarks.training import parser as training_parser
-from tpo_lite import __version__, merge_report
+from tpo_lite import __version__
+from tpo_lite.intervals import mean
+from tpo_lite.loop import merge_report
 from tpo_lite.run import KEPT, RunFolder
-from tpo_lite.statistics import mean
 
 RESULTS = Path(__file__).parent / "results"
 ARM = "thinking"

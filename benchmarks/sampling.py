@@ -4,7 +4,7 @@
     python -m benchmarks.sampling --model MODEL --device cuda --batch 48 --new-tokens 1024 --mean-length 400
 
     generate       NF4, `transformers` generate: what every row costs without sharing, leaving and joining
-    transformers   NF4, the loop of `tpo_lite.sampling.ContinuousSampler`
+    transformers   NF4, the loop of `tpo_lite.sampling.huggingface.ContinuousSampler`
     unsloth        NF4, with --device cuda
     gguf           Q4_K_M, llama.cpp
 
@@ -30,11 +30,11 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-import tpo_lite.phases  # noqa: F401  keeps the libraries quiet, as in a phase
+import tpo_lite.phases.process  # noqa: F401  keeps the libraries quiet, as in a phase
 from tpo_lite import __version__
 from tpo_lite.errors import InputError
-from tpo_lite.memory import PeakMemory
-from tpo_lite.plan.cards import GIB
+from tpo_lite.machine.cards import GIB
+from tpo_lite.machine.memory import PeakMemory
 from tpo_lite.recipe import Instructions, Lora, Recipe, Sampling
 
 RESULTS = Path(__file__).parent / "results" / "sampling.md"
@@ -88,10 +88,10 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         cap_memory(options.device, options.cap_gb)
     import numpy as np
 
-    from tpo_lite.policy import LoadedPolicy, Policy
-    from tpo_lite.sampling import GenerateSampler
-    from tpo_lite.shift import sampling_shift
-    from tpo_lite.sources import model_path
+    from tpo_lite.hub import model_path
+    from tpo_lite.sampling.huggingface import GenerateSampler
+    from tpo_lite.sampling.policy import LoadedPolicy, Policy
+    from tpo_lite.sampling.shift import sampling_shift
     from tpo_lite.thoughts import GENERIC
 
     recipe = recipe_of(options.engine, options.batch, options.new_tokens, options.prompt_tokens, options.rank)
@@ -125,14 +125,14 @@ def read_instructions(options: argparse.Namespace) -> list[Any]:
     The longest of these comes first, whatever the number of prompts: it decides how much memory prompts take.
     """
     from tpo_lite.chat import Chat, load_tokenizer
+    from tpo_lite.hub import model_path
     from tpo_lite.records import Instruction
-    from tpo_lite.sources import model_path
 
     if options.model == "embedded":
         from tpo_lite.embedded.world import instructions
 
         return instructions(options.prompts, seed=20_000)
-    from tests.shared import SHARED
+    from tests.helpers.shared import SHARED
 
     rows = map(json.loads, (SHARED / "data/alpaca_eval2/instructions.jsonl").read_text().splitlines())
     chat = Chat(load_tokenizer(model_path(options.model)))
@@ -156,7 +156,7 @@ def layer_shapes(model: str) -> dict[str, tuple[int, int]]:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    from tpo_lite.sources import model_path
+    from tpo_lite.hub import model_path
 
     with torch.device("meta"):
         shell = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(model_path(model)))

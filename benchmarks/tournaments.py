@@ -32,15 +32,14 @@ from unittest.mock import patch
 import numpy as np
 
 from tpo_lite import __version__
-from tpo_lite.calibration import report
+from tpo_lite.calibration.judge_outputs import read_outputs
+from tpo_lite.calibration.report import report
 from tpo_lite.checking import is_right
-from tpo_lite.judge_outputs import read_outputs
-from tpo_lite.judges import JudgeRequest, Verdict
-from tpo_lite.judging import judge_prompts
-from tpo_lite.pairs import score_prompt
-from tpo_lite.records import Instruction, PromptJudgements, PromptSamples, Sample, read_jsonl
-from tpo_lite.statistics import flip_rate
-from tpo_lite.tournament import (
+from tpo_lite.intervals import flip_rate
+from tpo_lite.judges.protocol import JudgeRequest, Verdict
+from tpo_lite.preferences.judging import judge_prompts
+from tpo_lite.preferences.pairs import score_prompt
+from tpo_lite.preferences.tournament import (
     MARGIN,
     Adaptive,
     RoundRobin,
@@ -51,6 +50,7 @@ from tpo_lite.tournament import (
     saved_calls,
     uncertainty,
 )
+from tpo_lite.records import Instruction, PromptJudgements, PromptSamples, Sample, read_jsonl
 
 RESULTS = Path(__file__).parent / "results"
 PRIOR = 0.1
@@ -146,7 +146,7 @@ class Outcome:
 
 
 def play(case: Case, tournament: Tournament, answers: Answers) -> Outcome:
-    """The tournament on each prompt, and the ks of the chosen and the rejected sample as `tpo_lite.pairs` has them."""
+    """The tournament on each prompt, and the ks of the chosen and the rejected sample as `tpo_lite.preferences.pairs` has them."""
     outcome = Outcome()
     for prompt in case.prompts:
         judge = RecordedJudge(answers)
@@ -443,7 +443,7 @@ def held_out(data: Path, judges: Sequence[Path]) -> list[str]:
         references = {half: RoundRobinOutcome.of(case) for half, case in cases.items()}
 
         def played(half: str, setting: tuple[float, float]) -> Outcome:
-            with patch("tpo_lite.tournament.MARGIN", setting[0]):
+            with patch("tpo_lite.preferences.tournament.MARGIN", setting[0]):
                 return play(cases[half], Adaptive(0, setting[1], True, PRIOR, 0.0), cases[half].answers)
 
         def fits(outcome: Outcome) -> bool:

@@ -3,7 +3,7 @@
     python -m benchmarks.training --model MODEL --device cuda --tokens 2048      # all settings, in turns
     python -m benchmarks.training --model MODEL --device cpu --path trl --rank 32 --tokens 512    # one of them, as JSON
 
-    ours       `tpo_lite.dpo`: NF4, float32 adapters, log-probabilities without the logits of a whole batch
+    ours       `tpo_lite.training.dpo`: NF4, float32 adapters, log-probabilities without the logits of a whole batch
     trl        NF4, TRL's `DPOTrainer` as it is
     unsloth    NF4 and adapters by unsloth, TRL's `DPOTrainer` as unsloth patches it, with its fused preference loss
 
@@ -29,10 +29,10 @@ from datetime import date
 from pathlib import Path
 from typing import Any, get_args
 
-import tpo_lite.phases  # noqa: F401  keeps the libraries quiet, as in a phase
+import tpo_lite.phases.process  # noqa: F401  keeps the libraries quiet, as in a phase
 from benchmarks.sampling import cap_memory, machine
 from tpo_lite import __version__
-from tpo_lite.memory import PeakMemory
+from tpo_lite.machine.memory import PeakMemory
 from tpo_lite.recipe import Train
 
 RESULTS = Path(__file__).parent / "results" / "training.md"
@@ -70,7 +70,7 @@ def train(options: argparse.Namespace, work: Path) -> list[float]:
     from trl import DPOConfig, DPOTrainer
 
     from tpo_lite.chat import load_tokenizer
-    from tpo_lite.dpo import arguments, rows, trainer
+    from tpo_lite.training.dpo import arguments, rows, trainer
 
     class Clock(TrainerCallback):
         def on_step_end(self, *args: Any, **kwargs: Any) -> None:
@@ -122,10 +122,10 @@ def load_unsloth() -> None:
 
 def adapted(options: argparse.Namespace) -> Any:
     """The 4-bit model with a trainable adapter."""
-    from tpo_lite.engines.transformers import compute_dtype, load_base
+    from tpo_lite.nf4 import compute_dtype, load_base
 
     if options.path != "unsloth":
-        from tpo_lite.dpo import trainable
+        from tpo_lite.training.dpo import trainable
 
         return trainable(load_base(options.model, options.device), options.rank, 1.0)
     from unsloth import FastLanguageModel

@@ -9,9 +9,9 @@ os.environ["TPO_LITE_DEVICE"] = "cpu"
 import pytest
 import yaml
 
-from tests.tiny_gguf import write_tiny_gguf
-from tests.tiny_model import write_tiny_model
-from tests.tiny_run import finished_run, write_prompts
+from tests.helpers.tiny_gguf import write_tiny_gguf
+from tests.helpers.tiny_model import write_tiny_model
+from tests.helpers.tiny_run import finished_run, write_prompts
 
 
 @pytest.fixture(scope="session")

@@ -79,7 +79,8 @@ def difference(new: Blocks, old: Blocks | None) -> Blocks:
 def squared_norms(blocks: Blocks, scale: float) -> dict[str, float]:
     """Squared Frobenius norm of each layer's update, without forming it: <B'B, AA'>."""
     return {
-        name: scale**2 * ((block.b.T.double() @ block.b.double()) * (block.a.double() @ block.a.T.double())).sum().item()
+        name: scale**2
+        * ((block.b.T.double() @ block.b.double()) * (block.a.double() @ block.a.T.double())).sum().item()
         for name, block in blocks.items()
     }
 
@@ -95,7 +96,9 @@ def read_adapter(folder: Path) -> tuple[Blocks, float]:
         config = json.loads((folder / CONFIG).read_text())
         tensors = load_file(folder / WEIGHTS)
     except (OSError, ValueError, SafetensorError) as error:
-        raise TpoError(f"adapter {folder} cannot be read ({error}). Delete it and run the same command again.") from error
+        raise TpoError(
+            f"adapter {folder} cannot be read ({error}). Delete it and run the same command again."
+        ) from error
     blocks = {}
     for key in tensors:
         if key.endswith(".lora_A.weight"):

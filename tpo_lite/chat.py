@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from tpo_lite.errors import InputError
+from tpo_lite.errors import InputError, first_line
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -30,15 +30,14 @@ def load_tokenizer(model: str) -> PreTrainedTokenizerBase:
             "tokenizer.json, or of a hub id the name, the network and, for a gated model, `hf auth login`."
         ) from error
     if not tokenizer.chat_template:
-        raise InputError(f"model: the tokenizer of {model} has no chat template. Use an instruct model, or add one to it.")
+        raise InputError(
+            f"model: the tokenizer of {model} has no chat template. Use an instruct model, or add one to it."
+        )
     if tokenizer.eos_token_id is None:
-        raise InputError(f"model: the tokenizer of {model} has no end-of-turn token. Set eos_token in tokenizer_config.json.")
+        raise InputError(
+            f"model: the tokenizer of {model} has no end-of-turn token. Set eos_token in tokenizer_config.json."
+        )
     return tokenizer
-
-
-def first_line(error: Exception) -> str:
-    """The first line of an error's text, for messages that must stay one line."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 class Chat:
@@ -51,13 +50,19 @@ class Chat:
                 [{"role": "user", "content": SENTINEL}], tokenize=False, add_generation_prompt=True
             )
         except Exception as error:  # a template is a program, and may raise anything
-            raise InputError(f"model: the chat template cannot be rendered ({first_line(error)}). Use another template.") from error
+            raise InputError(
+                f"model: the chat template cannot be rendered ({first_line(error)}). Use another template."
+            ) from error
         if rendered.count(SENTINEL) != 1:
-            raise InputError("model: the chat template does not show the user's text exactly once. Use another template.")
+            raise InputError(
+                "model: the chat template does not show the user's text exactly once. Use another template."
+            )
         before, after = rendered.split(SENTINEL)
         # BPE never merges across a special token. So the text between the special tokens around the user's text
         # is tokenised in one piece, as the model saw it in training, and the rest can be tokenised here, once.
-        specials = re.compile("|".join(re.escape(token) for token in sorted(self._specials(), key=len, reverse=True)) or r"(?!)")
+        specials = re.compile(
+            "|".join(re.escape(token) for token in sorted(self._specials(), key=len, reverse=True)) or r"(?!)"
+        )
         cut = max((match.end() for match in specials.finditer(before)), default=0)
         head, self._lead = before[:cut], before[cut:]
         match = specials.search(after)

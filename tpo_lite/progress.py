@@ -69,6 +69,9 @@ def _lines(label: str, total: int, unit: str, done: int) -> Iterator[Advance]:
         said = now
         rate = finished / max(now - start, 1e-9)
         left = (total - done - finished) / max(rate, 1e-9)
-        print(f"{label}: {done + finished}/{total} {unit}, {rate:.1f} {unit}/s, {left:.0f} s left {note}".rstrip(), flush=True)
+        print(
+            f"{label}: {done + finished}/{total} {unit}, {rate:.1f} {unit}/s, {left:.0f} s left {note}".rstrip(),
+            flush=True,
+        )
 
     yield advance

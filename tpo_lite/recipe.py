@@ -8,6 +8,7 @@ Knows nothing of devices: the same recipe runs on a CPU and on a GPU.
 from __future__ import annotations
 
 import difflib
+from functools import reduce
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -221,7 +222,7 @@ class Recipe(Section):
     """How M_{t+1} carries the update on: see README, "Between iterations"."""
     merge_base: Literal["w16", "nf4"] = "w16"
     """With `merge: requantize`: merge into the 16-bit weights, or into the dequantised 4-bit ones, which loses most of a
-    small update when it is loaded in 4-bit again (tpo_lite/requantize.py, benchmarks/results/merging.md)."""
+    small update when it is loaded in 4-bit again (tpo_lite/training/requantize.py, benchmarks/results/merging.md)."""
     evaluation: Evaluation = Evaluation()
 
     @property
@@ -362,3 +363,21 @@ def _flat(data: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     for key, value in data.items():
         flat.update(_flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value})
     return flat
+
+
+Keys = dict[str, Any]
+"""Values by a recipe's key.path."""
+
+
+def with_keys(recipe: Recipe, keys: Keys) -> Recipe:
+    """`recipe` with other values. Raises `InputError` for a key that is none and a value that does not fit."""
+    data = recipe.model_dump()
+    for key, value in keys.items():
+        *sections, name = key.split(".")
+        reduce(lambda section, part: section.setdefault(part, {}), sections, data)[name] = value
+    return parse_recipe(data, f"with {', '.join(f'{key}={value}' for key, value in keys.items())}")
+
+
+def value_of(recipe: Recipe, key: str) -> Any:
+    """The value at a key.path."""
+    return reduce(getattr, key.split("."), recipe)

@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,9 +29,10 @@ from typing import Any
 
 import yaml
 
-from tpo_lite.back_off import Limits, limited
 from tpo_lite.errors import DISK_FULL, InputError, TpoError
+from tpo_lite.files import read_json, write_atomically, write_json
 from tpo_lite.recipe import Recipe, differences, parse_recipe
+from tpo_lite.settled import Limits, limited
 
 OUTPUTS = {
     "prepare": ["*.jsonl"],
@@ -78,9 +78,13 @@ class RunFolder:
         try:
             data = yaml.safe_load(path.read_text(encoding="utf-8"))
         except FileNotFoundError as error:
-            raise InputError(f"{self.root} is not a run folder: it has no recipe.yaml. Start one with `tpo-lite train --out {self.root}`.") from error
+            raise InputError(
+                f"{self.root} is not a run folder: it has no recipe.yaml. Start one with `tpo-lite train --out {self.root}`."
+            ) from error
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise InputError(f"{path} is damaged ({' '.join(str(error).split())}). Mend it, or use --new to move the folder aside.") from error
+            raise InputError(
+                f"{path} is damaged ({' '.join(str(error).split())}). Mend it, or use --new to move the folder aside."
+            ) from error
         return parse_recipe(data, str(path))
 
     def start(self, recipe: Recipe, new: bool) -> None:
@@ -175,7 +179,9 @@ class RunFolder:
         """Writes a finished phase's summary, its outputs and its process's peak memory."""
         path = self.done_path(phase, arm, iteration)
         folder = path.parent.parent
-        outputs = [str(file.relative_to(folder)) for glob in OUTPUTS.get(phase, ()) for file in sorted(folder.glob(glob))]
+        outputs = [
+            str(file.relative_to(folder)) for glob in OUTPUTS.get(phase, ()) for file in sorted(folder.glob(glob))
+        ]
         write_json(path, {"phase": phase, "summary": summary, "outputs": outputs, "peak_bytes": peak_bytes})
 
     def done(self, phase: str, arm: str | None, iteration: int) -> dict[str, Any]:
@@ -216,25 +222,5 @@ class RunFolder:
             yield
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Writes a whole file or leaves what was there: a kill never leaves half of one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-
-
-def write_json(path: Path, data: Any) -> None:
-    """Writes JSON atomically."""
-    write_atomically(path, json.dumps(data, indent=2, ensure_ascii=False) + "\n")
-
-
-def read_json(path: Path) -> Any:
-    """Reads JSON that this project wrote. Raises `InputError` if it is missing or damaged."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read ({error}). Delete it and run the same command again.") from error
+PHASES = ("generate", "judge", "pair", "dpo", "validate", "select", "fold")
+"""The order within an iteration; "prepare" comes once, before the first."""

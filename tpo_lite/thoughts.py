@@ -62,8 +62,7 @@ def custom_style(template: str, response_marker: str, thought_marker: str | None
     """
     if template.count(PLACEHOLDER) != 1:
         raise InputError(
-            f"thought template: {PLACEHOLDER} is there {template.count(PLACEHOLDER)} times; "
-            "write it exactly once."
+            f"thought template: {PLACEHOLDER} is there {template.count(PLACEHOLDER)} times; write it exactly once."
         )
     for key, marker in (("response_marker", response_marker), ("thought_marker", thought_marker)):
         if marker is None:
@@ -72,15 +71,11 @@ def custom_style(template: str, response_marker: str, thought_marker: str | None
             raise InputError(f"thought {key} is empty; give the text that stands in front of that part.")
         if not any(marker in part for part in template.split(PLACEHOLDER)):
             raise InputError(
-                f"thought {key} {marker!r} is not in the template, so the model cannot know it; "
-                "ask for it there."
+                f"thought {key} {marker!r} is not in the template, so the model cannot know it; ask for it there."
             )
-    if thought_marker is not None and (
-        thought_marker in response_marker or response_marker in thought_marker
-    ):
+    if thought_marker is not None and (thought_marker in response_marker or response_marker in thought_marker):
         raise InputError(
-            f"thought markers {thought_marker!r} and {response_marker!r} contain one another; "
-            "choose distinct ones."
+            f"thought markers {thought_marker!r} and {response_marker!r} contain one another; choose distinct ones."
         )
     return ThoughtStyle("custom", template, thought_marker, response_marker)
 

@@ -36,9 +36,7 @@ def worked(rng: random.Random, longest: int | None) -> Example:
     return Example(WORK_PROMPT.format(instruction=drawn.text), f"{drawn.work} The answer is {drawn.answer}.")
 
 
-def policy(
-    rng: random.Random, direct: float, useful: float, practice: float = 0.0, distracted: float = 0.5
-) -> Example:
+def policy(rng: random.Random, direct: float, useful: float, practice: float = 0.0, distracted: float = 0.5) -> Example:
     """A policy example: `direct` of them have no thought; of the others, the share `useful` has worked steps.
 
     Empty talk ends without an answer in the share `distracted`: talk distracts, so that untrained thinking does not

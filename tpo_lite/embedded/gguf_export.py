@@ -7,7 +7,7 @@ from pathlib import Path
 
 from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
 
-from tpo_lite.gguf_convert import convert
+from tpo_lite.llamacpp.convert import convert
 
 
 def write_gguf(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase, path: Path, name: str) -> None:

@@ -14,11 +14,12 @@ import numpy as np
 from tpo_lite.chat import Chat, load_tokenizer, stop_ids
 from tpo_lite.checking import is_right
 from tpo_lite.embedded import examples, world
-from tpo_lite.engines.transformers import load_base
-from tpo_lite.judges import JudgeRequest
 from tpo_lite.judges.gguf import GgufJudge
+from tpo_lite.judges.protocol import JudgeRequest
+from tpo_lite.nf4 import load_base
 from tpo_lite.recipe import Sampling
-from tpo_lite.sampling import GenerateSampler, batches
+from tpo_lite.sampling.huggingface import GenerateSampler
+from tpo_lite.sampling.sampler import batches
 from tpo_lite.thoughts import DIRECT, GENERIC, parse, thought_prompt
 
 MEASURE_SEED = "measure"

@@ -170,9 +170,7 @@ def held_out(text: str) -> bool:
     return hashlib.sha256(text.encode()).digest()[0] % HELD_OUT_OF == 0
 
 
-def puzzle(
-    rng: random.Random, held: bool, shares: tuple[int, ...] = SHARES, longest: int | None = None
-) -> Puzzle:
+def puzzle(rng: random.Random, held: bool, shares: tuple[int, ...] = SHARES, longest: int | None = None) -> Puzzle:
     """A random puzzle of a random task, drawn by `shares`, from the held-out share or from the rest.
 
     `longest` caps the number of steps, for the builder's curriculum.

@@ -20,11 +20,11 @@ from pathlib import Path
 from typing import Literal
 
 from tpo_lite.errors import InputError
-from tpo_lite.gguf_model import GgufModel
-from tpo_lite.judges import JudgeRequest, Verdict, winner_label
 from tpo_lite.judges.gguf_prompt import OPENING, Answer, GgufPrompt, Question, ask
-from tpo_lite.judges.prompt import EXPLAIN_TEMPLATE, FIELDS, VERDICT_TEMPLATE
-from tpo_lite.llamacpp import SMALL_MODEL, Leaf, LlamaCpp
+from tpo_lite.judges.prompts import EXPLAIN_TEMPLATE, FIELDS, VERDICT_TEMPLATE
+from tpo_lite.judges.protocol import JudgeRequest, Verdict, winner_label
+from tpo_lite.llamacpp.decoder import SMALL_MODEL, Leaf, LlamaCpp
+from tpo_lite.llamacpp.model import GgufModel
 
 
 def pair_prompt(
@@ -49,7 +49,7 @@ def pair_prompt(
 
 
 class GgufJudge:
-    """Compares responses with a GGUF language model; implements `tpo_lite.judges.Judge`.
+    """Compares responses with a GGUF language model; implements `tpo_lite.judges.protocol.Judge`.
 
     `template` is a judge prompt with {instruction}, {response_a} and {response_b} (None: the Self-Taught
     Evaluator's for the mode), `system` an optional system message, `chat_template` a Jinja template in
@@ -99,7 +99,7 @@ class GgufJudge:
         return self.engine.tokens_decoded
 
     def compare(self, requests: Sequence[JudgeRequest]) -> list[Verdict]:
-        """One verdict a request, in the same order; see `tpo_lite.judges.Judge`."""
+        """One verdict a request, in the same order; see `tpo_lite.judges.protocol.Judge`."""
         answers = ask(self.engine, [self._question(request) for request in requests])
         return [Verdict(0.5, "overlong") if answer is None else self._verdict(answer) for answer in answers]
 

@@ -19,12 +19,11 @@ from jinja2 import TemplateError
 from jinja2.ext import loopcontrols
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from tpo_lite.chat import first_line
-from tpo_lite.errors import InputError, TpoError
-from tpo_lite.gguf_model import GgufModel
+from tpo_lite.errors import InputError, TpoError, first_line
 from tpo_lite.judges.choices import Branch, branches, probabilities
-from tpo_lite.judges.prompt import check_template, cut_middle, fill
-from tpo_lite.llamacpp import Continuation, Decision, Decoded, Leaf, LlamaCpp
+from tpo_lite.judges.prompts import check_template, cut_middle, fill
+from tpo_lite.llamacpp.decoder import Continuation, Decision, Decoded, Leaf, LlamaCpp
+from tpo_lite.llamacpp.model import GgufModel
 
 OPENING = "[["
 """What stands before the judge's answer."""
@@ -191,17 +190,14 @@ class GgufPrompt:
         source = chat_template or self.model.chat_template
         if source is None:
             raise InputError(
-                f"{self.model.path} has no chat template. Give one (judge.chat_template), or take an "
-                "instruct model."
+                f"{self.model.path} has no chat template. Give one (judge.chat_template), or take an instruct model."
             )
         messages = [{"role": "system", "content": system}] if system else []
         prompt = fill(template, self._slots)
         messages.append({"role": "user", "content": prompt})
         # transformers' environment for chat templates, without its clock (strftime_now): a prompt that
         # changes with the date could not be judged alike after a resume, and templates have a fallback.
-        environment = ImmutableSandboxedEnvironment(
-            trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols]
-        )
+        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
         environment.filters["tojson"] = partial(json.dumps, ensure_ascii=False)
         try:
             rendered = environment.from_string(source).render(

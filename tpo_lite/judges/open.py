@@ -7,14 +7,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from tpo_lite import engines
 from tpo_lite.errors import InputError, OutOfMemory
-from tpo_lite.judges import Judge
+from tpo_lite.hub import EMBEDDED_JUDGE_PROMPT, judge_path, reward_model_path
+from tpo_lite.judges.protocol import Judge
+from tpo_lite.machine.device import wants_cuda
 from tpo_lite.recipe import JudgeSettings
-from tpo_lite.sources import EMBEDDED_JUDGE_PROMPT, judge_path, reward_model_path
 
 if TYPE_CHECKING:
-    from tpo_lite.judges.openai import OpenAiJudge
+    from tpo_lite.judges.openai_server import OpenAiJudge
 
 STEPS = 8
 """In how many steps GPU layers are given up until none is left."""
@@ -35,7 +35,7 @@ def open_judge(settings: JudgeSettings, calls: Path | None = None) -> Judge:
         return _reward_model(settings)
     path, layers = judge_path(settings.model), _gpu_layers(settings)
     if layers and settings.fewer_gpu_layers:
-        from tpo_lite.gguf_model import GgufModel
+        from tpo_lite.llamacpp.model import GgufModel
 
         # The output layer counts as one.
         most = GgufModel(path, vocab_only=True).n_layer + 1
@@ -98,7 +98,7 @@ def with_fewer_layers(load: Callable[[int], Loaded], layers: int) -> Loaded:
 
 
 def _gpu_layers(settings: JudgeSettings) -> int:
-    return settings.gpu_layers if engines.wants_cuda() else 0
+    return settings.gpu_layers if wants_cuda() else 0
 
 
 def _template(settings: JudgeSettings) -> str | None:
@@ -118,7 +118,7 @@ def _gguf(settings: JudgeSettings, path: Path, gpu_layers: int) -> Judge:
     }
     if settings.mode == "score":
         from tpo_lite.judges.score import ScoreJudge
-        from tpo_lite.llamacpp import LlamaCpp
+        from tpo_lite.llamacpp.decoder import LlamaCpp
 
         return ScoreJudge(LlamaCpp(path, **room), settings.template, settings.chat_template, settings.overlong)
     from tpo_lite.judges.gguf import GgufJudge
@@ -135,9 +135,9 @@ def _gguf(settings: JudgeSettings, path: Path, gpu_layers: int) -> Judge:
 
 
 def _check_gguf(settings: JudgeSettings) -> None:
-    from tpo_lite.gguf_model import GgufModel
     from tpo_lite.judges.gguf import pair_prompt
     from tpo_lite.judges.score import score_prompt
+    from tpo_lite.llamacpp.model import GgufModel
 
     layers = _gpu_layers(settings)
     model = GgufModel(judge_path(settings.model), layers, vocab_only=True)
@@ -156,7 +156,7 @@ def _check_gguf(settings: JudgeSettings) -> None:
 
 
 def _openai(settings: JudgeSettings, calls: Path | None) -> OpenAiJudge:
-    from tpo_lite.judges.openai import CallBudget, OpenAiJudge
+    from tpo_lite.judges.openai_server import CallBudget, OpenAiJudge
     from tpo_lite.judges.paid_verdicts import PaidVerdicts
 
     if settings.overlong == "truncate":

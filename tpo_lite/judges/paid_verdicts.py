@@ -6,7 +6,7 @@ import threading
 from dataclasses import dataclass
 from pathlib import Path
 
-from tpo_lite.judges import Verdict
+from tpo_lite.judges.protocol import Verdict
 from tpo_lite.records import JsonlAppender, Record, read_jsonl
 
 

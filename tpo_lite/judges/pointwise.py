@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-from tpo_lite.judges import JudgeRequest, Verdict, winner_label
+from tpo_lite.judges.protocol import JudgeRequest, Verdict, winner_label
 
 Score = TypeVar("Score")
 Item = tuple[str, str]

@@ -6,9 +6,9 @@ import re
 
 from transformers import AutoConfig
 
-from tpo_lite.chat import Chat, first_line, load_tokenizer
-from tpo_lite.errors import InputError
-from tpo_lite.judges.prompt import cut_middle
+from tpo_lite.chat import Chat, load_tokenizer
+from tpo_lite.errors import InputError, first_line
+from tpo_lite.judges.prompts import cut_middle
 
 _USER, _ASSISTANT = "\ue000user\ue000", "\ue000assistant\ue000"
 """Stand for the texts while the chat template is rendered; private-use characters."""

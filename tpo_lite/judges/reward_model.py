@@ -14,18 +14,16 @@ import torch
 from safetensors import SafetensorError
 from transformers import AutoModelForSequenceClassification
 
-from tpo_lite import engines
-from tpo_lite.chat import first_line
-from tpo_lite.engines.transformers import compute_dtype, nf4
-from tpo_lite.errors import InputError, OutOfMemory, TpoError
-from tpo_lite.judges import JudgeRequest, Verdict
+from tpo_lite.errors import InputError, OutOfMemory, TpoError, first_line, is_out_of_memory
 from tpo_lite.judges.pointwise import Item, compare_scores
+from tpo_lite.judges.protocol import JudgeRequest, Verdict
 from tpo_lite.judges.reward_inputs import RewardInputs
-from tpo_lite.memory import is_out_of_memory
+from tpo_lite.machine.device import chosen_device
+from tpo_lite.nf4 import compute_dtype, nf4
 
 
 class RewardModelJudge:
-    """Scores responses with `model` (a folder or hub id); implements `tpo_lite.judges.Judge`.
+    """Scores responses with `model` (a folder or hub id); implements `tpo_lite.judges.protocol.Judge`.
 
     The score is the model's one logit, or `output.score` where its own code gives that (ArmoRM). A batch
     holds conversations of like length: at most `sequences` of them, and `context` tokens with padding. A
@@ -48,7 +46,7 @@ class RewardModelJudge:
         sequences: int = 32,
     ):
         self._inputs = RewardInputs(model, trust_remote_code)
-        self._name, self._device, self._truncate = model, engines.device(), overlong == "truncate"
+        self._name, self._device, self._truncate = model, chosen_device(), overlong == "truncate"
         self._model = _load(model, quantize, trust_remote_code, self._device)
         config = self._inputs.config.get_text_config()
         self._pad = config.pad_token_id
@@ -60,7 +58,7 @@ class RewardModelJudge:
         """Tokens evaluated so far, without padding."""
 
     def compare(self, requests: Sequence[JudgeRequest]) -> list[Verdict]:
-        """One verdict a request, in the same order; see `tpo_lite.judges.Judge`."""
+        """One verdict a request, in the same order; see `tpo_lite.judges.protocol.Judge`."""
         return compare_scores(requests, self.scores, p_better, lambda score: f"{score:.4g}")
 
     def scores(self, items: Sequence[Item]) -> list[float | None]:

@@ -12,12 +12,12 @@ from typing import Literal
 
 import numpy as np
 
-from tpo_lite.gguf_model import GgufModel
-from tpo_lite.judges import JudgeRequest, Verdict
 from tpo_lite.judges.gguf_prompt import GgufPrompt, ask
 from tpo_lite.judges.pointwise import Item, compare_scores
-from tpo_lite.judges.prompt import SCORE_FIELDS, SCORE_TEMPLATE
-from tpo_lite.llamacpp import LlamaCpp
+from tpo_lite.judges.prompts import SCORE_FIELDS, SCORE_TEMPLATE
+from tpo_lite.judges.protocol import JudgeRequest, Verdict
+from tpo_lite.llamacpp.decoder import LlamaCpp
+from tpo_lite.llamacpp.model import GgufModel
 
 RATINGS = np.arange(1, 11)
 
@@ -29,7 +29,7 @@ def score_prompt(model: GgufModel, template: str | None = None, chat_template: s
 
 
 class ScoreJudge:
-    """Rates responses with a GGUF language model; implements `tpo_lite.judges.Judge`.
+    """Rates responses with a GGUF language model; implements `tpo_lite.judges.protocol.Judge`.
 
     `template` is a judge prompt with {instruction} and {response} (None: `SCORE_TEMPLATE`); the rest is as
     with `tpo_lite.judges.gguf.GgufJudge`. Raises `InputError` for a model without chat template where none
@@ -57,7 +57,7 @@ class ScoreJudge:
         return self.engine.tokens_decoded
 
     def compare(self, requests: Sequence[JudgeRequest]) -> list[Verdict]:
-        """One verdict a request, in the same order; see `tpo_lite.judges.Judge`."""
+        """One verdict a request, in the same order; see `tpo_lite.judges.protocol.Judge`."""
         return compare_scores(requests, self.ratings, p_better, lambda rating: f"{rating @ RATINGS:.2f}")
 
     def ratings(self, items: Sequence[Item]) -> list[np.ndarray | None]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tpo_lite.phases import phase_main
+from tpo_lite.phases.process import phase_main
 
 if __name__ == "__main__":
     phase_main("dpo")
@@ -14,17 +14,27 @@ from typing import Any
 
 from peft import set_peft_model_state_dict
 
-from tpo_lite import engines
-from tpo_lite.adapters import WEIGHTS, Blocks, concatenate, fresh_block, linear_shapes, rank_of, read_adapter, state_dict
+from tpo_lite.adapters import (
+    WEIGHTS,
+    Blocks,
+    concatenate,
+    fresh_block,
+    linear_shapes,
+    rank_of,
+    read_adapter,
+    state_dict,
+)
 from tpo_lite.chat import load_tokenizer
-from tpo_lite.dpo import COMPLETE, freeze_older_blocks, trainable, trainer
-from tpo_lite.engines.transformers import load_base
 from tpo_lite.errors import TpoError
-from tpo_lite.policy import policy
+from tpo_lite.files import write_json
+from tpo_lite.machine.device import chosen_device
+from tpo_lite.nf4 import load_base
 from tpo_lite.progress import progress
-from tpo_lite.records import Pair, read_jsonl
 from tpo_lite.recipe import Recipe
-from tpo_lite.run import RunFolder, write_json
+from tpo_lite.records import Pair, read_jsonl
+from tpo_lite.run import RunFolder
+from tpo_lite.sampling.policy import policy
+from tpo_lite.training.dpo import COMPLETE, freeze_older_blocks, trainable, trainer
 
 FIRST_MARGIN = 0.01
 """The first step's margin is 0 to rounding when the reference is M_t; bfloat16 rounds that far."""
@@ -35,7 +45,7 @@ def run(run: RunFolder, arm: str, iteration: int) -> dict[str, Any]:
     recipe = run.recipe
     folder = run.iteration(arm, iteration)
     on = policy(run, recipe, arm, iteration)
-    device = engines.device()
+    device = chosen_device()
     pairs = list(read_jsonl(folder / "pairs.jsonl", Pair))
     base = load_base(on.model, device)
     scale = recipe.lora.alpha / recipe.lora.rank
@@ -64,7 +74,9 @@ def run(run: RunFolder, arm: str, iteration: int) -> dict[str, Any]:
     return course(log) | {"pairs": len(pairs), "rank": rank, "reference": f"M_{iteration}"}
 
 
-def start_blocks(recipe: Recipe, arm: str, iteration: int, shapes: dict[str, tuple[int, int]], older: Blocks | None) -> Blocks:
+def start_blocks(
+    recipe: Recipe, arm: str, iteration: int, shapes: dict[str, tuple[int, int]], older: Blocks | None
+) -> Blocks:
     """The adapter that training starts from: the policy it makes is M_t, whatever the merge."""
     if older is not None and recipe.merge == "continue":
         return older

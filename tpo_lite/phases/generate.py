@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tpo_lite.phases import phase_main
+from tpo_lite.phases.process import phase_main
 
 if __name__ == "__main__":
     phase_main("generate")
@@ -10,11 +10,11 @@ if __name__ == "__main__":
 from pathlib import Path
 from typing import Any
 
-from tpo_lite.policy import LoadedPolicy, policy, sampling_key
+from tpo_lite.phases.summaries import sample_summary, validation_summary
 from tpo_lite.progress import progress
 from tpo_lite.records import Instruction, JsonlAppender, PromptSamples, read_jsonl
 from tpo_lite.run import RunFolder
-from tpo_lite.summaries import sample_summary, validation_summary
+from tpo_lite.sampling.policy import LoadedPolicy, policy, sampling_key
 from tpo_lite.thoughts import thought_prompt
 
 PROBE_PROMPTS = 4
@@ -43,7 +43,7 @@ def run(run: RunFolder, arm: str, iteration: int) -> dict[str, Any]:
     sample_into(path, loaded, instructions, arm, key, recipe.sampling.k, 0, f"{arm} {iteration + 1} generate")
     samples = list(read_jsonl(path, PromptSamples))
     if loaded.engine == "gguf":
-        from tpo_lite.shift import sampling_shift
+        from tpo_lite.sampling.shift import sampling_shift
 
         summary["shift"] = sampling_shift(loaded.sampler, on, loaded.device, samples)
         apart = f"sampler and trainer are KL {summary['shift']:.4f} nats a token apart"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tpo_lite.phases import phase_main
+from tpo_lite.phases.process import phase_main
 
 if __name__ == "__main__":
     phase_main("judge")
@@ -10,17 +10,17 @@ if __name__ == "__main__":
 from dataclasses import dataclass
 from typing import Any
 
-from tpo_lite.judges import Judge
 from tpo_lite.judges.open import open_judge, too_long
-from tpo_lite.judging import judge_prompts
-from tpo_lite.length_control import auto_rho
-from tpo_lite.pairs import score_prompt
+from tpo_lite.judges.protocol import Judge
+from tpo_lite.phases.summaries import judge_summary
+from tpo_lite.preferences.judging import judge_prompts
+from tpo_lite.preferences.length_control import auto_rho
+from tpo_lite.preferences.pairs import score_prompt
+from tpo_lite.preferences.tournament import Adaptive, RoundRobin, Single, Tournament, round_robin, saved_calls
 from tpo_lite.progress import progress
 from tpo_lite.recipe import Recipe
 from tpo_lite.records import JsonlAppender, PromptJudgements, PromptSamples, read_jsonl
 from tpo_lite.run import RunFolder
-from tpo_lite.summaries import judge_summary
-from tpo_lite.tournament import Adaptive, RoundRobin, Single, Tournament, round_robin, saved_calls
 
 
 def run(run: RunFolder, arm: str, iteration: int) -> dict[str, Any]:

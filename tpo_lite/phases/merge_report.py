@@ -5,7 +5,7 @@ No part of a run's iterations; `tpo-lite merge-report` starts it for each that i
 
 from __future__ import annotations
 
-from tpo_lite.phases import phase_main
+from tpo_lite.phases.process import phase_main
 
 if __name__ == "__main__":
     phase_main("merge_report")
@@ -18,10 +18,12 @@ from typing import Any
 
 from peft import PeftModel
 
-from tpo_lite import engines
 from tpo_lite.adapters import difference, rank_of, read_adapter, write_adapter
-from tpo_lite.engines.transformers import load_base
-from tpo_lite.phases.fold import (
+from tpo_lite.machine.device import chosen_device
+from tpo_lite.nf4 import load_base
+from tpo_lite.run import KEPT, RunFolder
+from tpo_lite.sampling.policy import policy
+from tpo_lite.training.divergence import (
     divergence,
     log_probabilities,
     relative_norm,
@@ -29,9 +31,7 @@ from tpo_lite.phases.fold import (
     with_adapter,
     with_fresh_block,
 )
-from tpo_lite.policy import policy
-from tpo_lite.requantize import merge_to_disk
-from tpo_lite.run import KEPT, RunFolder
+from tpo_lite.training.requantize import merge_to_disk
 
 
 def run(run: RunFolder, arm: str, iteration: int) -> dict[str, Any]:
@@ -50,7 +50,7 @@ def run(run: RunFolder, arm: str, iteration: int) -> dict[str, Any]:
     chosen = folder / "train" / run.chosen(arm, iteration)
     new, scale = read_adapter(chosen)
     old = read_adapter(on.adapter)[0] if on.adapter else None
-    device = engines.device()
+    device = chosen_device()
     sequences = validation_sequences(run, arm, iteration + 1)
     model = PeftModel.from_pretrained(load_base(on.model, device), chosen).eval()
     before = list(log_probabilities(model, sequences))

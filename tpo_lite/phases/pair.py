@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tpo_lite.phases import phase_main
+from tpo_lite.phases.process import phase_main
 
 if __name__ == "__main__":
     phase_main("pair")
@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from tpo_lite.errors import TpoError
-from tpo_lite.pairs import make_pairs, score_prompts
+from tpo_lite.files import write_atomically
+from tpo_lite.phases.summaries import pair_summary
+from tpo_lite.preferences.pairs import make_pairs, score_prompts
 from tpo_lite.records import PromptJudgements, PromptSamples, Record, read_jsonl
-from tpo_lite.run import RunFolder, write_atomically
-from tpo_lite.summaries import pair_summary
+from tpo_lite.run import RunFolder
 
 
 def run(run: RunFolder, arm: str, iteration: int) -> dict[str, Any]:

@@ -5,7 +5,7 @@ The judge is checked too, so that a file that is none comes to light before hour
 
 from __future__ import annotations
 
-from tpo_lite.phases import phase_main
+from tpo_lite.phases.process import phase_main
 
 if __name__ == "__main__":
     phase_main("prepare", per_arm=False)
@@ -13,12 +13,14 @@ if __name__ == "__main__":
 from typing import Any
 
 from tpo_lite.chat import Chat, load_tokenizer
-from tpo_lite.instructions import load, prepare, slices
+from tpo_lite.files import write_atomically
+from tpo_lite.hub import model_path
+from tpo_lite.instructions.load import load
+from tpo_lite.instructions.slices import prepare, slices
 from tpo_lite.judges.open import check_judge
 from tpo_lite.recipe import Recipe
 from tpo_lite.records import Instruction
-from tpo_lite.run import RunFolder, write_atomically
-from tpo_lite.sources import model_path
+from tpo_lite.run import RunFolder
 
 
 def read_source(recipe: Recipe) -> tuple[list[Instruction], int]:
@@ -56,6 +58,8 @@ def run(run: RunFolder) -> dict[str, Any]:
     for name, part in named.items():
         write_atomically(run.instructions(name), "".join(record.to_json() + "\n" for record in part))
     counts = {"bad": bad} | prepared.counts
-    said = ", ".join(f"{count} {reason}" for reason, count in counts.items() if count and reason not in ("read", "kept"))
+    said = ", ".join(
+        f"{count} {reason}" for reason, count in counts.items() if count and reason not in ("read", "kept")
+    )
     print(f"instructions: {counts['kept']} kept of {counts['read']}" + (f" ({said})" if said else ""), flush=True)
     return counts

@@ -5,7 +5,7 @@ M_t itself is a candidate: an iteration whose checkpoints the judge likes no bet
 
 from __future__ import annotations
 
-from tpo_lite.phases import phase_main
+from tpo_lite.phases.process import phase_main
 
 if __name__ == "__main__":
     phase_main("select")
@@ -13,14 +13,15 @@ if __name__ == "__main__":
 from pathlib import Path
 from typing import Any
 
-from tpo_lite.judges import Judge
+from tpo_lite.files import write_json
+from tpo_lite.intervals import share
 from tpo_lite.judges.open import open_judge, too_long
-from tpo_lite.judging import head_to_head
+from tpo_lite.judges.protocol import Judge
+from tpo_lite.phases.summaries import final_response, mean
+from tpo_lite.preferences.judging import head_to_head
 from tpo_lite.progress import Advance, progress
 from tpo_lite.records import Instruction, JsonlAppender, MatchResult, PromptSamples, read_jsonl
-from tpo_lite.run import KEPT, RunFolder, write_json
-from tpo_lite.statistics import share
-from tpo_lite.summaries import final_response, mean
+from tpo_lite.run import KEPT, RunFolder
 
 
 def run(run: RunFolder, arm: str, iteration: int) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tpo_lite.phases import phase_main
+from tpo_lite.phases.process import phase_main
 
 if __name__ == "__main__":
     phase_main("validate")
@@ -11,10 +11,10 @@ import dataclasses
 from typing import Any
 
 from tpo_lite.phases.generate import sample_into
-from tpo_lite.policy import LoadedPolicy, policy, sampling_key
+from tpo_lite.phases.summaries import validation_summary
 from tpo_lite.records import Instruction, PromptSamples, read_jsonl
 from tpo_lite.run import KEPT, RunFolder
-from tpo_lite.summaries import validation_summary
+from tpo_lite.sampling.policy import LoadedPolicy, policy, sampling_key
 
 
 def run(run: RunFolder, arm: str, iteration: int) -> dict[str, Any]:

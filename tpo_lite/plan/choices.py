@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import reduce
 from typing import Any
 
-from tpo_lite.plan.cards import Card
+from tpo_lite.machine.cards import Card
 from tpo_lite.plan.memory import Need, longest_comparison, needs
 from tpo_lite.plan.shapes import JudgeShape, ModelShape
-from tpo_lite.recipe import Recipe, divisors, parse_recipe
+from tpo_lite.recipe import Keys, Recipe, divisors, value_of, with_keys
 
 AIM = 11 / 12
 """Share of the card that picks stay within: 22 GiB of 24."""
@@ -18,23 +17,6 @@ LIMIT = 0.97
 
 LARGEST_BATCH, LARGEST_MICRO_BATCH = 256, 8
 """Larger ones gain nothing: by then the card, not Python, is the limit."""
-
-Keys = dict[str, Any]
-"""Values by a recipe's key.path."""
-
-
-def with_keys(recipe: Recipe, keys: Keys) -> Recipe:
-    """`recipe` with other values. Raises `InputError` for a key that is none and a value that does not fit."""
-    data = recipe.model_dump()
-    for key, value in keys.items():
-        *sections, name = key.split(".")
-        reduce(lambda section, part: section.setdefault(part, {}), sections, data)[name] = value
-    return parse_recipe(data, f"with {', '.join(f'{key}={value}' for key, value in keys.items())}")
-
-
-def value_of(recipe: Recipe, key: str) -> Any:
-    """The value at a key.path."""
-    return reduce(getattr, key.split("."), recipe)
 
 
 GROUPS = [
@@ -179,7 +161,9 @@ def _smaller(recipe: Recipe, phase: str) -> dict[str, list[Any]]:
         k = recipe.sampling.k
         batches = list(range((recipe.sampling.batch - 1) // k * k, 0, -k))
         if recipe.engine != "unsloth":  # which samples whole prompts
-            batches += [rows for rows in (k >> halved for halved in range(1, k.bit_length())) if rows < recipe.sampling.batch]
+            batches += [
+                rows for rows in (k >> halved for halved in range(1, k.bit_length())) if rows < recipe.sampling.batch
+            ]
         return {"sampling.batch": batches, "sampling.max_new_tokens": halves("sampling.max_new_tokens", 256)}
     if phase in ("judge", "select"):
         kv = ["q8_0"] if recipe.judge.kv_type == "f16" else []

@@ -10,11 +10,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from tpo_lite import engines
-from tpo_lite.plan.cards import Card
+from tpo_lite.machine.cards import Card
 from tpo_lite.plan.shapes import GGUF_BITS, JudgeShape, ModelShape
 from tpo_lite.recipe import Recipe
-from tpo_lite.thoughts import thought_prompt
+from tpo_lite.sampling import engines
+from tpo_lite.sampling.room import CHARACTERS_A_TOKEN, gguf_room, longest_prompt
 
 NF4_BITS = 4.0
 STATE_BITS = 8 / 64 + 32 / (64 * 256)
@@ -27,7 +27,7 @@ OPTIMIZER_BYTES = {"adamw_torch": 8.0, "adamw_8bit": 2 * (1 + 4 / 256), "paged_a
 """Bytes a trained weight of Adam's two moments; 8-bit ones carry a float32 constant for 256."""
 
 LOGIT_CHUNK = 256
-"""Tokens whose logits training holds at a time (`tpo_lite.token_log_probs`)."""
+"""Tokens whose logits training holds at a time (`tpo_lite.training.token_log_probs`)."""
 
 LOGIT_BYTES = {2: 10, 4: 8}
 """Bytes each of them takes, by the bytes of a number in the compute type: in that type, in float32 where that is
@@ -38,7 +38,7 @@ GRADIENTS = 0.4
 torch 2.13, where shapes of Llama's proportions took 0.23 to 0.42."""
 
 SAMPLING_LOGIT_BYTES = 40
-"""Bytes a logit while a token is sampled: `tpo_lite.sampling` sorts probabilities (4, with indices 8), sums them (8),
+"""Bytes a logit while a token is sampled: `tpo_lite.sampling.huggingface` sorts probabilities (4, with indices 8), sums them (8),
 keeps float32 scores beside the model's own (2 + 4 + 4 + 4), and masks (6)."""
 
 CUDA_CONTEXT = 600 << 20
@@ -67,10 +67,6 @@ KL_PROMPTS, KL_POSITIONS = 32, 64
 SHARD = 5_000_000_000
 """Bytes of the largest file of a model on the hub."""
 
-CHAT_TOKENS = 40
-"""What a chat template puts around a prompt: headers, date, end of turn."""
-
-CHARACTERS_A_TOKEN = 4
 
 GGUF_DECODE = 512
 """Tokens a decode of the `gguf` engine."""
@@ -105,7 +101,10 @@ def needs(recipe: Recipe, model: ModelShape, judge: JudgeShape | None, card: Car
     last = recipe.iterations - 1
     sampled, trained = sampled_rank(recipe, last), trained_rank(recipe, last)
     # Float32 rows of one model; of one sequence another model's too, and four products in float64.
-    sequences, positions = min(KL_PROMPTS, recipe.instructions.validation), min(KL_POSITIONS, recipe.sampling.max_new_tokens)
+    sequences, positions = (
+        min(KL_PROMPTS, recipe.instructions.validation),
+        min(KL_POSITIONS, recipe.sampling.max_new_tokens),
+    )
     kl_ram = (4 * sequences + 36) * positions * model.vocabulary
     merged = recipe.merge == "requantize"
     weights = 2 * model.parameters
@@ -180,12 +179,6 @@ def trained_rank(recipe: Recipe, iteration: int) -> int:
     return recipe.lora.rank * (iteration + 1 if recipe.merge == "fold" else 1)
 
 
-def longest_prompt(recipe: Recipe) -> int:
-    """Tokens of the longest prompt that is sampled from."""
-    around = max(len(thought_prompt(recipe.style(arm), "")) for arm in recipe.arms)
-    return recipe.instructions.max_tokens + CHAT_TOKENS + math.ceil(around / CHARACTERS_A_TOKEN)
-
-
 def longest_pair(recipe: Recipe) -> int:
     """Tokens of the longer side of the longest pair that is trained on."""
     return min(recipe.pairs.max_tokens, longest_prompt(recipe) + recipe.sampling.max_new_tokens)
@@ -195,7 +188,9 @@ def longest_comparison(recipe: Recipe) -> int:
     """KV cells of the longest comparison, or of one response that is scored."""
     responses = 1 if recipe.judge.mode == "score" else 2
     explanation = recipe.judge.explain_tokens if recipe.judge.mode == "explain" else 0
-    return JUDGE_PROMPT_TOKENS + recipe.instructions.max_tokens + responses * recipe.sampling.max_new_tokens + explanation
+    return (
+        JUDGE_PROMPT_TOKENS + recipe.instructions.max_tokens + responses * recipe.sampling.max_new_tokens + explanation
+    )
 
 
 def sampling_engine(recipe: Recipe, card: Card) -> str:
@@ -284,20 +279,6 @@ def sampling_gguf(recipe: Recipe, model: ModelShape, card: Card, rank: int) -> T
         "logits": 4 * sequences * model.vocabulary,
     }
     return with_overhead({"GGUF weights": parameters * bits / 8}, working, card)
-
-
-def gguf_room(recipe: Recipe, cuda: bool) -> tuple[int, int]:
-    """Sequences and KV cells of the `gguf` engine, whose rows all reach their longest.
-
-    A prompt in flight needs a sequence besides those of its samples, and so does what all prompts begin with. On a
-    GPU a prompt's samples share its cells; on a CPU each sequence has its own (`tpo_lite.llamacpp`).
-    """
-    settings = recipe.sampling
-    prompts = math.ceil(settings.batch / settings.k)
-    sequences = settings.batch + prompts + 1
-    if cuda:
-        return sequences, settings.batch * settings.max_new_tokens + prompts * longest_prompt(recipe)
-    return sequences, sequences * (settings.max_new_tokens + longest_prompt(recipe))
 
 
 def compute_buffer(model: ModelShape, batch: int, cells: int) -> float:

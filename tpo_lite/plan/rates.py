@@ -18,8 +18,7 @@ from typing import Any
 
 import yaml
 
-from tpo_lite import engines
-from tpo_lite.plan.cards import CARDS, Card, cpu
+from tpo_lite.machine.cards import CARDS, Card, cpu
 from tpo_lite.plan.memory import (
     JUDGE_PROMPT_TOKENS,
     KV_BYTES,
@@ -27,7 +26,6 @@ from tpo_lite.plan.memory import (
     STATE_BITS,
     compute_bytes,
     longest_comparison,
-    longest_prompt,
     rows_sampled,
     sampled_rank,
     sampling_engine,
@@ -37,6 +35,8 @@ from tpo_lite.plan.memory import (
 from tpo_lite.plan.shapes import GGUF_BITS, JudgeShape, ModelShape, converts_to_gguf, judge_shape, model_shape
 from tpo_lite.recipe import Recipe, load_recipe
 from tpo_lite.run import RunFolder
+from tpo_lite.sampling import engines
+from tpo_lite.sampling.room import longest_prompt
 
 BANDWIDTH_SHARE = 0.6
 FLOPS_SHARE = {"torch": 0.4, "llama.cpp": 0.6}

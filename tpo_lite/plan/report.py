@@ -10,12 +10,12 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from tpo_lite.plan.cards import GIB, Card
-from tpo_lite.plan.choices import LIMIT, Keys, open_keys, settle, smallest_changes, too_large, value_of
+from tpo_lite.machine.cards import GIB, Card
+from tpo_lite.plan.choices import LIMIT, open_keys, settle, smallest_changes, too_large
 from tpo_lite.plan.memory import Need, kept, longest_comparison, needs, passing
 from tpo_lite.plan.rates import UNITS, Time, choose_engine, times
 from tpo_lite.plan.shapes import GGUF_BITS, JudgeShape, ModelShape, judge_shape, model_shape, taken_by_name
-from tpo_lite.recipe import Recipe
+from tpo_lite.recipe import Keys, Recipe, value_of
 
 GB = 1e9
 
@@ -134,7 +134,9 @@ def as_data(plan: Plan) -> dict[str, Any]:
 def print_plan(plan: Plan, console: Console) -> None:
     """Tables on a terminal, plain lines elsewhere."""
     arms = len(plan.recipe.arms)
-    title = f"Plan for {plan.card.name}, {plan.card.memory / GIB:.1f} GiB: the last of {plan.recipe.iterations} iterations"
+    title = (
+        f"Plan for {plan.card.name}, {plan.card.memory / GIB:.1f} GiB: the last of {plan.recipe.iterations} iterations"
+    )
     title += f" of each of {arms} arms" if arms > 1 else ""
     summary = [["phase", "peak GiB", "RAM GiB", "disk GB", "time", "time is"]]
     for phase, need in plan.needs.items():

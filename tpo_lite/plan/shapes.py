@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tpo_lite.errors import InputError
+from tpo_lite.hub import ASSETS, judge_path
 from tpo_lite.recipe import JudgeSettings
-from tpo_lite.sources import ASSETS, judge_path
 
 _LLAMA = {"model_type": "llama", "num_key_value_heads": 8, "vocab_size": 128256}
 PUBLISHED: dict[str, dict[str, Any]] = {
@@ -114,7 +114,9 @@ def shape_of(config: dict[str, Any], source: str) -> ModelShape:
         config = config.get("text_config") or config  # of models that see as well
     config = config if isinstance(config, dict) else {}
     if any(config.get(key) not in (None, 0, 1) for key in EXPERTS):
-        raise InputError(f"model: {source} is a mixture of experts, which is neither planned nor trained here. {remedy}")
+        raise InputError(
+            f"model: {source} is a mixture of experts, which is neither planned nor trained here. {remedy}"
+        )
     try:
         heads, hidden = config["num_attention_heads"], config["hidden_size"]
         shape = ModelShape(
@@ -137,12 +139,12 @@ def shape_of(config: dict[str, Any], source: str) -> ModelShape:
 
 
 def converts_to_gguf(name: str) -> bool:
-    """Whether `tpo_lite.gguf_convert` can make a GGUF of `model` in a recipe, by its config and tokenizer.
+    """Whether `tpo_lite.llamacpp.convert` can make a GGUF of `model` in a recipe, by its config and tokenizer.
 
     Of a model that is only known by its name, the published tokenizer is taken for granted; one on the hub whose
     tokenizer is not in the cache is not counted on.
     """
-    from tpo_lite.gguf_convert import PRE_TOKENIZERS
+    from tpo_lite.llamacpp.convert import PRE_TOKENIZERS
 
     try:
         config = _config(name)

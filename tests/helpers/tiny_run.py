@@ -1,0 +1,63 @@
+"""Runs of the command line and of the loop, for tests."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+from unittest.mock import patch
+
+from click.testing import CliRunner, Result
+
+from tpo_lite.cli import main
+from tpo_lite.loop import orchestrator
+from tpo_lite.phases.process import run_phase
+
+WORDS = "name three long rivers colour of old music write about small birds why does rain fall in spring".split()
+
+
+def write_prompts(path: Path, count: int) -> Path:
+    """Distinct instructions of six words."""
+    numbers = random.Random(0)
+    lines = [json.dumps({"instruction": " ".join(numbers.sample(WORDS, 6))}) for _ in range(count)]
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def invoke(*arguments: object) -> Result:
+    """`tpo-lite` in this process; phases of `train` are processes of their own, and write past `Result.output`."""
+    with patch.dict(os.environ):  # `train` says in the environment where phases are to work
+        return CliRunner().invoke(main, [str(argument) for argument in arguments], prog_name="tpo-lite")
+
+
+def command(*arguments: object) -> list[str]:
+    """The command line of `tpo-lite` as a process."""
+    return [sys.executable, "-m", "tpo_lite.cli", *map(str, arguments)]
+
+
+def tpo_lite(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
+    """`tpo-lite` as a process, its phases included; stdout and stderr together in `stdout`."""
+    return subprocess.run(
+        command(*arguments),
+        env=os.environ | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+
+
+def train_here(*arguments: object) -> Result:
+    """`tpo-lite train` with its phases in this process: their imports cost seconds, and `Result.output` has all."""
+    with patch.object(orchestrator, "_phase", lambda run, phase, arm, t, debug: run_phase(phase, run.root, arm, t)):
+        return invoke("train", *arguments)
+
+
+def finished_run(root: Path, arguments: list[str]) -> Path:
+    """The folder of the run that `tpo-lite train` with these arguments ends with."""
+    result = train_here(*arguments, "--out", root, "--debug")
+    assert result.exit_code == 0, result.output
+    return root

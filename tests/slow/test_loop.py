@@ -1,0 +1,260 @@
+"""The whole loop on a tiny random model: what it leaves, and that each merge starts the next iteration at M_{t+1}."""
+
+import math
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
+
+from tests.helpers.shared import SHARED
+from tests.helpers.tiny_run import finished_run, tpo_lite, train_here
+from tpo_lite.adapters import rank_of, read_adapter
+from tpo_lite.errors import TpoError
+from tpo_lite.files import read_json
+from tpo_lite.phases.process import run_phase
+from tpo_lite.phases.summaries import validation_summary
+from tpo_lite.records import PromptSamples, read_jsonl
+from tpo_lite.run import PHASES, RunFolder
+from tpo_lite.sampling.policy import LoadedPolicy, policy, sampling_key
+from tpo_lite.thoughts import OUTCOMES
+
+
+def iterations(run):
+    return read_json(run / "results.json")["arms"]["direct"]["iterations"]
+
+
+def test_results_hold_what_their_schema_documents(tiny_run):
+    results = read_json(tiny_run / "results.json")
+    assert set(results) == {"schema_version", "tpo_lite", "recipe", "limits", "instructions", "arms"}
+    assert results["schema_version"] == 1
+    assert {"read", "kept", "bad", "duplicates"} <= set(results["instructions"])
+    arm = results["arms"]["direct"]
+    answers = {"prompts", "parse", "thought_tokens", "response_tokens", "checked"}
+    assert set(arm["base"]) == answers | {"accuracy"}
+    assert len(arm["iterations"]) == 2
+    for data in arm["iterations"]:
+        assert set(data) == {
+            *(
+                "prompts",
+                "engine",
+                "probe",
+                "shift",
+                "parse",
+                "thought_tokens",
+                "response_tokens",
+                "judge",
+                "pairs",
+                "rho",
+            ),
+            *("rho_reached", "dpo", "merge", "validation", "accuracy", "seconds", "peak_bytes"),
+        }
+        assert set(data["parse"]) == set(OUTCOMES)
+        assert sum(data["parse"].values()) == 8 * 4
+        assert set(data["judge"]) == {"calls", "saved", "unparsed", "overlong", "flip_rate", "first_slot_rate"}
+        assert set(data["pairs"]) == {"pairs", "counts", "chosen_tokens", "rejected_tokens"}
+        assert set(data["dpo"]) == {
+            *("pairs", "rank", "reference", "steps", "first_loss", "last_loss", "last_margin", "last_accuracy"),
+        }  # fmt: skip
+        assert set(data["merge"]) == {"merge", "rank", "update_norm", "kl"}
+        assert set(data["validation"]) == answers | {"chosen", "checkpoints", "win_rate"}
+        assert set(data["validation"]["win_rate"]) == {"M_t", "M_0"}
+        assert set(data["peak_bytes"]) == set(PHASES)
+        assert all(peak["host"] > 2**20 for peak in data["peak_bytes"].values())
+
+
+@pytest.fixture(scope="module", params=["fold", "continue"])
+def exact_run(request, tiny_run, tiny_arguments, tmp_path_factory):
+    """A finished run of a merge that changes nothing, with its name."""
+    if request.param == "fold":
+        return "fold", tiny_run
+    root = tmp_path_factory.mktemp("continue") / "run"
+    return "continue", finished_run(root, [*tiny_arguments, "--set", "merge=continue"])
+
+
+def test_merging_changes_nothing_and_every_first_loss_is_ln_2(exact_run):
+    merge, run = exact_run
+    for t, data in enumerate(iterations(run)):
+        assert data["merge"]["merge"] == merge
+        assert abs(data["merge"]["kl"]) < 1e-6
+        assert 0 < data["merge"]["update_norm"] < 0.2
+        assert data["dpo"]["first_loss"] == pytest.approx(math.log(2), abs=1e-4)
+        assert data["dpo"]["reference"] == f"M_{t}"
+        assert data["dpo"]["steps"] == 4
+    assert iterations(run)[0]["probe"] is None
+    assert iterations(run)[1]["probe"] > 1e-4
+
+
+def test_ranks_grow_with_fold_and_stay_with_continue(exact_run):
+    merge, run = exact_run
+    ranks = [rank_of(read_adapter(run / "direct" / f"iteration-{t}" / "adapter")[0]) for t in range(2)]
+    assert ranks == {"fold": [16, 32], "continue": [16, 16]}[merge]
+    assert [data["merge"]["rank"] for data in iterations(run)] == ranks
+
+
+def test_the_adapter_is_an_ordinary_one_of_the_original_base(tiny_run, tiny_model):
+    base = AutoModelForCausalLM.from_pretrained(tiny_model).eval()
+    ids = torch.tensor([[5, 6, 7, 8]])
+    with torch.no_grad():
+        bare = base(input_ids=ids).logits
+        adapted = PeftModel.from_pretrained(base, tiny_run / "direct" / "iteration-1" / "adapter").eval()
+        assert (adapted(input_ids=ids).logits - bare).abs().max() > 1e-4
+
+
+def test_requantize_writes_a_whole_model_and_says_what_it_cost(tiny_arguments, tmp_path):
+    run = finished_run(tmp_path / "run", [*tiny_arguments, "--set", "merge=requantize"])
+    for t, data in enumerate(iterations(run)):
+        # The quantisation noise is rolled anew, so that this KL is not 0; nor are the two models strangers.
+        assert 1e-12 < data["merge"]["kl"] < 0.1
+        assert 0 < data["merge"]["update_norm"] < 0.2
+        assert data["dpo"]["first_loss"] == pytest.approx(math.log(2), abs=1e-4)
+        assert data["merge"]["rank"] == 16
+        assert data["probe"] is None  # there is no adapter to probe
+        AutoModelForCausalLM.from_pretrained(run / "direct" / f"iteration-{t}" / "model")
+
+
+def test_what_requantize_made_is_validated_and_not_the_checkpoint(tiny_arguments, tmp_path, monkeypatch):
+    """The next iteration's checkpoints compete with what the merged model says."""
+    monkeypatch.setenv("TPO_LITE_DEVICE", "cpu")
+    folder = RunFolder(finished_run(tmp_path / "run", [*tiny_arguments, "--set", "merge=requantize"]))
+    for t in range(2):
+        on = policy(folder, folder.recipe, "direct", t + 1)
+        assert on.model == str(folder.iteration("direct", t) / "model") and on.adapter is None
+        written = list(read_jsonl(folder.validation_of("direct", t + 1), PromptSamples))
+        key = sampling_key(folder.recipe, "direct", t + 1, "validation")
+        instructions = [record.instruction for record in written]
+        style, retries = folder.recipe.style("direct"), folder.recipe.evaluation.retries
+        assert list(LoadedPolicy(folder.recipe, on).draw(instructions, style, key, 1, retries)) == written
+        validation = iterations(folder.root)[t]["validation"]
+        assert validation | validation_summary(written) | {"accuracy": None} == validation | {"accuracy": None}
+    checkpoint = folder.checkpoint_validation("direct", 0).read_text()
+    assert folder.validation_of("direct", 1).read_text() != checkpoint
+    reference = folder.done("validate", "direct", 1)["summary"]["M_t"]
+    assert reference == validation_summary(list(read_jsonl(folder.validation_of("direct", 1), PromptSamples)))
+
+
+def test_an_iteration_whose_checkpoints_the_judge_likes_no_better_keeps_its_model(tiny_arguments, tmp_path):
+    run = finished_run(tmp_path / "run", [*tiny_arguments, "--seed", "0"])
+    for t, data in enumerate(iterations(run)):
+        rates = data["validation"]["checkpoints"]
+        assert rates.pop("M_t") == 0.5
+        assert len(rates) == 2 and max(rates.values()) < 0.5
+        assert data["validation"]["chosen"] == "M_t"
+        assert {win["value"] for win in data["validation"]["win_rate"].values()} == {0.5}
+        assert data["merge"] == {"merge": "fold", "rank": 0, "update_norm": 0.0, "kl": 0.0}
+        assert data["dpo"]["reference"] == f"M_{t}" and data["dpo"]["rank"] == 16
+        assert data["probe"] is None  # M_1 is M_0, which has no adapter
+    base = read_json(run / "results.json")["arms"]["direct"]["base"]
+    assert all(data["accuracy"] == base["accuracy"] for data in iterations(run))
+    assert not list(run.glob("direct/*/adapter"))
+    assert train_here(*tiny_arguments, "--seed", "0", "--out", run).output.endswith(
+        "direct M_2: M_0 itself; the judge preferred no checkpoint\n"
+    )
+
+
+SEED_TASKS = SHARED / "data" / "prompts" / "self_instruct_seed_tasks.jsonl"
+
+
+def test_real_instructions_are_trained_on(tiny_arguments, tmp_path):
+    arguments = [*tiny_arguments, "--prompts", str(SEED_TASKS), "--set", "instructions.max_tokens=300"]
+    run = finished_run(tmp_path / "run", [*arguments, "--iterations", "1"])
+    results = read_json(run / "results.json")
+    assert results["instructions"]["read"] == 175
+    assert len(results["arms"]["direct"]["iterations"]) == 1
+    samples = list(read_jsonl(run / "direct" / "iteration-0" / "samples.jsonl", PromptSamples))
+    assert all(str(SEED_TASKS) in prompt.instruction.source for prompt in samples)
+
+
+def test_a_model_that_never_follows_the_thought_prompt_stops_with_the_reason(tiny_arguments, tmp_path):
+    arguments = [*tiny_arguments, "--prompts", str(SEED_TASKS), "--set", "instructions.max_tokens=300"]
+    done = tpo_lite("train", *arguments, "--set", "thought.style=generic", "--out", tmp_path / "run")
+    assert done.returncode == 1
+    assert "thinking, iteration 1: no prompt has a pair (8 prompts, 8 no_well_formed)" in done.stdout
+    assert "The model does not follow the thought prompt" in done.stdout
+    assert "Traceback" not in done.stdout
+
+
+# The engines, on the second iteration's sampling: an adapter is live there.
+
+
+def second_iteration_to_sample(tiny_run: Path, root: Path, engine: str) -> Path:
+    """A copy of the finished run that is to sample its second iteration again, with `engine`."""
+    shutil.copytree(tiny_run, root)
+    shutil.rmtree(root / "direct" / "iteration-1")
+    recipe = (root / "recipe.yaml").read_text()
+    assert "engine: transformers\n" in recipe
+    (root / "recipe.yaml").write_text(recipe.replace("engine: transformers\n", f"engine: {engine}\n"))
+    return root
+
+
+def with_dead_adapter(root: Path) -> Path:
+    """`root` with an adapter that changes nothing."""
+    weights = root / "direct" / "iteration-0" / "adapter" / "adapter_model.safetensors"
+    save_file({name: torch.zeros_like(tensor) for name, tensor in load_file(weights).items()}, weights)
+    return root
+
+
+def check_sampled(root: Path, tiny_run: Path, engine: str) -> None:
+    """The engine has sampled well-formed records with its adapter live, for the prompts that transformers had."""
+    there = Path("direct", "iteration-1")
+    summary = read_json(root / there / "done" / "generate.json")["summary"]
+    assert summary["engine"] == engine
+    assert summary["probe"] > 1e-4
+    ours, theirs = (list(read_jsonl(run / there / "samples.jsonl", PromptSamples)) for run in (root, tiny_run))
+    assert [prompt.prompt_ids for prompt in ours] == [prompt.prompt_ids for prompt in theirs]
+    assert all([sample.k for sample in prompt.samples] == [0, 1, 2, 3] for prompt in ours)
+    assert all(0 < len(sample.token_ids) <= 24 for prompt in ours for sample in prompt.samples)
+    assert summary["parse"]["ok"] > 0
+
+
+DEAD = "the adapter of the last iteration does not change the"
+
+
+def test_transformers_samples_with_a_live_adapter_and_stops_with_a_dead_one(tiny_run, tmp_path):
+    live = second_iteration_to_sample(tiny_run, tmp_path / "live", "transformers")
+    run_phase("generate", live, "direct", 1)
+    check_sampled(live, tiny_run, "transformers")
+    ours, theirs = (run / "direct" / "iteration-1" / "samples.jsonl" for run in (live, tiny_run))
+    assert ours.read_bytes() == theirs.read_bytes()
+    dead = with_dead_adapter(second_iteration_to_sample(tiny_run, tmp_path / "dead", "transformers"))
+    with pytest.raises(TpoError, match=f"{DEAD} transformers engine"):
+        run_phase("generate", dead, "direct", 1)
+
+
+SAMPLE_BOTH = """
+import sys
+from pathlib import Path
+from tpo_lite.errors import TpoError
+from tpo_lite.phases.process import run_phase
+
+live, dead = map(Path, sys.argv[1:])
+run_phase("generate", live, "direct", 1)
+try:
+    run_phase("generate", dead, "direct", 1)
+except TpoError as error:
+    print(error)
+"""
+
+
+def test_unsloth_samples_with_a_live_adapter_and_stops_with_a_dead_one(tiny_run, tmp_path):
+    unsloth = Path(sys.prefix) / "unsloth"
+    assert unsloth.is_dir(), f"unsloth is not in {unsloth}: install it with `make test`"
+    live = second_iteration_to_sample(tiny_run, tmp_path / "live", "unsloth")
+    dead = with_dead_adapter(second_iteration_to_sample(tiny_run, tmp_path / "dead", "unsloth"))
+    done = subprocess.run(
+        [sys.executable, "-c", SAMPLE_BOTH, live, dead],
+        env=os.environ | {"PYTHONPATH": str(unsloth)},
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,  # unsloth writes a cache of compiled code where it runs
+    )
+    assert done.returncode == 0, done.stderr
+    check_sampled(live, tiny_run, "unsloth")
+    assert f"{DEAD} unsloth engine" in done.stdout

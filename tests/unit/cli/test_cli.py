@@ -1,0 +1,218 @@
+"""The command line: rows of (arguments, exit code, text), and what importing it costs."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from tests.helpers.tiny_run import invoke
+from tpo_lite import __version__
+from tpo_lite.cli import main
+from tpo_lite.run import PHASES
+
+COMMANDS = ["train", "status", "recipes", "doctor", "merge-report", "plan", "prepare", *PHASES]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "text"),
+    [
+        ("--version", 0, f"tpo-lite, version {__version__}"),
+        ("--help", 0, "Thought Preference Optimization on one consumer GPU."),
+        ("-h", 0, "Commands:"),
+        ("recipes list", 0, "llama-3.1-8b-24gb-paper"),
+        ("recipes show embedded", 0, "# Watch the whole loop work"),
+        ("recipes show none", 2, "error: no recipe 'none'. Give a YAML file or one of: embedded, llama-3.1-8b-24gb"),
+        ("train --recipe none --cpu", 2, "error: no recipe 'none'. Give a YAML file or one of: embedded"),
+        ("train --cpu --gpu 0", 2, "error: --gpu and --cpu exclude each other; give one."),
+        ("train --gpu first", 2, "'first' is not a valid integer"),
+        ("train --iterations 0", 2, "0 is not in the range x>=1"),
+        ("train --cpu --set iterations", 2, "error: --set 'iterations' is not key.path=value, such as --set thought.style=direct."),
+        ("train --cpu --set thought.styl=direct", 2, "thought.styl: unknown key (value 'direct'); did you mean thought.style?"),
+        ("train --cpu --set train.beta=-1", 2, "train.beta: -1 does not fit: input should be greater than 0."),
+        ("train --loud", 2, "No such option"),
+        ("status nowhere", 2, "Directory 'nowhere' does not exist."),
+        ("status .", 2, "error: . is not a run folder: it has no recipe.yaml."),
+        ("generate .", 2, "error: . is not a run folder: it has no recipe.yaml."),
+        ("grade .", 2, "No such command 'grade'"),
+    ],
+)  # fmt: skip
+def test_rows(arguments, code, text, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    done = invoke(*arguments.split())
+    assert done.exit_code == code, done.output
+    assert text in done.output
+    assert "Traceback" not in done.output
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_help(name):
+    done = invoke(name, "--help")
+    assert done.exit_code == 0
+    summary = done.output.split("\n\n")[1].strip()
+    assert summary.endswith(".") or summary.endswith(".)"), summary
+
+
+def test_the_commands_are_those():
+    assert sorted(main.commands) == sorted(COMMANDS)
+
+
+def fake_nvidia_smi(folder, monkeypatch, script):
+    """Puts an nvidia-smi on the path, and nothing else there; None: an empty path."""
+    if script is not None:
+        program = folder / "nvidia-smi"
+        program.write_text(f"#!/bin/sh\n{script}\n")
+        program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(folder))
+
+
+@pytest.mark.parametrize(
+    ("script", "text"),
+    [
+        (None, "error: --gpu: this machine has no nvidia-smi, so no NVIDIA driver. Install the driver, or use --cpu."),
+        ("echo 0; echo 1", "error: --gpu 99: there is no such GPU; nvidia-smi lists 0, 1."),
+        ("exit 0", "error: --gpu 99: there is no such GPU; nvidia-smi lists none."),
+        ("echo No devices.; exit 6", "error: --gpu 99: nvidia-smi fails (No devices.). Mend the driver, or use --cpu."),
+    ],
+)
+def test_a_gpu_that_is_not_there(script, text, tmp_path, monkeypatch):
+    fake_nvidia_smi(tmp_path, monkeypatch, script)
+    done = invoke("train", "--gpu", 99, "--out", tmp_path / "run")
+    assert (done.exit_code, done.output.strip()) == (2, text)
+    assert not (tmp_path / "run").exists()
+
+
+def test_changed_settings_are_refused_and_new_moves_the_folder_aside(tiny_run, tiny_arguments, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(tiny_run, run)
+    done = invoke("train", *tiny_arguments, "--seed", 1, "--out", run)
+    assert done.exit_code == 2
+    assert f"{run} was started with other settings:\n  seed: 4 -> 1\n" in done.output
+    assert "--new to move this one aside" in done.output
+    done = invoke("train", *tiny_arguments, "--seed", 1, "--prompts", "none.txt", "--out", run, "--new")
+    assert done.exit_code == 2  # no such file: it got as far as the first phase
+    assert (tmp_path / "run.old-1" / "results.json").read_bytes() == (tiny_run / "results.json").read_bytes()
+    assert "seed: 1" in (run / "recipe.yaml").read_text()
+
+
+def test_a_finished_run_is_shown_again(tiny_run, tiny_arguments):
+    done = invoke("train", *tiny_arguments, "--out", tiny_run)
+    assert done.exit_code == 0, done.output
+    assert f"run folder: {tiny_run}" in done.output
+    assert "On the validation slice" in done.output
+    assert f"direct M_2: {tiny_run}/direct/iteration-1/adapter" in done.output.replace("\n", "")
+
+
+# What an iteration's table must tell.
+FIGURES = [
+    *("prompts x samples", "8 x 4", "parse ok", "thought / response tokens", "judge calls (saved)"),
+    *("flip / first-slot / unparsed", "pairs", "chosen / rejected tokens", "rho", "loss first / last", "0.6931"),
+    *("margin last", "update norm, KL of merge", "win rate vs M_t / M_0", "accuracy (validation)"),
+    *(f"{phase}: s, peak GB" for phase in PHASES),
+]
+
+
+def test_status_of_a_finished_run(tiny_run):
+    done = invoke("status", tiny_run)
+    assert done.exit_code == 0, done.output
+    assert [figure for figure in FIGURES if figure not in done.output] == []
+    assert "Iteration 1: M_0 to M_1" in done.output
+    assert "Iteration 2: M_1 to M_2" in done.output
+    assert done.output.rstrip().endswith("finished")
+    data = json.loads(invoke("status", tiny_run, "--json").output)
+    assert data.pop("next") is None
+    assert data == json.loads((tiny_run / "results.json").read_text())
+
+
+def test_status_of_an_unfinished_run(tiny_run, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(tiny_run, run)
+    (run / "direct" / "iteration-1" / "done" / "judge.json").unlink()
+    (run / "direct" / "iteration-1" / "done" / "fold.json").unlink()
+    done = invoke("status", run)
+    assert done.exit_code == 0
+    assert "M_1 to M_2" not in done.output
+    assert done.output.rstrip().endswith("next: direct, iteration 2, judge")
+    data = json.loads(invoke("status", run, "--json").output)
+    assert data["next"] == {"phase": "judge", "arm": "direct", "iteration": 1}
+    assert len(data["arms"]["direct"]["iterations"]) == 1
+
+
+def test_status_of_a_run_that_has_nothing_yet(tiny_run, tmp_path):
+    shutil.copy(tiny_run / "recipe.yaml", tmp_path)
+    done = invoke("status", tmp_path)
+    assert done.exit_code == 0, done.output
+    assert done.output.rstrip().endswith("next: prepare")
+    data = json.loads(invoke("status", tmp_path, "--json").output)
+    assert data["next"] == {"phase": "prepare", "arm": None, "iteration": 0}
+    assert data["arms"] == {"direct": {"base": None, "iterations": []}}
+
+
+def test_a_phase_by_hand(tiny_run, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(tiny_run, run)
+    folder = run / "direct" / "iteration-1"
+    (folder / "done" / "pair.json").unlink()
+    (folder / "pairs.jsonl").unlink()
+    done = invoke("pair", run, "--iteration", 1)
+    assert (done.exit_code, done.output) == (0, "")
+    assert (folder / "pairs.jsonl").read_bytes() == (tiny_run / "direct" / "iteration-1" / "pairs.jsonl").read_bytes()
+    (folder / "pairs.jsonl").unlink()
+    module = [sys.executable, "-m", "tpo_lite.phases.pair", str(run), "--iteration", "1"]
+    assert subprocess.run(module, check=False).returncode == 0
+    assert (folder / "pairs.jsonl").exists()
+    done = invoke("pair", run, "--arm", "thinking")
+    assert (done.exit_code, done.output) == (2, "error: this run has no arm 'thinking'; it has direct.\n")
+
+
+HEAVY = ["torch", "transformers", "peft", "trl", "datasets", "llama_cpp", "bitsandbytes", "unsloth"]
+
+
+@pytest.mark.parametrize(
+    ("modules", "never"),
+    [
+        (
+            [
+                "cli",
+                "machine.doctor",
+                "loop.orchestrator",
+                "loop.results",
+                "phases.process",
+                "run",
+                "recipe",
+                "progress",
+            ],
+            [*HEAVY, "numpy"],
+        ),
+        (
+            [
+                "instructions.load",
+                "instructions.slices",
+                "thoughts",
+                "preferences.ratings",
+                "preferences.length_control",
+                "preferences.pairs",
+                "intervals",
+                "preferences.tournament",
+            ],
+            HEAVY,
+        ),
+        (
+            [
+                "phases.prepare",
+                "phases.pair",
+                "phases.judge",
+                "phases.select",
+                "preferences.judging",
+                "phases.summaries",
+            ],
+            ["torch", "trl"],
+        ),
+    ],
+)
+def test_imports_stay_light(modules, never):
+    code = f"import sys, {', '.join(f'tpo_lite.{module}' for module in modules)}; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert set(never) & set(done.stdout.split()) == set()

@@ -1,0 +1,312 @@
+"""Reading, cleaning and slicing instructions."""
+
+from __future__ import annotations
+
+import json
+import random
+import string
+from pathlib import Path
+
+import datasets
+import pandas
+import pytest
+
+from tests.helpers.shared import SHARED
+from tpo_lite.errors import InputError
+from tpo_lite.instructions.leakage import fingerprint
+from tpo_lite.instructions.load import load
+from tpo_lite.instructions.near_duplicates import near_duplicates
+from tpo_lite.instructions.slices import prepare, slices
+from tpo_lite.records import Instruction
+
+PROMPTS = SHARED / "data/prompts"
+
+
+def write(path: Path, text: str | bytes) -> Path:
+    path.write_bytes(text.encode() if isinstance(text, str) else text)
+    return path
+
+
+def texts(source: Path | str, **options: bool) -> list[str]:
+    return [instruction.text for instruction in load(source, **options).instructions]
+
+
+@pytest.mark.parametrize(
+    ("row", "text"),
+    [
+        ({"instruction": "Add.", "prompt": "no"}, "Add."),
+        ({"instruction": "Add.", "input": "3 4"}, "Add.\n\n3 4"),
+        ({"instruction": "Add.", "input": " "}, "Add."),
+        ({"instruction": "Add.", "instances": [{"input": "3 4", "output": "7"}]}, "Add.\n\n3 4"),
+        ({"Instruction": " Add.\n"}, "Add."),
+        ({"prompt": "a\u2028b"}, "a\u2028b"),
+        ({"prompt": [{"role": "user", "content": "a"}]}, "a"),
+        ({"question": "a", "answer": 4}, "a"),
+        ({"text": "a <|eot_id|>"}, "a <|eot_id|>"),
+        ({"messages": [{"role": "system", "content": "s"}, {"role": "user", "content": "a"}]}, "a"),
+        ({"messages": [{"role": "user", "content": "a"}, {"role": "user", "content": "b"}]}, "a"),
+        ({"conversations": [{"from": "gpt", "value": "s"}, {"from": "human", "value": "a"}]}, "a"),
+        ({"turns": ["a", "b"]}, "a"),
+        ({"turns": [{"content": "a"}]}, "a"),
+        ({"text": None}, ""),
+        ({"instruction": None, "prompt": "a"}, "a"),
+    ],
+)
+def test_columns(tmp_path: Path, row: dict, text: str) -> None:
+    assert texts(write(tmp_path / "a.jsonl", json.dumps(row, ensure_ascii=False) + "\n")) == [text]
+
+
+def test_a_column_called_input_is_not_added_to_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    (tmp_path / "set").mkdir()
+    write(tmp_path / "set/train.jsonl", '{"input": "Add."}\n')
+    assert texts(f"hub:{tmp_path}/set:train:input") == ["Add."]
+
+
+def test_jsonl_record(tmp_path: Path) -> None:
+    row = '{"prompt": "Add 3, 4", "category": "Math", "answer": 7}'
+    path = write(tmp_path / "a.jsonl", f"\ufeff\r\n{row}\r\n\r\n")
+    assert load(path).instructions == [
+        Instruction(fingerprint("Add 3, 4"), "Add 3, 4", f"{path}:2", category="Math", answer="7")
+    ]
+
+
+def test_plain_text(tmp_path: Path) -> None:
+    assert texts(write(tmp_path / "a.txt", '{"a": 1}\r\n\nb\x85c')) == ['{"a": 1}', "", "b\x85c"]
+
+
+def test_csv(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.csv", 'id,prompt,answer\n1,"two\nlines, ""quoted""",x\n\n2,b\u2028c,\n')
+    assert [(row.text, row.source, row.answer) for row in load(path).instructions] == [
+        ('two\nlines, "quoted"', f"{path}:2", "x"),
+        ("b\u2028c", f"{path}:5", ""),
+    ]
+
+
+def test_parquet(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    turns = [[{"role": "user", "content": "a"}], [{"role": "user", "content": "b"}]]
+    pandas.DataFrame({"messages": turns, "score": [1, 2], "category": ["x", None]}).to_parquet(path)
+    rows = load(path).instructions
+    assert [(row.text, row.source, row.category) for row in rows] == [
+        ("a", f"{path}:1", "x"),
+        ("b", f"{path}:2", None),
+    ]
+
+
+def test_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    (tmp_path / "set").mkdir()
+    write(tmp_path / "set/train.jsonl", '{"prompt": "a", "other": "c"}\n')
+    write(tmp_path / "set/test.jsonl", '{"prompt": "b", "other": "d"}\n')
+    name = f"hub:{tmp_path}/set"
+    assert texts(name) == ["a"]
+    assert texts(f"{name}:test") == ["b"]
+    assert texts(f"{name}:test:other") == ["d"]
+    with pytest.raises(InputError, match="no column 'none'; there are prompt, other"):
+        load(f"{name}:test:none")
+    with pytest.raises(InputError, match=r"cannot be loaded .*Check name, split"):
+        load(f"{name}:validation")
+
+
+@pytest.mark.parametrize(
+    ("name", "rows", "first"),
+    [
+        ("self_instruct_seed_tasks", 175, "Is there anything I can eat for a breakfast"),
+        ("vicuna_80", 80, "How can I improve my time management skills?"),
+        ("mt_bench_80", 80, "Compose an engaging travel blog post"),
+        ("wizardlm_testset_218", 218, "If a car travels 120 miles in 2 hours"),
+        ("oasst_rlhf2_llama30b_K_samples", 250, "Can you tell me about GLaDOS?"),
+    ],
+)
+def test_published_files(name: str, rows: int, first: str) -> None:
+    found = texts(PROMPTS / f"{name}.jsonl")
+    assert len(found) == rows and found[0].startswith(first) and all(found)
+
+
+GOOD = '{"prompt": "a"}\n'
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.jsonl", GOOD + "{\n", "a.jsonl:2: not JSON"),
+        ("a.jsonl", GOOD + "[" * 100_000 + "\n", "a.jsonl:2: not JSON"),
+        ("a.jsonl", GOOD + "3\n", "a.jsonl:2: a JSON object is expected, not int"),
+        ("a.jsonl", GOOD + '{"story": "a"}\n', "a.jsonl:2: none of the columns instruction, prompt"),
+        ("a.jsonl", GOOD + '{"prompt": 3}\n', "a.jsonl:2: 'prompt' is not text but int"),
+        ("a.jsonl", GOOD + '{"messages": []}\n', "a.jsonl:2: 'messages' has no user turn"),
+        ("a.jsonl", GOOD + '{"messages": [{"role": "system", "content": "a"}]}\n', "no user turn"),
+        ("a.jsonl", GOOD + '{"prompt": "\\ud800"}\n', "a.jsonl:2: half a surrogate pair"),
+        ("a.csv", "prompt,b\na,b\nc\n", "a.csv:3: 1 columns, but the header has 2"),
+        ("a.csv", 'prompt\na\n"b"c\n', "a.csv:3: not CSV"),
+        ("a.csv", 'prompt\na\n"open\n', "a.csv:3: not CSV"),
+    ],
+)
+def test_malformed_lines(tmp_path: Path, name: str, content: str, message: str) -> None:
+    path = write(tmp_path / name, content)
+    with pytest.raises(InputError) as error:
+        load(path)
+    assert message in str(error.value) and "--skip-bad" in str(error.value)
+    loaded = load(path, skip_bad=True)
+    assert ([row.text for row in loaded.instructions], loaded.bad) == (["a"], 1)
+
+
+def test_lines_behind_an_open_quote_are_counted_as_lost(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.csv", 'prompt\na\n"open\nb\nc\n')
+    loaded = load(path, skip_bad=True)
+    assert ([row.text for row in loaded.instructions], loaded.bad) == (["a"], 3)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.jsonl", None, "a.jsonl cannot be read (No such file or directory)"),
+        ("a.parquet", None, "a.parquet cannot be read as Parquet"),
+        ("a.parquet", "PAR1", "a.parquet cannot be read as Parquet"),
+        ("a.xlsx", "", "unknown suffix '.xlsx'. Instruction files end in .jsonl, .csv, .parquet, .txt"),
+        ("a.json", "[]", "unknown suffix"),
+        ("a.txt", b"a\nb\xff\n", "a.txt:2 is not UTF-8"),
+        ("a.txt", "", "a.txt holds no instructions (0 malformed lines)"),
+        ("a.jsonl", "\n", "a.jsonl holds no instructions"),
+        ("a.csv", "prompt\n", "a.csv holds no instructions"),
+    ],
+)
+def test_unusable_files(tmp_path: Path, name: str, content: str | bytes | None, message: str) -> None:
+    path = tmp_path / name
+    if content is not None:
+        write(path, content)
+    with pytest.raises(InputError) as error:
+        load(path, skip_bad=True)
+    assert message in str(error.value)
+
+
+def test_a_folder_is_no_file(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").mkdir()
+    with pytest.raises(InputError, match="Is a directory"):
+        load(tmp_path / "a.jsonl")
+
+
+def test_a_file_of_bad_lines_only(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"holds no instructions \(2 malformed lines\)"):
+        load(write(tmp_path / "a.jsonl", "{\n{\n"), skip_bad=True)
+
+
+def instruction(text: str) -> Instruction:
+    return Instruction(fingerprint(text), text, "test")
+
+
+LEAKED = "What are the names of some famous actors that started their careers on Broadway?"
+
+
+def test_prepare_counts_each_row_once() -> None:
+    rows = [
+        "Tell a joke.",
+        "",
+        " ",
+        "tell  a JOKE.",
+        LEAKED,
+        LEAKED,
+        "one two three four five",
+        "Tell a joke!",
+    ]
+    prepared = prepare(
+        [instruction(row) for row in rows],
+        token_count=lambda text: len(text.split()),
+        max_tokens=4,
+        allow_leakage=False,
+    )
+    assert [row.text for row in prepared.kept] == ["Tell a joke."]
+    assert prepared.counts == {
+        "read": 8, "empty": 2, "duplicates": 2, "leaked": 1, "too_long": 1, "near_duplicates": 1, "kept": 1,
+        "leaked_kept": 0,
+    }  # fmt: skip
+
+
+def test_allow_leakage() -> None:
+    prepared = prepare([instruction(LEAKED)], token_count=len, max_tokens=999, allow_leakage=True)
+    assert len(prepared.kept) == 1
+    assert (prepared.counts["leaked"], prepared.counts["leaked_kept"]) == (0, 1)
+
+
+# Sixty different words.
+SIXTY = " ".join(a + b + "ord" for a in string.ascii_lowercase[:20] for b in "xyz")
+SWAPS = "Swap the red cup and the blue cup. Swap the blue cup and the green cup. "
+CUPS = "The ball is under the red cup. " + SWAPS * 6
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "near"),
+    [
+        ("What is AI?", "what  is AI", True),
+        (SIXTY, SIXTY + " please", True),
+        (SIXTY, SIXTY.replace("gyord", "other"), True),
+        (SIXTY, SIXTY.replace("gyord", "other").replace("myord", "another"), False),
+        (SIXTY + " 3 4", SIXTY + " 3 5", False),
+        (SIXTY + " 3.5", SIXTY + " 35", False),
+        (SIXTY + " under cup B", SIXTY + " under cup C", False),
+        (SIXTY + " x + y", SIXTY + " x * y", False),
+        ("Add 3 then 4.", "Add 3 then 5.", False),
+        ("Write a poem about the sea.", "Write a poem about the moon.", False),
+        ("What is 3 + 4 + 3 + 4?", "What is 3 + 4?", False),
+        (CUPS, CUPS.replace("red cup and the blue", "green cup and the blue", 1), False),
+        (CUPS, CUPS.replace("red cup and the blue", "blue cup and the red", 1), False),
+        ("???", "!!!", False),
+        ("", "", False),
+    ],
+)
+def test_near_duplicates(first: str, second: str, near: bool) -> None:
+    assert near_duplicates([first, second]) == ({1} if near else set())
+    assert near_duplicates([second, "Something else.", first]) == ({2} if near else set())
+
+
+def test_near_duplicates_of_a_dropped_text_stay() -> None:
+    # Each is near to the one before, the third not to the first.
+    second = SIXTY.replace("gyord", "other")
+    third = second.replace("myord", "another")
+    assert near_duplicates([SIXTY, second, third]) == {1}
+    assert near_duplicates([]) == set()
+
+
+def test_the_search_misses_nothing() -> None:
+    rng = random.Random(0)
+    words = ["".join(rng.choices(string.ascii_lowercase, k=6)) for _ in range(300)]
+    texts = [rng.choices(words, k=rng.randint(40, 120)) for _ in range(8)]
+    for _ in range(40):
+        changed = list(rng.choice(texts))
+        for _ in range(rng.randint(1, 2)):
+            changed[rng.randrange(len(changed))] = rng.choice(words)
+        texts.append(changed)
+    lines = [" ".join(text) for text in texts]
+
+    kept: list[int] = []
+    for index, line in enumerate(lines):
+        if not any(near_duplicates([lines[other], line]) for other in kept):
+            kept.append(index)
+    assert 8 < len(kept) < 48
+    assert near_duplicates(lines) == set(range(len(lines))) - set(kept)
+
+
+def test_real_instructions_are_no_near_duplicates() -> None:
+    rows = load(PROMPTS / "self_instruct_seed_tasks.jsonl").instructions
+    prepared = prepare(rows, token_count=len, max_tokens=10_000, allow_leakage=False)
+    assert prepared.counts["kept"] == 175
+
+
+def test_slices() -> None:
+    rows = [instruction(f"task {number}") for number in range(20)]
+    sliced = slices(rows, seed=1, iterations=3, per_iteration=5, validation=4)
+    assert len(sliced.validation) == 4 and [len(part) for part in sliced.iterations] == [5, 5, 5]
+    used = [row.id for part in (sliced.validation, *sliced.iterations) for row in part]
+    assert len(set(used)) == 19
+    assert slices(rows[::-1], seed=1, iterations=3, per_iteration=5, validation=4) == sliced
+    assert slices(rows, seed=2, iterations=3, per_iteration=5, validation=4) != sliced
+    shorter = slices(rows, seed=1, iterations=1, per_iteration=5, validation=4)
+    assert (shorter.validation, shorter.iterations) == (sliced.validation, sliced.iterations[:1])
+
+
+def test_slices_running_out() -> None:
+    rows = [instruction(f"task {number}") for number in range(18)]
+    with pytest.raises(InputError) as error:
+        slices(rows, seed=1, iterations=3, per_iteration=5, validation=4)
+    assert "18 usable instructions are there, but 19 are needed" in str(error.value)

@@ -1,0 +1,411 @@
+"""Out of memory: what is halved, and that the run goes on with it to the same end."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from unittest.mock import patch
+
+import pytest
+import torch
+from transformers import modeling_utils
+from transformers.integrations.bitsandbytes import Bnb4bitQuantize
+
+from tests.helpers.tiny_run import invoke
+from tpo_lite.adapters import read_adapter
+from tpo_lite.errors import InputError, OutOfMemory, TpoError, is_out_of_memory
+from tpo_lite.files import read_json
+from tpo_lite.llamacpp import model as gguf_model
+from tpo_lite.loop import orchestrator
+from tpo_lite.loop.back_off import smaller
+from tpo_lite.nf4 import load_base
+from tpo_lite.phases.process import exit_code, run_phase
+from tpo_lite.recipe import Recipe, parse_recipe, value_of, with_keys
+from tpo_lite.records import PromptJudgements, read_jsonl
+from tpo_lite.run import RunFolder
+from tpo_lite.settled import limited
+
+
+def recipe(**sections):
+    return parse_recipe(sections, "test")
+
+
+# What is halved
+
+
+@pytest.mark.parametrize(
+    ("phase", "sections", "limits"),
+    [
+        ("dpo", {"train": {"batch": 32, "micro_batch": 8}}, {"train.micro_batch": 4}),
+        ("dpo", {"train": {"batch": 12, "micro_batch": 12}}, {"train.micro_batch": 6}),
+        ("dpo", {"train": {"batch": 9, "micro_batch": 9}}, {"train.micro_batch": 3}),  # 4 would not divide the batch
+        ("dpo", {"train": {"batch": 8, "micro_batch": 64}}, {"train.micro_batch": 4}),  # which took 8 at a time
+        ("dpo", {"train": {"batch": 32, "micro_batch": 1}}, {}),
+        ("generate", {"sampling": {"batch": 64, "k": 8}}, {"sampling.batch": 32}),
+        ("validate", {"sampling": {"batch": 3, "k": 8}}, {"sampling.batch": 1}),
+        ("validate", {"sampling": {"batch": 1, "k": 8}}, {}),
+        ("fold", {}, {}),
+        ("fold", {"merge": "requantize", "sampling": {"batch": 64}}, {"sampling.batch": 32}),
+        ("pair", {}, {}),
+    ],
+)
+def test_what_is_halved(phase, sections, limits):
+    assert smaller(phase, recipe(**sections)) == limits
+
+
+@pytest.mark.parametrize("phase", ["prepare", "judge", "select"])
+def test_the_judge_keeps_room_for_the_longest_comparison(phase):
+    judged = recipe(
+        instructions={"max_tokens": 100},
+        sampling={"max_new_tokens": 200},
+        judge={"mode": "explain", "explain_tokens": 300, "context": 8192, "batch": 128, "sequences": 32},
+    )
+    needed = 750 + 512 + 300  # 1.5 * (100 + 2 * 200), the judge prompt, the explanation
+    tried = []
+    while limits := smaller(phase, judged):
+        tried.append((limits.get("judge.batch"), limits.get("judge.context")))
+        judged = limited(judged, limits)
+    assert tried == [(64, 4096), (32, 2048), (None, needed)]
+
+
+@pytest.mark.parametrize(("mode", "limits"), [("score", [64, 4096]), ("reward-model", [None, 4096])])
+def test_a_judge_of_single_responses_keeps_room_for_one(mode, limits):
+    judged = recipe(
+        instructions={"max_tokens": 100},
+        sampling={"max_new_tokens": 200},
+        judge={"mode": mode, "context": 8192, "batch": 128, "sequences": 32},
+    )
+    first = smaller("judge", judged)
+    assert [first.get("judge.batch"), first["judge.context"]] == limits
+    while limits := smaller("judge", judged):
+        judged = limited(judged, limits)
+    assert judged.judge.context == 450 + 512  # 1.5 * (100 + 200), the judge prompt
+
+
+def test_a_limit_never_raises_a_setting():
+    limits = {"train.micro_batch": 4, "sampling.batch": 16}
+    within = limited(recipe(train={"micro_batch": 2}, sampling={"batch": 64}), limits)
+    assert (within.train.micro_batch, within.sampling.batch) == (2, 16)
+    assert within.train.batch == Recipe().train.batch
+
+
+def test_other_values_for_a_recipe():
+    recipe = Recipe()
+    other = with_keys(recipe, {"sampling.batch": 8, "engine": "gguf"})
+    assert (other.sampling.batch, other.engine) == (8, "gguf")
+    assert (value_of(other, "sampling.batch"), value_of(other, "engine")) == (8, "gguf")
+    assert with_keys(other, {"sampling.batch": recipe.sampling.batch, "engine": recipe.engine}) == recipe
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        ({"sampling.batsh": 8}, "sampling.batsh: unknown key .value 8.; did you mean sampling.batch"),
+        ({"sample.batch": 8}, "sample: unknown key"),
+        ({"sampling.batch": 0}, "sampling.batch: 0 does not fit"),
+        ({"train.micro_batch": 5}, "train.micro_batch: 5 does not divide train.batch"),
+    ],
+)
+@pytest.mark.parametrize("change", [with_keys, limited], ids=lambda change: change.__name__)
+def test_values_that_do_not_fit_are_an_input_error_everywhere(change, keys, said):
+    with pytest.raises(InputError, match=said):
+        change(Recipe(), keys)
+
+
+# What is taken for it
+
+
+def raised(allocate):
+    try:
+        allocate()
+    except Exception as error:
+        return error
+    raise AssertionError("there was memory for it")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        raised(lambda: bytearray(1 << 62)),
+        raised(lambda: torch.empty(1 << 58, dtype=torch.uint8)),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_errors_that_mean_it(error, tmp_path, capsys):
+    assert exit_code(error, tmp_path / "dpo.log", debug=False) == 3
+    said = capsys.readouterr().err
+    assert said.startswith("error: out of memory (") and "tries smaller batches" in said
+    assert (tmp_path / "dpo.log").exists()
+
+
+def test_errors_that_do_not():
+    assert not is_out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+    assert not is_out_of_memory(ValueError("the story of a man out of memory"))
+    assert not is_out_of_memory(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+
+
+# While a model is loaded
+
+AT_LOADING = [torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."), MemoryError()]
+
+
+@pytest.mark.parametrize("error", AT_LOADING, ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize("where", [(modeling_utils, "safe_open"), (Bnb4bitQuantize, "convert")], ids=["read", "4-bit"])
+def test_memory_that_runs_out_while_a_model_is_loaded(where, error, tiny_model):
+    """While weights are read or quantised: of the latter, transformers says no more than that there was an error."""
+    with patch.object(*where, side_effect=error), pytest.raises(OutOfMemory, match="End other programs that use it"):
+        load_base(str(tiny_model), "cpu")
+
+
+def test_any_other_error_while_a_model_is_loaded_says_to_check_the_model(tiny_model):
+    strange = patch.object(Bnb4bitQuantize, "convert", side_effect=ValueError("no such type"))
+    with strange, pytest.raises(InputError, match="cannot be loaded .* Check that it is a causal language") as caught:
+        load_base(str(tiny_model), "cpu")
+    assert not isinstance(caught.value, OutOfMemory)
+
+
+LOAD_WITH_UNSLOTH = """
+import sys
+from unittest.mock import patch
+
+from tpo_lite.sampling.engines import unsloth_nf4
+
+import torch
+from tpo_lite.errors import TpoError
+from transformers import AutoModelForCausalLM
+
+ERRORS = (
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+    ValueError("Some modules are dispatched on the CPU or the disk. Make sure you have enough GPU RAM to fit"),
+    ValueError("no such type"),
+)
+for error in ERRORS:
+    with patch.object(AutoModelForCausalLM, "from_pretrained", side_effect=error):
+        try:
+            unsloth.load(sys.argv[1], None, "cpu", 256)
+        except TpoError as raised:
+            print(raised.exit_code, raised)
+"""
+
+
+def test_memory_that_runs_out_while_unsloth_loads_a_model(tiny_model, tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", LOAD_WITH_UNSLOTH, tiny_model],
+        env=os.environ | {"PYTHONPATH": str(Path(sys.prefix) / "unsloth")},
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,  # unsloth writes a cache of compiled code where it runs
+    )
+    assert done.returncode == 0, done.stderr
+    said = [line for line in done.stdout.splitlines() if "cannot be loaded" in line]
+    assert [line[0] for line in said] == ["3", "3", "2"]
+    assert "memory ran out" in said[0] and "memory ran out" in said[1] and "no such type" in said[2]
+
+
+# The run goes on
+
+
+def copy_without(tiny_run, root, phase, outputs):
+    """A copy of the finished run as it was before `phase` of its first iteration."""
+    shutil.copytree(tiny_run, root)
+    folder = root / "direct" / "iteration-0"
+    (folder / "done" / f"{phase}.json").unlink()
+    for name in outputs:
+        path = folder / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    return RunFolder(root)
+
+
+OUT_OF_MEMORY_HERE = """
+import tpo_lite.phases.process
+
+
+def run_phase(*arguments):
+    from tpo_lite.sampling.policy import LoadedPolicy
+
+    draw = LoadedPolicy.draw
+
+    def draw_two_prompts(self, *arguments):
+        for number, prompt in enumerate(draw(self, *arguments)):
+            if number == 2:
+                raise MemoryError
+            yield prompt
+
+    def draw_in_small_batches(self, *arguments):
+        return (draw if self.recipe.sampling.batch <= 4 else draw_two_prompts)(self, *arguments)
+
+    LoadedPolicy.draw = draw_in_small_batches
+    whole(*arguments)
+
+
+whole, tpo_lite.phases.process.run_phase = tpo_lite.phases.process.run_phase, run_phase
+"""
+
+
+def test_a_fresh_process_goes_on_with_half_the_batch(tiny_run, tmp_path, monkeypatch, capfd):
+    """Batches of eight find no memory after the first two prompts, which are on disk by then."""
+    run = copy_without(tiny_run, tmp_path / "run", "generate", ["samples.jsonl"])
+    (tmp_path / "sitecustomize.py").write_text(OUT_OF_MEMORY_HERE)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    orchestrator._phase(run, "generate", "direct", 0, debug=False)
+    said = capfd.readouterr()
+    assert said.err.count("error: out of memory (MemoryError).") == 1
+    assert said.out.count("generate again with sampling.batch 4") == 1
+    assert run.limits == read_json(run.root / "limits.json") == {"sampling.batch": 4}
+    assert run.recipe.sampling.batch == 4 and run.started_with.sampling.batch == 8
+    samples = "direct/iteration-0/samples.jsonl"
+    assert (run.root / samples).read_bytes() == (tiny_run / samples).read_bytes()
+
+
+ABORT_HERE = """
+import tpo_lite.phases.process
+
+
+def run_phase(*arguments):
+    import llama_cpp
+
+    decode, ggml = llama_cpp.llama_decode, llama_cpp.llama_cpp._lib
+
+    def decode_small_batches(context, batch):
+        if llama_cpp.llama_n_batch(context) > LARGEST:  # as ggml-cuda does where an allocation fails in a decode
+            ggml.ggml_log_internal(4, b"%s error: %s\\n", b"CUDA", b"REASON")
+            ggml.ggml_log_internal(4, b"  current device: %d, in function %s\\n", 0, b"alloc")
+            ggml.ggml_log_internal(4, b"  %s\\n", b"cuMemCreate(&handle, reserve_size, &prop, 0)")
+            ggml.ggml_abort(b"ggml-cuda.cu", 106, b"%s error", b"CUDA")
+        return decode(context, batch)
+
+    llama_cpp.llama_decode = decode_small_batches
+    whole(*arguments)
+
+
+whole, tpo_lite.phases.process.run_phase = tpo_lite.phases.process.run_phase, run_phase
+"""
+
+
+def abort_in_judge(tiny_run, tmp_path, monkeypatch, largest, reason):
+    """A run before its first judge phase, which will abort in llama.cpp with batches over `largest` tokens."""
+    run = copy_without(tiny_run, tmp_path / "run", "judge", ["judgements.jsonl"])
+    (tmp_path / "sitecustomize.py").write_text(ABORT_HERE.replace("LARGEST", str(largest)).replace("REASON", reason))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    return run
+
+
+def test_a_judge_that_llama_cpp_aborts_for_want_of_memory_gets_smaller_batches(tiny_run, tmp_path, monkeypatch, capfd):
+    run = abort_in_judge(tiny_run, tmp_path, monkeypatch, 256, "out of memory")
+    orchestrator._phase(run, "judge", "direct", 0, debug=False)
+    said = capfd.readouterr()
+    log = run.root / "log" / "judge.log"
+    aborted = f"the judge phase was aborted, as memory ran out. Its last words are in {log}."
+    assert said.err.count(aborted) == 1 and "Traceback" not in said.err
+    assert "judge again with judge.batch 256, judge.context" in said.out
+    assert run.limits["judge.batch"] == 256 and run.is_done("judge", "direct", 0)
+    words = log.read_text().splitlines()
+    assert words[-4] == "CUDA error: out of memory" and words[-1] == "ggml-cuda.cu:106: CUDA error"
+
+
+def test_a_judge_that_aborts_for_another_reason_is_reported_with_its_log(tiny_run, tmp_path, monkeypatch):
+    run = abort_in_judge(tiny_run, tmp_path, monkeypatch, 0, "an illegal memory access was encountered")
+    log = run.root / "log" / "judge.log"
+    with pytest.raises(TpoError, match=rf"was ended by SIGABRT; .* report it with its log.* in {log}\."):
+        orchestrator._phase(run, "judge", "direct", 0, debug=False)
+    assert "CUDA error: an illegal memory access was encountered" in log.read_text()
+    assert run.limits == {}
+
+
+def test_an_abort_by_cpp_for_want_of_memory(tmp_path, monkeypatch, capfd):
+    """What C++ writes where nothing catches its bad_alloc."""
+    words = "terminate called after throwing an instance of 'std::bad_alloc'\n  what():  std::bad_alloc\n"
+    (tmp_path / "sitecustomize.py").write_text(f"import os\nos.write(2, {words.encode()!r})\nos.abort()\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    run = RunFolder(tmp_path / "run")
+    assert orchestrator.process(run, "generate", "direct", 0, debug=False) == OutOfMemory.exit_code
+    assert (run.root / "log" / "generate.log").read_text() == words
+    assert capfd.readouterr().err.startswith(words)
+
+
+def process_here(run, phase, arm, iteration, debug):
+    """`orchestrator.process` in this process."""
+    try:
+        run_phase(phase, run.root, arm, iteration)
+    except Exception as error:
+        return exit_code(error, run.root / "log" / f"{phase}.log", debug)
+    return 0
+
+
+def test_training_that_runs_out_of_memory_in_its_second_epoch_ends_with_the_same_adapters(tiny_run, tmp_path):
+    from trl import DPOTrainer
+
+    run = copy_without(tiny_run, tmp_path / "run", "dpo", ["train"])
+    step, sizes = DPOTrainer.training_step, []
+
+    def training_step(self, model, inputs, *arguments):
+        pairs = len(inputs["input_ids"]) // 2
+        if pairs > 2 and (run.iteration("direct", 0) / "train" / "checkpoint-2").exists():
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        sizes.append(pairs)
+        return step(self, model, inputs, *arguments)
+
+    with patch.object(DPOTrainer, "training_step", training_step), patch.object(orchestrator, "process", process_here):
+        orchestrator._phase(run, "dpo", "direct", 0, debug=False)
+    assert sizes == [4, 3, 2, 2, 2, 1]  # seven pairs: the last micro-batch's count as much as the others
+    assert run.limits == {"train.micro_batch": 2}
+    for checkpoint in ("checkpoint-2", "checkpoint-4"):
+        ours, theirs = (
+            read_adapter(root / "direct" / "iteration-0" / "train" / checkpoint)[0] for root in (run.root, tiny_run)
+        )
+        for name, block in theirs.items():
+            update = ours[name].b @ ours[name].a
+            assert (update - block.b @ block.a).norm() < 1e-4 * update.norm()
+    ours, theirs = (folder.done("dpo", "direct", 0)["summary"] for folder in (run, RunFolder(tiny_run)))
+    for key in ("first_loss", "last_loss"):
+        assert ours[key] == pytest.approx(theirs[key])
+
+
+def test_a_judge_whose_context_finds_no_memory_gets_a_smaller_one(tiny_run, tmp_path, monkeypatch, capsys):
+    run = copy_without(tiny_run, tmp_path / "run", "judge", ["judgements.jsonl"])
+    monkeypatch.setattr(gguf_model, "_available_memory", lambda: 1 << 20)
+    with patch.object(orchestrator, "process", process_here):
+        orchestrator._phase(run, "judge", "direct", 0, debug=False)
+    assert "no context of 8192 tokens" in capsys.readouterr().err
+    assert run.limits["judge.context"] < run.started_with.judge.context == 8192
+    games, expected = (
+        {
+            (record.id, game.first, game.second): game.p_first
+            for record in read_jsonl(root / "direct" / "iteration-0" / "judgements.jsonl", PromptJudgements)
+            for game in record.comparisons
+        }
+        for root in (run.root, tiny_run)
+    )
+    assert games == pytest.approx(expected, abs=1e-3)
+
+
+def test_a_phase_without_anything_left_to_halve_says_what_to_do(tiny_run, tmp_path):
+    run = copy_without(tiny_run, tmp_path / "run", "dpo", ["train"])
+    run.limit({"sampling.batch": 4})
+    tried = []
+
+    def process(run, *arguments):
+        tried.append(run.recipe.train.micro_batch)
+        return OutOfMemory.exit_code
+
+    with (
+        patch.object(orchestrator, "process", process),
+        pytest.raises(TpoError, match=r"dpo phase ran out of memory with the smallest batches\. End other programs"),
+    ):
+        orchestrator._phase(run, "dpo", "direct", 0, debug=False)
+    assert tried == [4, 2, 1]
+    assert RunFolder(run.root).limits == {"sampling.batch": 4}  # what worked before; of those tried, none did
+
+
+def test_status_names_the_limits(tiny_run, tmp_path):
+    shutil.copytree(tiny_run, tmp_path / "run")
+    RunFolder(tmp_path / "run").limit({"train.micro_batch": 2})
+    assert "train.micro_batch: 2, as memory ran out with more" in invoke("status", tmp_path / "run").output

@@ -1,0 +1,99 @@
+"""The tables: every figure of a made-up results.json is where a reader looks for it."""
+
+import re
+
+from rich.console import Console
+
+from tpo_lite.loop.results import number, percent, print_final, print_iteration
+from tpo_lite.run import PHASES
+
+PARSE = {"ok": 9, "no_marker": 1, "marker_twice": 0, "empty_thought": 0, "empty_response": 0, "truncated": 0}
+
+
+def iteration(accuracy, win, chosen="checkpoint-4"):
+    return {
+        "prompts": 2,
+        "parse": PARSE,
+        "thought_tokens": 30.25,
+        "response_tokens": 4.0,
+        "judge": {"calls": 40, "saved": 16, "unparsed": 3, "overlong": 2, "flip_rate": 0.125, "first_slot_rate": None},
+        "pairs": {
+            "pairs": 2,
+            "counts": {"prompts": 3, "best-worst": 1, "malformed": 1, "tied": 1, "one_response": 0},
+            "chosen_tokens": 5.0,
+            "rejected_tokens": None,
+        },
+        "rho": 0.5,
+        "rho_reached": False,
+        "dpo": {"first_loss": 0.693147, "last_loss": 0.5, "last_margin": 0.75},
+        "merge": {"update_norm": 0.0123, "kl": 2e-9},
+        "validation": {
+            "prompts": 10,
+            "parse": PARSE,
+            "thought_tokens": 28.0,
+            "chosen": chosen,
+            "win_rate": {"M_t": {"value": 0.5}, "M_0": {"value": win}},
+        },
+        "accuracy": accuracy,
+        "seconds": {"dpo": 12.4},
+        "peak_bytes": {phase: {"host": 1.5e9, **({"gpu": 6e9} if phase == "dpo" else {})} for phase in PHASES},
+    }
+
+
+BASE = {"accuracy": 0.25, "prompts": 10, "parse": PARSE, "thought_tokens": 31.0}
+RESULTS = {
+    "limits": {"sampling.batch": 16},
+    "arms": {
+        "thinking": {"base": BASE, "iterations": [iteration(0.5, 0.6), iteration(0.75, 0.7)]},
+        "direct": {"base": BASE, "iterations": [iteration(None, 0.4, chosen="M_t")]},
+    },
+}
+
+
+def rows(show, *arguments):
+    """The printed table as lists of cells, by the first cell."""
+    console = Console(width=200, record=True, file=open("/dev/null", "w"))
+    show(RESULTS, *arguments, console)
+    lines = console.export_text().splitlines()
+    cells = [re.split(r"\s{2,}", line.strip()) for line in lines]
+    return {row[0]: row[1:] for row in cells}
+
+
+def test_an_iteration_has_a_column_an_arm():
+    table = rows(print_iteration, 0)
+    both = {
+        "thinking": ["direct"],
+        "prompts x samples": ["2 x 5"] * 2,
+        "parse ok": ["90.0 % (1 no_marker)"] * 2,
+        "thought / response tokens": ["30.2 / 4.0"] * 2,
+        "judge calls (saved)": ["40 (16), 2 overlong"] * 2,
+        "flip / first-slot / unparsed": ["12.5 % / - / 3"] * 2,
+        "pairs": ["2 (1 malformed, 1 tied)"] * 2,
+        "chosen / rejected tokens": ["5.0 / -"] * 2,
+        "rho": ["0.50 (chosen still longer)"] * 2,
+        "loss first / last": ["0.6931 / 0.5000"] * 2,
+        "margin last": ["+0.750"] * 2,
+        "update norm, KL of merge": ["1.2 %, 2.0e-09"] * 2,
+        "win rate vs M_t / M_0": ["50.0 % / 60.0 %", "M_t kept / 40.0 %"],
+        "accuracy (validation)": ["50.0 %", "-"],
+        "dpo: s, peak GB": ["12 s, 1.50 + 6.0 GPU"] * 2,
+        "fold: s, peak GB": ["0 s, 1.50"] * 2,
+    }
+    assert {name: table[name] for name in both} == both
+
+
+def test_an_arm_that_is_behind_has_no_column_yet():
+    assert rows(print_iteration, 1)["thinking"] == []
+
+
+def test_the_final_table_has_a_row_a_model():
+    table = rows(print_final)
+    assert table["M_0"] == ["25.0 %", "25.0 %", "-", "-", "90.0 %", "90.0 %", "31.0"]
+    assert table["M_1"] == ["50.0 %", "-", "60.0 %", "40.0 %", "90.0 %", "90.0 %", "28.0"]
+    assert table["sampling.batch: 16, as memory ran out with more"] == []
+    assert table["M_2"] == ["75.0 %", "-", "70.0 %", "-", "90.0 %", "-", "28.0"]
+
+
+def test_nothing_measured_is_a_dash():
+    assert (percent(None), number(None)) == ("-", "-")
+    assert (percent(0.0), number(0.0)) == ("0.0 %", "0.0")

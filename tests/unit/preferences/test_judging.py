@@ -1,0 +1,112 @@
+"""Tournaments before a judge: what it is shown, in how many calls, and what is recorded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+
+from tests.unit.preferences.test_tournament import ADAPTIVE, prompt
+from tpo_lite.intervals import flip_rate
+from tpo_lite.judges.protocol import JudgeRequest, Verdict
+from tpo_lite.phases.summaries import judge_summary
+from tpo_lite.preferences.judging import judge_prompts
+from tpo_lite.preferences.pairs import score_prompt
+from tpo_lite.preferences.tournament import RoundRobin, Single, Tournament
+from tpo_lite.records import Comparison
+
+
+class Alphabet:
+    """Prefers the response that comes earlier in the alphabet, and says in what order it was asked."""
+
+    tokens_decoded = 0
+    max_tokens = 99
+
+    def __init__(self, pointwise: bool = False, longest: int = 99):
+        self.pointwise, self.longest = pointwise, longest
+        self.batches: list[list[JudgeRequest]] = []
+
+    def compare(self, requests: Sequence[JudgeRequest]) -> list[Verdict]:
+        """Sure of itself; responses of more than `longest` letters do not fit."""
+        self.batches.append(list(requests))
+        return [self.verdict(request.response_a, request.response_b) for request in requests]
+
+    def verdict(self, a: str, b: str) -> Verdict:
+        """Of one pair."""
+        if max(len(a), len(b)) > self.longest:
+            return Verdict(0.5, "overlong")
+        return Verdict(0.95, "A", "because") if a < b else Verdict(0.05, "B", "because")
+
+
+def test_a_round_robin_of_several_prompts_is_one_call() -> None:
+    judge = Alphabet()
+    prompts = [prompt("b", "a", "b"), prompt("c", None, id="y"), prompt("d", "c", id="z")]
+    records = list(judge_prompts(judge, prompts, RoundRobin()))
+    assert judge.batches == [[JudgeRequest("?", a, b) for a, b in ("ba", "ab", "dc", "cd")]]
+    assert records[0].comparisons == [Comparison(0, 1, 0.05, "B", "because"), Comparison(1, 0, 0.95, "A", "because")]
+    assert [(record.id, record.calls, record.saved) for record in records] == [("x", 2, 4), ("y", 0, 0), ("z", 2, 0)]
+
+
+def test_rounds_of_several_prompts_go_together() -> None:
+    judge = Alphabet()
+    prompts = [prompt(*letters, id=letters) for letters in ("hgfedcba", "abcdefgh", "ab")]
+    records = list(judge_prompts(judge, prompts, ADAPTIVE))
+    assert len(judge.batches[0]) == 8 + 8 + 2
+    # The third has played all there is to play, the others go on together.
+    assert 2 <= len(judge.batches) <= 6
+    assert sum(map(len, judge.batches)) == sum(record.calls for record in records)
+    for record in records:
+        assert record.calls == len(record.comparisons)
+        assert record.calls + record.saved == len(record.id) * (len(record.id) - 1)
+        assert [record] == list(judge_prompts(Alphabet(), [prompt(*record.id, id=record.id)], ADAPTIVE))
+
+
+def test_a_prompt_is_given_when_it_is_over_and_not_when_all_are() -> None:
+    judge = Alphabet()
+    stream = judge_prompts(judge, [prompt("b", "a"), prompt(*"hgfedcba", id="y"), prompt("a", id="z")], ADAPTIVE)
+    assert (next(stream).id, len(judge.batches)) == ("x", 1)
+    assert [record.id for record in stream] == ["y", "z"]  # in order, though the last had nothing to play
+    assert len(judge.batches) > 1
+
+
+@pytest.mark.parametrize("tournament", [RoundRobin(), Single(0), ADAPTIVE])
+def test_every_tournament_finds_the_best_and_the_worst(tournament: Tournament) -> None:
+    samples = prompt(*"hcagdbef")
+    (judgements,) = judge_prompts(Alphabet(), [samples], tournament)
+    score = score_prompt(samples, judgements, soft=True, prior=0.1, rho=0.0)
+    ranked = [letter for _, letter in sorted(zip(score.ratings, "hcagdbef", strict=True))]
+    assert (ranked[0], ranked[-1]) == ("h", "a")
+
+
+@pytest.mark.parametrize("tournament", [RoundRobin(), Single(0), ADAPTIVE])
+def test_a_pointwise_judge_scores_each_distinct_response_once(tournament: Tournament) -> None:
+    judge = Alphabet(pointwise=True)
+    records = list(judge_prompts(judge, [prompt("b", "a", None, "b", "c"), prompt("a", "a", id="y")], tournament))
+    assert [(c.first, c.second) for c in records[0].comparisons] == [(0, 1), (0, 4), (1, 4)]
+    assert (records[0].calls, records[0].saved) == (3, 9)
+    assert (records[1].comparisons, records[1].calls, records[1].saved) == ([], 0, 2)
+    assert len(judge.batches) == 1
+
+
+@pytest.mark.parametrize("pointwise", [False, True])
+def test_what_is_too_long_for_the_judge_is_neither_a_call_nor_saved(pointwise: bool) -> None:
+    samples = prompt("a", "b", "too long")
+    (record,) = judge_prompts(Alphabet(pointwise, longest=3), [samples], RoundRobin())
+    assert [c.verdict for c in record.comparisons].count("overlong") == (2 if pointwise else 4)
+    assert (record.calls, record.saved) == ((2, 2) if pointwise else (2, 0))
+    (none,) = judge_prompts(Alphabet(pointwise, longest=0), [samples], RoundRobin())
+    assert none.calls == 0
+
+
+def test_flips_are_counted_over_pairs_asked_in_both_orders() -> None:
+    both = [Comparison(0, 1, 0.9, "A"), Comparison(1, 0, 0.9, "A"), Comparison(0, 2, 0.9, "A")]
+    assert (flip_rate([both]).value, flip_rate([both]).n) == (1.0, 1)
+    (record,) = judge_prompts(Alphabet(), [prompt("a", "b", "c")], Single(0))
+    assert judge_summary([record]) == {
+        "calls": 3,
+        "saved": 3,
+        "unparsed": 0,
+        "overlong": 0,
+        "flip_rate": None,
+        "first_slot_rate": sum(c.verdict == "A" for c in record.comparisons) / 3,
+    }

@@ -1,0 +1,66 @@
+"""Drawing samples: prompts are given as they end, in an order that a resumed run repeats."""
+
+import pytest
+
+from tpo_lite.recipe import Recipe
+from tpo_lite.records import Instruction
+from tpo_lite.sampling.policy import LoadedPolicy, Policy
+from tpo_lite.thoughts import DIRECT
+
+INSTRUCTIONS = [Instruction(str(number), "word " * (number + 1), "test") for number in range(3)]
+
+
+class Script:
+    """A sampler of one batch whose rows end in a given order; `outputs` by key."""
+
+    rows = 64
+
+    def __init__(self, order, outputs):
+        self.order, self.outputs, self.given = order, outputs, 0
+
+    def stream(self, prompts, keys):
+        for row in self.order or range(len(prompts)):
+            self.given += 1
+            yield row, self.outputs[keys[row]]
+        self.order = None
+
+
+@pytest.fixture
+def loaded(tiny_model, tmp_path):
+    return LoadedPolicy(Recipe(model=str(tiny_model), engine="transformers"), Policy(str(tiny_model), None, tmp_path))
+
+
+def text_ids(loaded, text):
+    return [*loaded.chat.tokenizer.encode(text, add_special_tokens=False), loaded.stops[0]]
+
+
+def test_a_prompt_is_given_as_soon_as_it_and_those_before_it_have_ended(loaded):
+    outputs = {f"key/{id}/{k}": text_ids(loaded, "one two") for id in "012" for k in range(2)}
+    # Rows 0 and 1 are prompt 0's. Prompt 2 ends first, but is given last.
+    script = loaded.sampler = Script([5, 4, 1, 0, 3, 2], outputs)
+    stream = loaded.draw(INSTRUCTIONS, DIRECT, "key", k=2)
+    first = next(stream)
+    assert (first.instruction.id, script.given) == ("0", 4)
+    assert [sample.k for sample in first.samples] == [0, 1]
+    assert [prompt.instruction.id for prompt in stream] == ["1", "2"]
+
+
+def test_what_is_finished_is_sampled_with_its_batch_but_not_given_again(loaded):
+    outputs = {f"key/{id}/0": text_ids(loaded, "one two") for id in "012"}
+    script = loaded.sampler = Script(None, outputs)
+    drawn = loaded.draw(INSTRUCTIONS, DIRECT, "key", k=1, finished=frozenset("02"))
+    assert [prompt.instruction.id for prompt in drawn] == ["1"]
+    assert script.given == 3
+
+
+def test_malformed_outputs_are_sampled_again_so_often_and_others_are_not(loaded):
+    good, bad = text_ids(loaded, "one two"), [loaded.stops[0]]
+    outputs = {"key/0/0": good, "key/1/0": bad, "key/1/1": good, **{f"key/2/{number}": bad for number in range(3)}}
+    script = loaded.sampler = Script(None, outputs)
+    drawn = list(loaded.draw(INSTRUCTIONS, DIRECT, "key", k=1, retries=2))
+    assert [[sample.outcome for sample in prompt.samples] for prompt in drawn] == [
+        ["ok"],
+        ["empty_response", "ok"],
+        ["empty_response"] * 3,
+    ]
+    assert script.given == 6

@@ -1,0 +1,187 @@
+"""The run folder: what is kept, refused, locked and moved aside."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.helpers.tiny_run import train_here
+from tpo_lite.errors import InputError, TpoError
+from tpo_lite.files import read_json, write_json
+from tpo_lite.recipe import Recipe
+from tpo_lite.records import Instruction, JsonlAppender, read_jsonl
+from tpo_lite.run import RunFolder
+
+
+def test_a_folder_remembers_its_recipe(tmp_path):
+    run = RunFolder(tmp_path / "run")
+    run.start(Recipe(seed=5), new=False)
+    assert run.recipe == Recipe(seed=5)
+    run.start(Recipe(seed=5), new=False)  # the same again goes on
+
+
+def test_changed_settings_are_refused_with_what_changed(tmp_path):
+    run = RunFolder(tmp_path / "run")
+    run.start(Recipe(seed=5), new=False)
+    run.mark_done("prepare", None, 0, {}, {})
+    with pytest.raises(InputError, match=r"seed: 5 -> 6(.|\n)*--new"):
+        run.start(Recipe(seed=6), new=False)
+
+
+def test_until_something_is_computed_settings_may_change(tmp_path):
+    run = RunFolder(tmp_path / "run")
+    run.start(Recipe(seed=5), new=False)
+    run.limit({"judge.batch": 32})
+    run.start(Recipe(seed=6), new=False)
+    assert run.recipe == Recipe(seed=6)
+    assert run.limits == {}
+    run.iteration("thinking", 0).mkdir(parents=True)
+    with pytest.raises(InputError, match="seed: 6 -> 7"):
+        run.start(Recipe(seed=7), new=False)
+
+
+def test_a_wrong_path_is_mended_by_giving_another(tiny_arguments, tmp_path):
+    (tmp_path / "few.txt").write_text("One.\nTwo.\n")
+    for name, said in (("none.txt", "none.txt cannot be read"), ("few.txt", "2 usable instructions are there")):
+        done = train_here(*tiny_arguments, "--prompts", tmp_path / name, "--out", tmp_path / "run")
+        assert done.exit_code == 2
+        assert said in done.output
+
+
+def test_settings_do_not_change_under_another_run(tmp_path):
+    run = RunFolder(tmp_path / "run")
+    run.start(Recipe(seed=5), new=False)
+    with RunFolder(tmp_path / "run").lock("run"), pytest.raises(TpoError, match="in use by process"):
+        run.start(Recipe(seed=6), new=False)
+    assert run.recipe == Recipe(seed=5)
+
+
+def test_limits_hold_for_what_runs_and_not_for_what_was_started(tmp_path):
+    run = RunFolder(tmp_path / "run")
+    run.start(Recipe(), new=False)
+    run.limit({"sampling.batch": 16})
+    run.limit({"sampling.batch": 8, "judge.context": 4096})
+    again = RunFolder(tmp_path / "run")
+    assert again.limits == {"sampling.batch": 8, "judge.context": 4096}
+    assert (again.recipe.sampling.batch, again.recipe.judge.context) == (8, 4096)
+    assert again.started_with == Recipe()
+    again.start(Recipe(), new=False)
+
+
+OUTPUTS = [
+    ("prepare", "validation.jsonl"),
+    ("generate", "samples.jsonl"),
+    ("generate", "../base-validation.jsonl"),
+    ("judge", "judgements.jsonl"),
+    ("pair", "scores.jsonl"),
+    ("pair", "pairs.jsonl"),
+    ("dpo", "train/log.json"),
+    ("dpo", "train/checkpoint-4/adapter_model.safetensors"),
+    ("validate", "validation/checkpoint-4.jsonl"),
+    ("select", "validation/checkpoint-4-vs-M_0.jsonl"),
+    ("select", "validation.json"),
+    ("fold", "adapter/adapter_model.safetensors"),
+    ("fold", "model/model-00002-of-00004.safetensors"),
+]
+
+
+@pytest.mark.parametrize(("phase", "name"), OUTPUTS)
+def test_a_phase_whose_output_is_gone_is_not_finished(phase, name, tmp_path):
+    run = RunFolder(tmp_path)
+    arm = None if phase == "prepare" else "direct"
+    output = run.done_path(phase, arm, 1).parent.parent / name
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.touch()
+    run.mark_done(phase, arm, 1, {}, {})
+    assert run.is_done(phase, arm, 1)
+    output.unlink()
+    assert not run.is_done(phase, arm, 1)
+
+
+def test_new_moves_the_old_folder_aside(tmp_path):
+    run = RunFolder(tmp_path / "run")
+    for seed in (1, 2, 3):
+        run.start(Recipe(seed=seed), new=True)
+    kept = [RunFolder(tmp_path / name).recipe.seed for name in ("run.old-1", "run.old-2", "run")]
+    assert kept == [1, 2, 3]
+
+
+def test_a_folder_with_other_things_in_it_is_left_alone(tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    for new in (False, True):
+        with pytest.raises(InputError, match="neither empty nor a run folder"):
+            RunFolder(tmp_path).start(Recipe(), new)
+
+
+@pytest.mark.parametrize("lock", ["run", "phase"])
+def test_new_does_not_take_a_folder_from_under_a_run(lock, tmp_path):
+    run = RunFolder(tmp_path / "run")
+    run.start(Recipe(), new=False)
+    with run.lock(lock), pytest.raises(TpoError, match="in use by process"):
+        RunFolder(tmp_path / "run").start(Recipe(seed=1), new=True)
+    assert run.recipe.seed == 0 and [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_new_in_the_folder_itself(tmp_path, monkeypatch):
+    RunFolder(tmp_path / "run").start(Recipe(), new=False)
+    monkeypatch.chdir(tmp_path / "run")
+    RunFolder(Path(".")).start(Recipe(seed=1), new=True)
+    assert (tmp_path / "run.old-1" / "recipe.yaml").exists()
+
+
+@pytest.mark.parametrize("name", ["file/run", "/proc/run"])
+def test_a_folder_that_cannot_be_made(name, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="cannot be used .*Give another folder"):
+        RunFolder(tmp_path / name).start(Recipe(), new=False)
+
+
+def test_a_folder_that_is_no_run(tmp_path):
+    with pytest.raises(InputError, match="is not a run folder"):
+        _ = RunFolder(tmp_path).recipe
+
+
+def test_the_lock_keeps_a_second_run_out_and_names_the_first(tmp_path):
+    run = RunFolder(tmp_path)
+    with run.lock("run"), pytest.raises(TpoError, match=r"in use by process \d+"), RunFolder(tmp_path).lock("run"):
+        pass
+    with run.lock("run"):
+        pass  # given back
+
+
+def test_seconds_of_a_phase_add_up_over_its_processes(tmp_path):
+    run = RunFolder(tmp_path)
+    for seconds in (2.0, 3.0):
+        run.record_seconds("judge", "thinking", 1, seconds)
+    run.record_seconds("judge", "direct", 1, 7.0)
+    assert run.seconds("thinking", 1) == {"judge": 5.0}
+
+
+def test_a_line_cut_off_by_a_kill_is_dropped_and_written_again(tmp_path):
+    path = tmp_path / "instructions.jsonl"
+    first, second = (Instruction(str(n), f"Say {n}.", "test") for n in (1, 2))
+    with JsonlAppender(path) as out:
+        out.append(first, second)
+    data = path.read_bytes()
+    path.write_bytes(data[:-5])
+    assert list(read_jsonl(path, Instruction)) == [first]
+    with JsonlAppender(path) as out:
+        out.append(second)
+    assert path.read_bytes() == data
+
+
+def test_a_damaged_line_in_the_middle_is_an_error(tmp_path):
+    path = tmp_path / "instructions.jsonl"
+    path.write_text('{"id": 1\n' + json.dumps(Instruction("2", "Say 2.", "test").to_dict()) + "\n")
+    with pytest.raises(InputError, match=r"instructions.jsonl:1 is damaged"):
+        list(read_jsonl(path, Instruction))
+
+
+def test_json_is_written_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "deep" / "figures.json"
+    write_json(path, {"a": [1, 2]})
+    assert read_json(path) == {"a": [1, 2]}
+    with pytest.raises(TypeError):
+        write_json(path, {"a": object()})
+    assert read_json(path) == {"a": [1, 2]}
+    assert [file.name for file in path.parent.iterdir()] == ["figures.json"]

@@ -1,0 +1,145 @@
+"""Thought prompts and strict parsing, with outputs split by hand."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tpo_lite.errors import InputError
+from tpo_lite.thoughts import (
+    DIRECT,
+    GENERIC,
+    OUTCOMES,
+    SPECIFIC,
+    Parse,
+    custom_style,
+    parse,
+    thought_prompt,
+)
+
+
+def test_generic_prompt_is_the_papers() -> None:
+    assert thought_prompt(GENERIC, "Why is the sky blue?").split("\n") == [
+        "Respond to the following user query in a comprehensive and detailed way. "
+        "You can write down your thought process before responding. Write your thoughts after "
+        '"Here is my thought process:" and write your response after "Here is my response:".',
+        "",
+        "User query: Why is the sky blue?",
+    ]
+
+
+def test_specific_prompt_is_the_papers() -> None:
+    assert thought_prompt(SPECIFIC, "Why?").split("\n") == [
+        "Respond to the following user query in a comprehensive and detailed way. "
+        "But first write down your internal thoughts. This must include your draft response and its "
+        'evaluation. After this, write your final response after "<R>".',
+        "",
+        "User query: Why?",
+    ]
+
+
+@pytest.mark.parametrize("instruction", ["{instruction}", "f'{x} {{y}}'", "a{0}b", "\\1", ""])
+def test_instruction_is_text(instruction: str) -> None:
+    assert thought_prompt(DIRECT, instruction) == instruction
+    assert thought_prompt(GENERIC, instruction).endswith("\n\nUser query: " + instruction)
+
+
+THINK, RESPOND = "Here is my thought process:", "Here is my response:"
+
+
+@pytest.mark.parametrize(
+    ("style", "output", "expected"),
+    [
+        (GENERIC, f"{THINK}\nTwo and two.\n\n{RESPOND}\n 4 \n", Parse("ok", "Two and two.", "4")),
+        (GENERIC, f"Sure! {THINK} z {RESPOND} y", Parse("ok", "z", "y")),
+        (GENERIC, f"{THINK} z", Parse("no_marker")),
+        (GENERIC, f"z {RESPOND} y", Parse("no_marker")),
+        (GENERIC, f"{RESPOND} y {THINK} z", Parse("no_marker")),
+        (GENERIC, f"{THINK.lower()} z {RESPOND} y", Parse("no_marker")),
+        (GENERIC, f"{THINK} z {RESPOND} y {RESPOND} y", Parse("marker_twice")),
+        (GENERIC, f"{THINK} z {THINK} z {RESPOND} y", Parse("marker_twice")),
+        (GENERIC, f"{RESPOND} y {THINK} z {RESPOND} y", Parse("marker_twice")),
+        (GENERIC, f"{THINK}\n{RESPOND} y", Parse("empty_thought")),
+        (GENERIC, f"{THINK} z {RESPOND}\n", Parse("empty_response")),
+        (GENERIC, f"{THINK} {RESPOND} ", Parse("empty_thought")),
+        (GENERIC, "", Parse("no_marker")),
+        (SPECIFIC, "Draft: 5? No, 4.\n<R> 4", Parse("ok", "Draft: 5? No, 4.", "4")),
+        (SPECIFIC, "4", Parse("no_marker")),
+        (SPECIFIC, "a<R>b<R>c", Parse("marker_twice")),
+        (SPECIFIC, "<R>b", Parse("empty_thought")),
+        (SPECIFIC, "a<R>", Parse("empty_response")),
+        (SPECIFIC, "a <|eot_id|> b<R>c<|eot_id|>", Parse("ok", "a <|eot_id|> b", "c<|eot_id|>")),
+        (DIRECT, " The answer is 4.\n", Parse("ok", "", "The answer is 4.")),
+        (DIRECT, "a<R>b", Parse("ok", "", "a<R>b")),
+        (DIRECT, " \n", Parse("empty_response")),
+    ],
+)
+def test_parse(style, output: str, expected: Parse) -> None:
+    assert parse(style, output, truncated=False) == expected
+
+
+@pytest.mark.parametrize("style", [GENERIC, SPECIFIC, DIRECT])
+@pytest.mark.parametrize("output", [f"{THINK} z {RESPOND} y<R>y", "", "a"])
+def test_truncated_comes_first(style, output: str) -> None:
+    assert parse(style, output, truncated=True) == Parse("truncated")
+
+
+PIECES = st.lists(st.sampled_from([THINK, RESPOND, "<R>", "<", "R>", "Here is my", " ", "\n", "x", "é"])).map("".join)
+
+
+@given(style=st.sampled_from([GENERIC, SPECIFIC, DIRECT]), output=PIECES | st.text(), truncated=st.booleans())
+def test_parse_never_invents(style, output: str, truncated: bool) -> None:
+    parsed = parse(style, output, truncated)
+    assert parsed.outcome in OUTCOMES
+    assert (parsed.outcome == "truncated") == truncated
+    if parsed.outcome != "ok":
+        assert (parsed.thought, parsed.response) == ("", "")
+        return
+    assert parsed.response and parsed.response == parsed.response.strip()
+    assert output.rstrip().endswith(parsed.response)
+    assert bool(parsed.thought) == (style is not DIRECT)
+    if style is not DIRECT:
+        assert style.response_marker not in parsed.thought + "\0" + parsed.response
+        assert output.index(parsed.thought) < output.index(style.response_marker)
+
+
+def _plain(text: str) -> bool:
+    return text.strip() == text and text != "" and not any(marker in text for marker in (THINK, RESPOND, "<R>"))
+
+
+# No "H", "h" or ":", so that no marker can arise where two parts meet.
+PLAIN = st.text(st.characters(exclude_characters="Hh:<>R", exclude_categories=["Cs"])).filter(_plain)
+
+
+@given(thought=PLAIN, response=PLAIN)
+def test_parse_undoes_formatting(thought: str, response: str) -> None:
+    expected = Parse("ok", thought, response)
+    assert parse(GENERIC, f"{THINK}\n{thought}\n\n{RESPOND}\n{response}\n", False) == expected
+    assert parse(SPECIFIC, f"{thought}\n<R>{response}", False) == expected
+
+
+def test_custom_style() -> None:
+    style = custom_style("Think in [T], answer in [A].\n{instruction}", "[A]", "[T]")
+    assert style.name == "custom"
+    assert thought_prompt(style, "1+1?") == "Think in [T], answer in [A].\n1+1?"
+    assert parse(style, "[T]two[A]2", False) == Parse("ok", "two", "2")
+
+
+@pytest.mark.parametrize(
+    ("template", "response_marker", "thought_marker", "message"),
+    [
+        ("Answer after [A].", "[A]", None, "there 0 times"),
+        ("[A] {instruction} {instruction}", "[A]", None, "there 2 times"),
+        ("{instruction} [A]", " ", None, "response_marker is empty"),
+        ("{instruction} [A]", "[A]", "", "thought_marker is empty"),
+        ("{instruction}", "[A]", None, "'[A]' is not in the template"),
+        ("{instruction} [A]", "[A]", "[T]", "'[T]' is not in the template"),
+        ("[{instruction}A]", "[A]", None, "'[A]' is not in the template"),
+        ("{instruction} my answer:", "my answer:", "answer:", "contain one another"),
+    ],
+)
+def test_custom_style_errors(template: str, response_marker: str, thought_marker, message: str) -> None:
+    with pytest.raises(InputError) as error:
+        custom_style(template, response_marker, thought_marker)
+    assert message in str(error.value)

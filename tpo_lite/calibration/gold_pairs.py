@@ -1,0 +1,136 @@
+"""Pairs of responses to one instruction, most of them with a gold label that says which is better.
+
+Three forms are read as they are: LLMBar's (Zeng et al., arXiv 2310.07641: a JSON list of input, output_1,
+output_2, label 1 or 2), JudgeBench's (Tan et al., arXiv 2410.12784: JSONL of question, response_A,
+response_B, label "A>B" or "B>A"), and our own JSONL of instruction, response_1, response_2 and, if known,
+label and id. Knows nothing of judges.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tpo_lite.errors import InputError
+from tpo_lite.files import well_formed
+
+FORMS = (
+    ("instruction", "response_1", "response_2"),
+    ("input", "output_1", "output_2"),
+    ("question", "response_A", "response_B"),
+)
+"""The text fields of our own form, LLMBar's and JudgeBench's."""
+
+
+_LABELS = {"1": 1, "2": 2, "A>B": 1, "B>A": 2}
+
+
+@dataclass(frozen=True)
+class ResponsePair:
+    """Two responses to one instruction."""
+
+    id: str
+    """JudgeBench's pair_id, an id given in the file, or the file's stem and the number from 0 ("Natural:17")."""
+    group: str
+    """What the pair counts towards beside the whole: the file's stem, or JudgeBench's source."""
+    instruction: str
+    """What the user asked."""
+    response_1: str
+    """One response."""
+    response_2: str
+    """The other."""
+    label: int | None
+    """Which is better, 1 or 2; None where nobody says."""
+
+    @property
+    def lengths(self) -> list[int]:
+        """Lengths of both responses in characters."""
+        return [len(self.response_1), len(self.response_2)]
+
+    @property
+    def digest(self) -> str:
+        """A hash of the three texts."""
+        texts = [self.instruction, self.response_1, self.response_2]
+        return hashlib.sha256(json.dumps(texts).encode()).hexdigest()[:16]
+
+
+def read_pairs(path: Path) -> list[ResponsePair]:
+    """The pairs of a file, in its order.
+
+    Raises `InputError`, with file and line, for a line that is none of the forms, a label that is none, two
+    pairs with one id, and a file without pairs.
+    """
+    pairs = []
+    seen: dict[str, str] = {}
+    for number, (where, row) in enumerate(read_rows(path)):
+        fields = next((form for form in FORMS if form[0] in row), None)
+        if fields is None:
+            known = "; ".join(", ".join(form) for form in FORMS)
+            raise InputError(f"{where} is no pair of responses. Give one of these sets of keys: {known}.")
+        for field in fields:
+            if not isinstance(row.get(field), str):
+                raise InputError(f"{where}: {field} is missing or no text. Give all of {', '.join(fields)}.")
+        pair_id = str(row.get("pair_id", row.get("id", f"{path.stem}:{number}")))
+        if pair_id in seen:
+            raise InputError(f"{where} has the id {pair_id!r} of {seen[pair_id]}. Give each pair an id of its own.")
+        seen[pair_id] = where
+        group = judgebench_group(str(row["source"])) if "pair_id" in row and "source" in row else path.stem
+        pairs.append(ResponsePair(pair_id, group, *(row[f] for f in fields), read_label(row.get("label"), where)))
+    return pairs
+
+
+def read_label(label: Any, where: str) -> int | None:
+    """1 or 2 for the first or second response, None for no label; `where` is for the error's message."""
+    if label is None:
+        return None
+    if isinstance(label, bool) or str(label) not in _LABELS:
+        raise InputError(f'{where}: the label is {label!r}. Give 1 or 2, "A>B" or "B>A", or no label at all.')
+    return _LABELS[str(label)]
+
+
+def judgebench_group(source: str) -> str:
+    """The benchmark a JudgeBench pair was made from, which its paper reports on: mmlu-pro's subjects are one.
+
+    >>> judgebench_group("mmlu-pro-computer science"), judgebench_group("livebench-math")
+    ('mmlu-pro', 'livebench-math')
+    """
+    return "mmlu-pro" if source.startswith("mmlu-pro") else source
+
+
+def read_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The objects of a JSONL file or of one JSON list, each with where it stands ("file:line" or "file, item").
+
+    Texts are `well_formed`. Raises `InputError` for a file that cannot be read or holds none, and for what is
+    no JSON object.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is no UTF-8 text"
+        raise InputError(f"{path} cannot be read: {reason}. Give a JSON or JSONL file.") from error
+    if text.lstrip().startswith("["):
+        rows = [(f"{path}, item {index}", row) for index, row in enumerate(_parse(text, str(path)))]
+    else:
+        # Not splitlines(): a JSON text may hold U+2028 and its like.
+        numbered = enumerate(text.split("\n"), 1)
+        rows = [(f"{path}:{n}", _parse(line, f"{path}:{n}")) for n, line in numbered if line.strip()]
+    if not rows:
+        raise InputError(f"{path} is empty. Give a JSON or JSONL file with a pair of responses a line.")
+    for where, row in rows:
+        if not isinstance(row, dict):
+            raise InputError(f"{where} is no JSON object. Give one object a line, or a list of objects.")
+        yield where, row
+
+
+def _parse(text: str, where: str) -> Any:
+    try:
+        parsed = json.loads(text)
+    except ValueError as error:
+        raise InputError(f"{where} is no JSON ({error}). Mend that line or take it out.") from error
+    if "\\ud" in text.lower():
+        parsed = json.loads(well_formed(json.dumps(parsed, ensure_ascii=False)))
+    return parsed

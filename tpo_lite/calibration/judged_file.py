@@ -1,0 +1,104 @@
+"""The output file of `tpo-lite judge run`: who may write it, whose it is, and which pairs in it are finished."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tpo_lite.calibration.judge_outputs import JudgedPair
+from tpo_lite.errors import DISK_FULL, InputError, TpoError
+from tpo_lite.hub import judge_path, reward_model_path
+from tpo_lite.recipe import JudgeSettings
+from tpo_lite.records import read_jsonl
+
+
+@contextmanager
+def held(output: Path) -> Iterator[None]:
+    """Keeps other processes from writing the output. A file in which nothing was written is not left behind.
+
+    Raises `InputError` if it cannot be written, before hours of judging, and `TpoError` if another process does.
+    """
+    try:
+        if output.exists() and not output.is_file():
+            raise InputError(f"--out {output} is no ordinary file. Give another.")
+        output.parent.mkdir(parents=True, exist_ok=True)
+        file = output.open("ab")
+    except OSError as error:
+        if error.errno in DISK_FULL:
+            raise
+        raise InputError(f"--out {output} cannot be written ({error.strerror}). Give another file.") from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise TpoError(f"--out {output} is in use by another process. Wait, or give another file.") from error
+        try:
+            yield
+        finally:
+            if os.fstat(file.fileno()).st_size == 0:
+                output.unlink(missing_ok=True)
+
+
+def beside(output: Path, what: str) -> Path:
+    """The file that holds `what` of the output."""
+    return output.with_name(f"{output.name}.{what}")
+
+
+def finished_pairs(output: Path, inputs: dict[str, Any], name: str) -> set[str]:
+    """Ids of the pairs in the output file; raises `InputError` if it is not one of this judge on these pairs.
+
+    `inputs` is what is kept beside it: "judge" as `identity` has it, and "pairs", a digest by id.
+    """
+    try:
+        there = list(read_jsonl(output, JudgedPair))
+    except InputError as error:
+        # Not the reader's own words, which would have a file deleted that may be anything.
+        raise InputError(f"--out {output} holds something else than judgements. Give another file.") from error
+    if not there and output.exists() and output.stat().st_size:
+        raise InputError(f"--out {output} holds no judgement. Give another file, or delete it.")
+    if not there:
+        return set()
+    try:
+        before = json.loads(beside(output, "inputs").read_text(encoding="utf-8"))
+        judge_before, digests = before["judge"], before["pairs"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"--out {output}: {beside(output, 'inputs')}, which says what was judged, is missing or damaged. Give "
+            "another file."
+        ) from error
+    for pair in there:
+        if pair.judge != name:
+            raise InputError(f"--out {output} was written by {pair.judge!r}, not {name!r}. Give another file.")
+        if pair.id not in inputs["pairs"] or digests.get(pair.id) != inputs["pairs"][pair.id]:
+            raise InputError(f"--out {output} has a pair {pair.id!r} that is not among those given. Give another file.")
+    for what, now in inputs["judge"].items():
+        if judge_before.get(what) != now:
+            raise InputError(f"--out {output} was written by {name!r} with another {what}. Give another file.")
+    return {pair.id for pair in there}
+
+
+def identity(settings: JudgeSettings) -> dict[str, Any]:
+    """What makes a judge another one though its name is the same: its context and the contents of its files."""
+    if settings.mode == "openai":
+        return {}
+    path = Path(reward_model_path(settings.model)) if settings.mode == "reward-model" else judge_path(settings.model)
+    files = sorted(each for each in path.iterdir() if each.is_file()) if path.is_dir() else [path]
+    # A hub id is no path: the hub's name is all there is.
+    prints = {each.name: _fingerprint(each) for each in files if each.is_file()}
+    return {"context": settings.context, "model file": prints}
+
+
+def _fingerprint(path: Path) -> str:
+    """Tells files apart without reading gigabytes: the size and a hash of the first and the last MiB."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        digest = hashlib.sha256(file.read(1 << 20))
+        file.seek(max(0, size - (1 << 20)))
+        digest.update(file.read())
+    return f"{size} {digest.hexdigest()[:16]}"

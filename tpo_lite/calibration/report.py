@@ -1,0 +1,181 @@
+"""How far a judge can be trusted: accuracy, position bias, length bias, and the calibration of P(A).
+
+Takes pairs judged in both orders (`tpo_lite.calibration.judge_outputs`), with gold labels where there are any.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from tpo_lite.calibration.judge_outputs import JudgedPair
+from tpo_lite.intervals import Share, first_slot_rate, flip_rate, share
+
+
+@dataclass(frozen=True)
+class LengthBias:
+    """How often a judge's winner is the longer response; verdicts on pairs of unequal length that name one."""
+
+    longer_wins: Share
+    """Of all of them. Not a bias in itself: the longer response may be the better one."""
+    longer_wins_when_better: Share
+    """Of those where the gold label says that the longer response is better."""
+    longer_wins_when_worse: Share
+    """Of those where it says that the shorter one is."""
+    balanced: float | None
+    """The mean of the two: how often the longer wins when length says nothing about quality. 0.5 is no bias;
+    None where either is empty."""
+
+
+@dataclass(frozen=True)
+class Bin:
+    """The verdicts whose P(A) lies in one interval."""
+
+    low: float
+    """P(A) from here,"""
+    high: float
+    """to below here (1 is in the last bin)."""
+    mean_p: float | None
+    """Mean of P(A); None in an empty bin."""
+    a_better: Share
+    """How often A is in fact the better one; a calibrated judge has mean_p here."""
+
+
+@dataclass(frozen=True)
+class Reliability:
+    """Calibration of P(A)."""
+
+    ece: float
+    """Expected calibration error (Naeini et al. 2015): |a_better - mean_p|, averaged over the verdicts."""
+    bins: list[Bin]
+    """Of equal width, from 0 to 1."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """The figures of one judge on one set of pairs, each pair judged in both orders.
+
+    Shares of verdicts count both verdicts on a pair as if they were independent, so that their intervals are
+    rather too narrow; shares of pairs do not.
+    """
+
+    pairs: int
+    """Pairs judged. Those below are left out of everything else."""
+    overlong: int
+    """Pairs that did not fit the judge's context in one order or the other."""
+    accuracy: Share
+    """Verdicts that name the better response, of those on labelled pairs; ties and unparsed ones do not.
+    LLMBar's average accuracy. n counts pairs: two verdicts on one pair are not independent."""
+    accuracy_in_order: Share
+    """The same, of the verdicts that saw response 1 first."""
+    accuracy_swapped: Share
+    """The same, of the verdicts that saw response 2 first."""
+    both_right: Share
+    """Labelled pairs that are judged right in both orders."""
+    more_right: Share
+    """Labelled pairs with more right verdicts than wrong ones: JudgeBench's accuracy."""
+    soft_accuracy: Share
+    """Labelled pairs where the mean over both orders of P(the better response wins) is above 1/2 (at 1/2: half
+    a pair): what a rating from soft wins sees. n = 0 for recorded verdicts, which have no probabilities."""
+    agreement: Share
+    """Positional agreement: pairs with the same outcome in both orders; no verdict twice is the same, too."""
+    flip_rate: Share
+    """Pairs whose winner changes with the order, of those with a winner in both."""
+    first_slot_rate: Share
+    """Verdicts for the response shown first, of those that name a winner; 0.5 without position bias."""
+    ties: Share
+    """Verdicts that are ties."""
+    unparsed: Share
+    """Verdicts that could not be read, or had to be forced (then P(A) still counts)."""
+    length_bias: LengthBias | None
+    """None where lengths are not known."""
+    reliability: Reliability | None
+    """None where there are no probabilities or no labels."""
+
+
+def report(pairs: Sequence[JudgedPair]) -> Report:
+    """All figures of these pairs."""
+    whole = [pair for pair in pairs if all(c.verdict != "overlong" for c in pair.comparisons)]
+    labelled = [pair for pair in whole if pair.label is not None]
+    n = len(labelled)
+    right = np.array([[winner == pair.label for winner in winners(pair)] for pair in labelled]).reshape(n, 2)
+    wrong = np.array([[winner == 3 - pair.label for winner in winners(pair)] for pair in labelled]).reshape(n, 2)
+    net = right.sum(axis=1) - wrong.sum(axis=1)
+    soft = [soft_win(pair) for pair in labelled if pair.soft]
+    verdicts = [c.verdict for pair in whole for c in pair.comparisons]
+    agreeing = sum(outcome[0] == outcome[1] for outcome in map(winners, whole))
+    return Report(
+        pairs=len(pairs),
+        overlong=len(pairs) - len(whole),
+        accuracy=share(float(right.sum()) / 2, n),
+        accuracy_in_order=share(int(right[:, 0].sum()), n),
+        accuracy_swapped=share(int(right[:, 1].sum()), n),
+        both_right=share(int(right.all(axis=1).sum()), n),
+        more_right=share(int((net > 0).sum()), n),
+        soft_accuracy=share(sum(1.0 if p > 0.5 else 0.5 if p == 0.5 else 0.0 for p in soft), len(soft)),
+        agreement=share(agreeing, len(whole)),
+        flip_rate=flip_rate(pair.comparisons for pair in whole),
+        first_slot_rate=first_slot_rate(pair.comparisons for pair in whole),
+        ties=share(verdicts.count("tie"), len(verdicts)),
+        unparsed=share(verdicts.count("unparsed"), len(verdicts)),
+        length_bias=length_bias(whole),
+        reliability=_reliability_of(labelled),
+    )
+
+
+def winners(pair: JudgedPair) -> list[int | str]:
+    """What the two verdicts come to: 1 or 2 for the response that wins, else "tie", "unparsed" or "overlong"."""
+    return [{"A": c.first, "B": c.second}.get(c.verdict, c.verdict) for c in pair.comparisons]
+
+
+def soft_win(pair: JudgedPair) -> float:
+    """The mean over both orders of the probability that the response labelled better wins."""
+    return float(np.mean([c.p_first if c.first == pair.label else 1 - c.p_first for c in pair.comparisons]))
+
+
+def length_bias(pairs: Sequence[JudgedPair]) -> LengthBias | None:
+    """How often the longer response wins; None if no pair's lengths are known."""
+    known = [pair for pair in pairs if pair.lengths is not None]
+    if not known:
+        return None
+    # One row a verdict: did the longer response win, and is it the better one (None: nobody says)?
+    rows = []
+    for pair in known:
+        if pair.lengths[0] == pair.lengths[1]:
+            continue
+        longer = 1 if pair.lengths[0] > pair.lengths[1] else 2
+        better = None if pair.label is None else pair.label == longer
+        rows += [(winner == longer, better) for winner in winners(pair) if winner in (1, 2)]
+    when_better = share(sum(won for won, better in rows if better is True), sum(better is True for _, better in rows))
+    when_worse = share(sum(won for won, better in rows if better is False), sum(better is False for _, better in rows))
+    balanced = None if 0 in (when_better.n, when_worse.n) else (when_better.value + when_worse.value) / 2
+    return LengthBias(share(sum(won for won, _ in rows), len(rows)), when_better, when_worse, balanced)
+
+
+def _reliability_of(labelled: Sequence[JudgedPair]) -> Reliability | None:
+    comparisons = [(c, pair.label) for pair in labelled if pair.soft for c in pair.comparisons]
+    if not comparisons:
+        return None
+    return reliability([c.p_first for c, _ in comparisons], [c.first == label for c, label in comparisons])
+
+
+def reliability(p_a: Sequence[float], a_better: Sequence[bool], n_bins: int = 10) -> Reliability:
+    """Calibration of probabilities against what was the case, both of shape (n,), n > 0.
+
+    >>> reliability([0.1, 0.1, 0.9, 0.7], [False, False, True, False], n_bins=2).ece
+    0.2
+    """
+    p, hits = np.asarray(p_a, float), np.asarray(a_better, bool)
+    which = np.minimum((p * n_bins).astype(int), n_bins - 1)
+    bins, error = [], 0.0
+    for index in range(n_bins):
+        inside = which == index
+        n = int(inside.sum())
+        mean_p = float(p[inside].mean()) if n else None
+        found = share(int(hits[inside].sum()), n)
+        bins.append(Bin(index / n_bins, (index + 1) / n_bins, mean_p, found))
+        if n:
+            error += n * abs(found.value - mean_p)
+    return Reliability(error / len(p), bins)

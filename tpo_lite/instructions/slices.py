@@ -1,0 +1,93 @@
+"""Which instructions are kept, and how they are cut into disjoint slices."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from tpo_lite.errors import InputError
+from tpo_lite.instructions.leakage import is_leaked, normalise
+from tpo_lite.instructions.near_duplicates import near_duplicates
+from tpo_lite.records import Instruction
+from tpo_lite.seeds import keyed_hash
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Instructions fit for training, and what became of the others."""
+
+    kept: list[Instruction]
+    """In their order."""
+    counts: dict[str, int]
+    """"read", then those dropped, each under the first reason that holds: "empty", "duplicates", "leaked",
+    "too_long", "near_duplicates"; then "kept", and "leaked_kept", those of the kept that are in an
+    evaluation set (`allow_leakage`)."""
+
+
+@dataclass(frozen=True)
+class Slices:
+    """Disjoint sets of instructions."""
+
+    validation: list[Instruction]
+    """Held out from training in every iteration."""
+    iterations: list[list[Instruction]]
+    """One list an iteration; no instruction is used twice."""
+
+
+def prepare(
+    instructions: list[Instruction],
+    *,
+    token_count: Callable[[str], int],
+    max_tokens: int,
+    allow_leakage: bool,
+) -> Prepared:
+    """Drops what should not be trained on: empty instructions, duplicates (equal up to case and white
+    space), instructions of an evaluation set, those of more than `max_tokens` tokens by `token_count`, and
+    near duplicates (`tpo_lite.instructions.near_duplicates`). The first of several duplicates stays.
+    """
+    counts = dict.fromkeys(
+        ("read", "empty", "duplicates", "leaked", "too_long", "near_duplicates", "kept", "leaked_kept"), 0
+    )
+    counts["read"] = len(instructions)
+    seen: set[str] = set()
+    fit: list[Instruction] = []
+    for instruction in instructions:
+        if not normalise(instruction.text):
+            counts["empty"] += 1
+        elif instruction.id in seen:
+            counts["duplicates"] += 1
+        elif not allow_leakage and is_leaked(instruction.text):
+            counts["leaked"] += 1
+        elif token_count(instruction.text) > max_tokens:
+            counts["too_long"] += 1
+        else:
+            fit.append(instruction)
+        seen.add(instruction.id)
+    drop = near_duplicates([instruction.text for instruction in fit])
+    kept = [instruction for index, instruction in enumerate(fit) if index not in drop]
+    counts["near_duplicates"] = len(drop)
+    counts["kept"] = len(kept)
+    counts["leaked_kept"] = sum(is_leaked(instruction.text) for instruction in kept) if allow_leakage else 0
+    return Prepared(kept, counts)
+
+
+def slices(
+    instructions: list[Instruction], *, seed: int, iterations: int, per_iteration: int, validation: int
+) -> Slices:
+    """A validation slice and one of `per_iteration` instructions for each iteration, all disjoint.
+
+    Drawn in the order of a hash of (seed, id), validation first: the order of the input does not matter,
+    and more iterations leave the earlier slices as they are. Raises `InputError` if there are too few.
+    """
+    needed = validation + iterations * per_iteration
+    if len(instructions) < needed:
+        raise InputError(
+            f"{len(instructions)} usable instructions are there, but {needed} are needed ({validation} for "
+            f"validation + {iterations} iterations x {per_iteration}). "
+            "Add instructions or lower these settings."
+        )
+    drawn = sorted(instructions, key=lambda instruction: keyed_hash(seed, instruction.id))
+    return Slices(
+        drawn[:validation],
+        [drawn[start : start + per_iteration] for start in range(validation, needed, per_iteration)],
+    )

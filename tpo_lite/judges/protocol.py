@@ -1,0 +1,63 @@
+"""The judge protocol: a judge compares two responses to one instruction.
+
+A judge is one class with `compare` in a module of this package. Importing the package itself imports no
+model library.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True)
+class JudgeRequest:
+    """One question to a judge: which of two responses is better?"""
+
+    instruction: str
+    """x, without the thought prompt (the paper's judges)."""
+    response_a: str
+    """The response shown first, without its thought."""
+    response_b: str
+    """The response shown second, without its thought."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A judge's answer to one request."""
+
+    p_a: float
+    """Probability that A is better than B; 0.5 where the request could not be put to the judge."""
+    label: str
+    """"A" if p_a > 0.5, "B" if it is less, "tie" at 0.5; "unparsed" if the judge gave no verdict of its own
+    within its limit; "overlong" if the request did not fit the judge's context."""
+    explanation: str = ""
+    """What the judge wrote with its verdict (explain, openai), or its two scores ("7.1 against 6.4")."""
+    forced: bool = False
+    """The judge gave no verdict of its own ("unparsed"): p_a was read after one was opened for it."""
+
+
+def winner_label(p_a: float) -> str:
+    """What a probability says, in `Verdict.label`'s terms.
+
+    >>> winner_label(0.7), winner_label(0.2), winner_label(0.5)
+    ('A', 'B', 'tie')
+    """
+    return "tie" if p_a == 0.5 else "A" if p_a > 0.5 else "B"
+
+
+class Judge(Protocol):
+    """Compares pairs of responses."""
+
+    pointwise: bool
+    """Whether it scores each response by itself: then a pair has the same answer in both orders, and one call
+    of `compare` scores each distinct response once."""
+    tokens_decoded: int
+    """Tokens evaluated so far; 0 from a server that does not say."""
+    max_tokens: int | None
+    """Most tokens of one prompt and its answer; None from a server, which does not say."""
+
+    def compare(self, requests: Sequence[JudgeRequest]) -> list[Verdict]:
+        """One verdict a request, in the same order. Many requests at a time are cheaper than one by one."""
+        ...

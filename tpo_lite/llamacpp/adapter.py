@@ -1,0 +1,37 @@
+"""A LoRA adapter of a Llama as a GGUF file that llama.cpp attaches to a GGUF of the same base.
+
+llama.cpp adds alpha / rank * B A x to each layer's output, with the rank read from the tensors; so
+alpha = scale * rank. Its rotary embedding pairs other rows of the query and key projections than
+transformers' does, so the rows of their B are permuted as the base's are. The factors stay in float32:
+in 16 bit, the small B of a few steps at a small learning rate would lose digits.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import gguf
+
+from tpo_lite.adapters import Blocks, rank_of
+from tpo_lite.llamacpp.convert import LAYER_NAMES, interleaved
+
+
+def write_adapter_gguf(blocks: Blocks, scale: float, heads: int, kv_heads: int, path: Path) -> None:
+    """Writes `blocks` to `path`; `heads` and `kv_heads` are the base's query and key heads."""
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_type(gguf.GGUFType.ADAPTER)
+    writer.add_string(gguf.Keys.Adapter.TYPE, "lora")
+    writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, scale * rank_of(blocks))
+    permuted = {"attn_q": heads, "attn_k": kv_heads}
+    for name, block in blocks.items():
+        _, _, layer, module = name.split(".", 3)  # model.layers.<layer>.<module>
+        ours = LAYER_NAMES[module]
+        b = block.b.numpy()
+        if ours in permuted:
+            b = interleaved(b, permuted[ours])
+        writer.add_tensor(f"blk.{layer}.{ours}.weight.lora_a", block.a.numpy())
+        writer.add_tensor(f"blk.{layer}.{ours}.weight.lora_b", b)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()

@@ -1,0 +1,315 @@
+"""A Llama checkpoint in Hugging Face's layout as a GGUF file that llama.cpp reads, and its quantization.
+
+`convert` streams: it holds one tensor in memory, and imports no torch. It supports `model_type: llama` without
+biases in 16 or 32 bit safetensors, the `default` and `llama3` rotary embeddings, and byte-level BPE tokenizers that
+split text as Llama-3's or Qwen2's does; it refuses everything else. The logits are the checkpoint's. Names,
+metadata and the rotary layout follow llama.cpp's own `convert_hf_to_gguf.py`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import math
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import gguf
+import numpy as np
+
+from tpo_lite.errors import InputError, TpoError
+
+LAYER_NAMES = {
+    "input_layernorm": "attn_norm",
+    "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output",
+    "post_attention_layernorm": "ffn_norm",
+    "mlp.gate_proj": "ffn_gate",
+    "mlp.up_proj": "ffn_up",
+    "mlp.down_proj": "ffn_down",
+}
+"""Modules of a transformers Llama layer -> tensors of a GGUF block."""
+
+_SPLIT = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|%s| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+PRE_TOKENIZERS = {_SPLIT % r"\p{N}{1,3}": "llama-bpe", _SPLIT % r"\p{N}": "qwen2"}
+"""The expression by which a tokenizer splits text before BPE -> llama.cpp's name for it."""
+
+_STORED = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "BF16": np.dtype("<u2")}
+_CHUNK = 1 << 24
+"""Elements widened to 32 bits at a time."""
+_QUANTIZE_BUFFER = 1 << 30
+"""Bytes of 32-bit rows that llama.cpp holds while it quantizes; its default is 8 GiB."""
+_NO_CONVERSION = "Convert it with llama.cpp's convert_hf_to_gguf.py."
+
+
+def convert(folder: Path, out: Path, type: Literal["F16", "F32"] = "F16", name: str | None = None) -> None:
+    """Writes the Llama checkpoint in `folder`, its tokenizer and its chat template to the GGUF file `out`.
+
+    Matrices get `type`, norms 32 bits. `name` is the model's name in the metadata, by default the folder's.
+    `out` appears only when it is whole. Raises `InputError` for a checkpoint that is not supported or lacks a
+    tensor, and `TpoError` where the disk is too small.
+    """
+    config = json.loads(_required(folder, "config.json").read_text(encoding="utf-8"))
+    if config["model_type"] != "llama":
+        raise InputError(f"{folder} is a {config['model_type']!r} model, not a llama. {_NO_CONVERSION}")
+    shape = _Shape.of(config, folder)
+    stored = _stored_tensors(folder)
+    tensors = list(_tensors(shape, stored, folder))
+    matrix = np.dtype(np.float16 if type == "F16" else np.float32)
+    needed = sum(math.prod(source.shape) for _, source, _ in tensors) * matrix.itemsize
+    free = shutil.disk_usage(out.parent).free
+    if needed > free:
+        raise TpoError(f"{out} needs {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free there. Free some space.")
+
+    temporary = out.with_name(out.name + ".tmp")
+    writer = gguf.GGUFWriter(temporary, "llama")
+    writer.add_name(name or folder.resolve().name)
+    _add_shape(writer, shape)
+    writer.add_file_type(gguf.LlamaFileType.MOSTLY_F16 if type == "F16" else gguf.LlamaFileType.ALL_F32)
+    _add_tokenizer(writer, folder, shape.vocab_size)
+    factors = shape.frequency_factors()
+    if factors is not None:
+        writer.add_tensor_info("rope_freqs.weight", factors.shape, factors.dtype, factors.nbytes)
+    dtypes = [np.dtype(np.float32) if len(source.shape) == 1 else matrix for _, source, _ in tensors]
+    for (target, source, _), dtype in zip(tensors, dtypes):
+        writer.add_tensor_info(target, source.shape, dtype, math.prod(source.shape) * dtype.itemsize)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_ti_data_to_file()
+    if factors is not None:
+        writer.write_tensor_data(factors)
+    for (_, source, heads), dtype in zip(tensors, dtypes):
+        weight = source.read(dtype)
+        writer.write_tensor_data(interleaved(weight, heads) if heads else weight)
+    writer.close()
+    temporary.replace(out)
+
+
+def quantize(f16: Path, out: Path, type: Literal["Q4_K_M", "Q8_0"]) -> None:
+    """Writes the GGUF file `f16` quantized to `out`, by llama.cpp, on all cores.
+
+    `out` appears only when it is whole. Rows whose width is no multiple of 256 get a larger type than Q4_K, as
+    llama.cpp chooses. Raises `TpoError` if llama.cpp refuses, with its last words.
+    """
+    import llama_cpp
+
+    said: list[str] = []
+
+    @llama_cpp.llama_log_callback
+    def keep(_level: int, text: bytes, _data: Any) -> None:
+        said.append(text.decode(errors="replace"))
+
+    params = llama_cpp.llama_model_quantize_default_params()
+    params.ftype = getattr(llama_cpp, f"LLAMA_FTYPE_MOSTLY_{type}")
+    params.max_buf_size = _QUANTIZE_BUFFER
+    temporary = out.with_name(out.name + ".tmp")
+    logger, its_data = llama_cpp.llama_log_callback(), ctypes.c_void_p()
+    llama_cpp.llama_log_get(ctypes.byref(logger), ctypes.byref(its_data))
+    llama_cpp.llama_log_set(keep, None)
+    try:
+        failed = llama_cpp.llama_model_quantize(str(f16).encode(), str(temporary).encode(), ctypes.byref(params))
+    finally:
+        llama_cpp.llama_log_set(logger, its_data)
+    if failed:
+        raise TpoError(f"{f16} could not be quantized to {type}: {' '.join(''.join(said[-3:]).split())}")
+    temporary.replace(out)
+
+
+@dataclass(frozen=True)
+class _Shape:
+    """What llama.cpp must know of a Llama's config.json."""
+
+    vocab_size: int
+    context: int
+    hidden: int
+    intermediate: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    norm_eps: float
+    rope: dict[str, Any]
+    tied: bool
+
+    @classmethod
+    def of(cls, config: dict[str, Any], folder: Path) -> _Shape:
+        # transformers 5 writes rope_parameters; checkpoints of before have rope_theta and rope_scaling, old ones
+        # with `type` for rope_type.
+        rope = {"rope_theta": config.get("rope_theta", 10_000.0), "rope_type": "default"}
+        rope |= config.get("rope_parameters") or config.get("rope_scaling") or {}
+        rope["rope_type"] = rope.get("type", rope["rope_type"])
+        if rope["rope_type"] not in ("default", "llama3"):
+            raise InputError(f"{folder}: rope_type {rope['rope_type']!r} is not supported. {_NO_CONVERSION}")
+        heads = config["num_attention_heads"]
+        return cls(
+            vocab_size=config["vocab_size"],
+            context=config["max_position_embeddings"],
+            hidden=config["hidden_size"],
+            intermediate=config["intermediate_size"],
+            layers=config["num_hidden_layers"],
+            heads=heads,
+            kv_heads=config.get("num_key_value_heads") or heads,
+            head_dim=config.get("head_dim") or config["hidden_size"] // heads,
+            norm_eps=config["rms_norm_eps"],
+            rope=rope,
+            tied=config.get("tie_word_embeddings", False),
+        )
+
+    def frequency_factors(self) -> np.ndarray | None:
+        """By what llama3 scaling divides each of the head_dim / 2 rotary frequencies; None without scaling.
+
+        Long wavelengths are stretched by `factor`, short ones kept, those between interpolated
+        (transformers, `modeling_rope_utils._compute_llama3_parameters`).
+        """
+        if self.rope["rope_type"] == "default":
+            return None
+        factor, low, high = (self.rope[key] for key in ("factor", "low_freq_factor", "high_freq_factor"))
+        frequencies = self.rope["rope_theta"] ** -(np.arange(0, self.head_dim, 2) / self.head_dim)
+        turns = self.rope["original_max_position_embeddings"] * frequencies / (2 * math.pi)
+        kept = np.clip((turns - low) / (high - low), 0, 1)
+        return (1 / (kept + (1 - kept) / factor)).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class _StoredTensor:
+    """A tensor in a safetensors file."""
+
+    shard: Path
+    offset: int
+    dtype: str
+    shape: tuple[int, ...]
+
+    def read(self, dtype: np.dtype) -> np.ndarray:
+        """The tensor as `dtype`; beside it, only a few rows are in memory at a time."""
+        stored = np.memmap(self.shard, _STORED[self.dtype], "r", self.offset, self.shape)
+        read = np.empty(self.shape, dtype)
+        rows = max(1, _CHUNK // math.prod(self.shape[1:]))
+        for start in range(0, len(read), rows):
+            chunk = stored[start : start + rows]
+            if self.dtype == "BF16":
+                # bfloat16 is the upper half of a float32; numpy does not have it.
+                chunk = (chunk.astype(np.uint32) << 16).view(np.float32)
+            read[start : start + rows] = chunk
+        return read
+
+
+def _stored_tensors(folder: Path) -> dict[str, _StoredTensor]:
+    """Tensors of all shards by name. A safetensors file is the header's length in 8 bytes, a JSON header, the data."""
+    shards = sorted(folder.glob("model*.safetensors"))
+    if not shards:
+        raise InputError(f"{folder} holds no model*.safetensors. Save the model as safetensors first.")
+    tensors = {}
+    for shard in shards:
+        with shard.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(length))
+        header.pop("__metadata__", None)
+        for name, entry in header.items():
+            if entry["dtype"] not in _STORED:
+                raise InputError(f"{shard}: {name} is {entry['dtype']}; only 16 and 32 bit weights can be converted.")
+            begin = 8 + length + entry["data_offsets"][0]
+            tensors[name] = _StoredTensor(shard, begin, entry["dtype"], tuple(entry["shape"]))
+    return tensors
+
+
+def _tensors(
+    shape: _Shape, stored: dict[str, _StoredTensor], folder: Path
+) -> Iterator[tuple[str, _StoredTensor, int | None]]:
+    """(GGUF name, source, heads to interleave or None) of every tensor; each of `stored` has to have its place."""
+    names = {"token_embd": "model.embed_tokens", "output_norm": "model.norm"}
+    if not shape.tied:
+        names["output"] = "lm_head"
+    for layer in range(shape.layers):
+        names |= {f"blk.{layer}.{ours}": f"model.layers.{layer}.{theirs}" for theirs, ours in LAYER_NAMES.items()}
+    missing = {f"{theirs}.weight" for theirs in names.values()} - stored.keys()
+    if missing:
+        raise InputError(f"{folder} lacks the tensor {min(missing)!r}. Copy or download the model anew.")
+    # Tied checkpoints may repeat the embedding as lm_head, and old ones store what follows from rope_theta.
+    known = {f"{theirs}.weight" for theirs in names.values()} | {"lm_head.weight"}
+    unknown = {name for name in stored if name not in known and not name.endswith("rotary_emb.inv_freq")}
+    if unknown:
+        raise InputError(f"{folder} has the tensor {min(unknown)!r}, which a plain Llama has not. {_NO_CONVERSION}")
+    heads = {"attn_q": shape.heads, "attn_k": shape.kv_heads}
+    for ours, theirs in names.items():
+        yield f"{ours}.weight", stored[f"{theirs}.weight"], heads.get(ours.split(".")[-1])
+
+
+def interleaved(weight: np.ndarray, heads: int) -> np.ndarray:
+    """A query or key projection's rows in llama.cpp's rotary order: it pairs (2i, 2i+1), transformers (i, i+d/2)."""
+    rows, columns = weight.shape
+    return weight.reshape(heads, 2, rows // heads // 2, columns).swapaxes(1, 2).reshape(rows, columns)
+
+
+def _add_shape(writer: gguf.GGUFWriter, shape: _Shape) -> None:
+    writer.add_context_length(shape.context)
+    writer.add_embedding_length(shape.hidden)
+    writer.add_block_count(shape.layers)
+    writer.add_feed_forward_length(shape.intermediate)
+    writer.add_head_count(shape.heads)
+    writer.add_head_count_kv(shape.kv_heads)
+    if shape.head_dim != shape.hidden // shape.heads:
+        writer.add_key_length(shape.head_dim)
+        writer.add_value_length(shape.head_dim)
+    writer.add_rope_dimension_count(shape.head_dim)
+    writer.add_rope_freq_base(shape.rope["rope_theta"])
+    writer.add_layer_norm_rms_eps(shape.norm_eps)
+    writer.add_vocab_size(shape.vocab_size)
+
+
+def _add_tokenizer(writer: gguf.GGUFWriter, folder: Path, rows: int) -> None:
+    """Adds the tokenizer and chat template of `folder`; the vocabulary is padded to the embedding's `rows`."""
+    tokenizer = json.loads(_required(folder, "tokenizer.json").read_text(encoding="utf-8"))
+    settings = json.loads(_required(folder, "tokenizer_config.json").read_text(encoding="utf-8"))
+    bpe, added = tokenizer["model"], tokenizer["added_tokens"]
+    ids = bpe["vocab"] | {token["content"]: token["id"] for token in added}
+    kinds = {
+        token["content"]: gguf.TokenType.CONTROL if token["special"] else gguf.TokenType.USER_DEFINED for token in added
+    }
+    tokens = sorted(ids, key=ids.get)
+    padding = rows - len(tokens)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre(_pre_tokenizer(tokenizer, folder))
+    writer.add_token_list(tokens + [f"[PAD{index}]" for index in range(padding)])
+    writer.add_token_types(
+        [kinds.get(token, gguf.TokenType.NORMAL) for token in tokens] + [gguf.TokenType.UNUSED] * padding
+    )
+    # Older tokenizer.json files have "a b" where newer ones have ["a", "b"].
+    writer.add_token_merges([merge if isinstance(merge, str) else " ".join(merge) for merge in bpe["merges"]])
+    bos, eos, pad = (_text(settings.get(key)) for key in ("bos_token", "eos_token", "pad_token"))
+    writer.add_bos_token_id(ids[bos])
+    writer.add_eos_token_id(ids[eos])
+    writer.add_eot_token_id(ids[eos])
+    if pad is not None:
+        writer.add_pad_token_id(ids[pad])
+    # Who puts BOS before a text is the post-processor.
+    writer.add_add_bos_token(bos in json.dumps(tokenizer["post_processor"]))
+    template = folder / "chat_template.jinja"
+    chat_template = template.read_text(encoding="utf-8") if template.exists() else settings.get("chat_template")
+    if chat_template is not None:
+        writer.add_chat_template(chat_template)
+
+
+def _pre_tokenizer(tokenizer: dict[str, Any], folder: Path) -> str:
+    """llama.cpp's name for how `tokenizer` splits text before BPE."""
+    pre = tokenizer["pre_tokenizer"] or {}
+    for step in pre.get("pretokenizers", [pre]):
+        expression = step.get("pattern", {}).get("Regex")
+        if expression in PRE_TOKENIZERS:
+            return PRE_TOKENIZERS[expression]
+    raise InputError(f"{folder}/tokenizer.json splits text in a way that is not supported. {_NO_CONVERSION}")
+
+
+def _text(token: str | dict[str, Any] | None) -> str | None:
+    """A special token of tokenizer_config.json, which holds it as text or with its properties."""
+    return token["content"] if isinstance(token, dict) else token
+
+
+def _required(folder: Path, name: str) -> Path:
+    if not (folder / name).is_file():
+        raise InputError(f"{folder} has no {name}. Give the folder of a Llama checkpoint with its tokenizer.")
+    return folder / name

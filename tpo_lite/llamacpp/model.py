@@ -1,0 +1,211 @@
+"""A GGUF file as llama.cpp opens it: weights, metadata and vocabulary, and what is wrong with it.
+
+With `vocab_only` no weight is read: enough to tell within a second whether an 8B judge can be used. A file
+cut short shows even then, since llama.cpp compares each tensor's place with the file's length.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import struct
+import weakref
+from collections import deque
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import llama_cpp
+
+from tpo_lite.errors import SIGNS, InputError, OutOfMemory, TpoError, says_out_of_memory
+
+CELL_BYTES = 40
+"""What llama.cpp notes beside each KV cell: a position, a shift and the set of its sequences (256 bits)."""
+
+_VALUE_BYTES = {"f16": 2, "q8_0": 34 / 32}
+_LOG: deque[str] = deque(maxlen=20)
+
+
+@llama_cpp.llama_log_callback
+def _keep_log(_level: int, text: bytes, _data: Any) -> None:
+    """Keeps llama.cpp's chatter off stderr and its last lines for error messages."""
+    _LOG.append(text.decode(errors="replace"))
+
+
+@ctypes.CFUNCTYPE(None, ctypes.c_char_p)
+def _last_words(reason: bytes) -> None:
+    """Writes to stderr why ggml ends the process, which it does as soon as this returns.
+
+    On CUDA it does so where memory runs out while it computes: it logs "CUDA error: out of memory" and aborts with
+    no more than "CUDA error" for a reason. The orchestrator reads what is written here (`tpo_lite.loop.orchestrator`).
+    """
+    os.write(2, "".join(_LOG).encode() + reason + b"\n")
+
+
+class GgufModel:
+    """A GGUF language model, loaded; `n_gpu_layers` is the number of layers on the GPU (-1: all).
+
+    Raises `InputError` for a file that is missing, no GGUF, cut short, without weights or an embedding
+    model and for GPU layers in a build without GPU, `OutOfMemory` where the weights do not fit.
+    """
+
+    def __init__(self, path: str | Path, n_gpu_layers: int = 0, vocab_only: bool = False):
+        if n_gpu_layers and not llama_cpp.llama_supports_gpu_offload():
+            raise InputError(
+                f"n_gpu_layers is {n_gpu_layers}, but this llama-cpp-python was built without GPU support. "
+                'Reinstall it with CMAKE_ARGS="-DGGML_CUDA=on", or set n_gpu_layers to 0.'
+            )
+        self.path = Path(path)
+        llama_cpp.llama_log_set(_keep_log, None)
+        # ggml's own function, which llama_cpp.py has no name for.
+        llama_cpp.llama_cpp._lib.ggml_set_abort_callback(_last_words)
+        self._model = _load_model(self.path, n_gpu_layers, vocab_only)
+        self._free_model = weakref.finalize(self, llama_cpp.llama_model_free, self._model)
+        self._vocab = llama_cpp.llama_model_get_vocab(self._model)
+        self.n_vocab = llama_cpp.llama_vocab_n_tokens(self._vocab)
+        self.n_layer = self._number("block_count")
+        if self._number("pooling_type") or self._metadata("attention.causal") == "false":
+            raise self.embedding_error()
+
+    def embedding_error(self) -> InputError:
+        """What to say of a model that gives embeddings."""
+        return InputError(f"{self.path} is an embedding model and writes no text. Take a language model.")
+
+    # Metadata
+
+    def _metadata(self, key: str) -> str | None:
+        """A value under the model's architecture, as text."""
+        return self._value(f"{self._value('general.architecture')}.{key}")
+
+    def _value(self, key: str) -> str | None:
+        buffer = ctypes.create_string_buffer(64)
+        size = llama_cpp.llama_model_meta_val_str(self._model, key.encode(), buffer, len(buffer))
+        return buffer.value.decode(errors="replace") if size >= 0 else None
+
+    def _number(self, key: str) -> int:
+        """A number under the model's architecture; 0 where there is none, or one for each layer."""
+        text = self._metadata(key) or ""
+        return int(text) if text.isdecimal() else 0
+
+    def check_context(self, n_ctx: int, kv_type: Literal["f16", "q8_0"], on_gpu: bool) -> None:
+        """Raises `OutOfMemory` for a context that is beyond the machine's free memory, before llama.cpp tries.
+
+        llama.cpp allocates at once, and a machine short of memory would grind or kill the process. The
+        estimate is a lower bound: what fits is llama.cpp's to say, and on a GPU it says so at once.
+        """
+        heads, width = self._number("attention.head_count"), self._number("embedding_length")
+        head_width = width // heads if heads else 0
+        kv_width = sum(self._number(f"attention.{side}_length") or head_width for side in ("key", "value"))
+        values = self.n_layer * (self._number("attention.head_count_kv") or 1) * kv_width
+        needed = n_ctx * (CELL_BYTES + (0 if on_gpu else int(values * _VALUE_BYTES[kv_type])))
+        free = _available_memory()
+        if needed > free:
+            raise OutOfMemory(
+                f"{self.path}: no context of {n_ctx} tokens ({kv_type} KV cache) can be made: it takes at least "
+                f"{needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB of memory are free. Take a smaller context."
+            )
+
+    # Vocabulary
+
+    def tokenize(self, text: str, special: bool) -> list[int]:
+        """The text's tokens, without BOS; control tokens written in it are parsed only if `special`."""
+        data = text.encode(errors="replace")
+        tokens = (ctypes.c_int32 * (len(data) + 2))()
+        n = llama_cpp.llama_tokenize(self._vocab, data, len(data), tokens, len(tokens), False, special)
+        if n < 0:
+            raise TpoError(f"{self.path}: llama.cpp could not tokenize a text of {len(data)} bytes.")
+        return tokens[:n]
+
+    def token_bytes(self, token: int, special: bool = False) -> bytes:
+        """What a token stands for; control tokens are empty unless `special`."""
+        buffer = ctypes.create_string_buffer(256)
+        n = llama_cpp.llama_token_to_piece(self._vocab, token, buffer, len(buffer), 0, special)
+        return buffer.raw[:n] if n >= 0 else llama_cpp.llama_vocab_get_text(self._vocab, token)
+
+    def detokenize(self, tokens: Sequence[int], special: bool = False) -> str:
+        """The tokens' text; bytes that are no UTF-8 become U+FFFD."""
+        return b"".join(self.token_bytes(token, special) for token in tokens).decode(errors="replace")
+
+    @property
+    def bos(self) -> int | None:
+        """The token that the vocabulary wants in front of every sequence; None if it wants none."""
+        wanted = llama_cpp.llama_vocab_get_add_bos(self._vocab)
+        return llama_cpp.llama_vocab_bos(self._vocab) if wanted else None
+
+    @property
+    def chat_template(self) -> str | None:
+        """The Jinja chat template in the file's metadata."""
+        template = llama_cpp.llama_model_chat_template(self._model, None)
+        return template.decode() if template else None
+
+    def special_token_text(self, which: Literal["bos", "eos"]) -> str:
+        """The written form of a special token, as chat templates use it; empty if there is none."""
+        token = getattr(llama_cpp, f"llama_vocab_{which}")(self._vocab)
+        return llama_cpp.llama_vocab_get_text(self._vocab, token).decode() if token >= 0 else ""
+
+    def control_tokens(self) -> dict[str, tuple[int, int]]:
+        """Written form -> (token id, llama.cpp's attribute bits) of all control tokens."""
+        return {
+            llama_cpp.llama_vocab_get_text(self._vocab, token).decode(): (
+                token,
+                llama_cpp.llama_vocab_get_attr(self._vocab, token),
+            )
+            for token in range(self.n_vocab)
+            if llama_cpp.llama_vocab_is_control(self._vocab, token)
+        }
+
+    def end_tokens(self) -> frozenset[int]:
+        """Every token that ends a turn or a text: EOS, EOT and the like."""
+        return frozenset(t for t in range(self.n_vocab) if llama_cpp.llama_vocab_is_eog(self._vocab, t))
+
+
+def _load_model(path: Path, n_gpu_layers: int, vocab_only: bool) -> Any:
+    if not path.is_file():
+        raise InputError(f"{path}: no such file. Give the path of a GGUF model.")
+    with path.open("rb") as file:
+        header = file.read(24)
+    if header[:4] != b"GGUF":
+        raise InputError(f"{path} is not a GGUF file. Convert the model with llama.cpp, or take its GGUF.")
+    if len(header) == 24 and struct.unpack_from("<Q", header, 8)[0] == 0:
+        raise InputError(f"{path} holds a vocabulary and no weights. Give the path of the whole model.")
+    params = llama_cpp.llama_model_default_params()
+    params.n_gpu_layers, params.vocab_only = n_gpu_layers, vocab_only
+    _LOG.clear()
+    model = llama_cpp.llama_model_load_from_file(str(path).encode(), params)
+    if model:
+        return model
+    if memory_ran_out():
+        raise OutOfMemory(
+            f"{path} cannot be loaded: {last_log()}. There is not enough memory: take fewer GPU layers "
+            "(n_gpu_layers) or a smaller quantisation."
+        )
+    log = "".join(_LOG).lower()
+    if "file bounds" in log or "failed to read" in log:
+        remedy = "The file is cut short: download it again."
+    else:
+        remedy = "Download it again, or take a model that this version of llama.cpp knows."
+    raise InputError(f"{path} cannot be loaded: {last_log()}. {remedy}")
+
+
+def clear_log() -> None:
+    """Forgets llama.cpp's lines, before a call whose own are wanted."""
+    _LOG.clear()
+
+
+def memory_ran_out() -> bool:
+    """Whether llama.cpp's last lines say that memory did not suffice."""
+    return says_out_of_memory("".join(_LOG))
+
+
+def last_log() -> str:
+    """llama.cpp's last complaints, in one line."""
+    lines = "".join(_LOG).splitlines()
+    signs = ("error", "fail", *SIGNS)
+    errors = [line for line in lines if any(sign in line.lower() for sign in signs)]
+    return " / ".join((errors or lines)[-3:]).strip().rstrip(".") or "llama.cpp gave no reason"
+
+
+def _available_memory() -> int:
+    """Bytes that Linux can give without swapping."""
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))

@@ -1,0 +1,1 @@
+"""The whole run: phases in order, back-off, results."""

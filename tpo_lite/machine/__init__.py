@@ -1,0 +1,1 @@
+"""What this machine has: device, cards, memory, and whether it is ready."""

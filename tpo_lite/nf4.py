@@ -1,0 +1,92 @@
+"""Plain transformers, bitsandbytes NF4 and peft; on a CPU and on a GPU."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from bitsandbytes.nn import Linear4bit
+from safetensors import SafetensorError
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+from tpo_lite.errors import InputError, OutOfMemory, first_line, is_out_of_memory, says_out_of_memory
+
+
+def compute_dtype(device: str) -> torch.dtype:
+    """bfloat16 on CUDA; float32 on a CPU, where bfloat16 is no faster at these sizes."""
+    return torch.bfloat16 if device == "cuda" else torch.float32
+
+
+def nf4(device: str) -> BitsAndBytesConfig:
+    """The one quantisation of the project: NF4 with double quantisation (QLoRA, section 3)."""
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=compute_dtype(device),
+    )
+
+
+@contextmanager
+def loading(model: str) -> Iterator[None]:
+    """Turns what libraries raise while they load `model` into `OutOfMemory` or `InputError`."""
+    logger, report = logging.getLogger("transformers.modeling_utils"), _Report()
+    before = logger.level, logger.propagate
+    logger.setLevel(logging.WARNING)
+    logger.propagate = False
+    logger.addHandler(report)
+    try:
+        yield
+    except (MemoryError, OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        if is_out_of_memory(error) or says_out_of_memory(f"{error} {report.text}"):
+            raise OutOfMemory(
+                f"model: {model} cannot be loaded: memory ran out. End other programs that use it, or take a smaller "
+                "model."
+            ) from error
+        raise InputError(
+            f"model: {model} cannot be loaded ({first_line(error)}). "
+            "Check that it is a causal language model, that its files are complete, and the network."
+        ) from error
+    finally:
+        logger.removeHandler(report)
+        logger.setLevel(before[0])
+        logger.propagate = before[1]
+
+
+class _Report(logging.Handler):
+    """What transformers warns of. An error while it quantises a tensor stands there alone: it goes on, and in the end
+    raises one that says no more than that there were some.
+    """
+
+    text = ""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.text += record.getMessage()
+
+
+def load_base(model: str, device: str) -> Any:
+    """The 4-bit base without an adapter. Raises `OutOfMemory`, and `InputError` if the model cannot be loaded."""
+    with loading(model):
+        base = AutoModelForCausalLM.from_pretrained(
+            model, quantization_config=nf4(device), dtype=compute_dtype(device), device_map={"": device}
+        )
+    for module in base.modules():
+        if isinstance(module, Linear4bit):
+            # On CPUs with AVX-512 bfloat16 the first forward pass in eval mode would repack the weights for a kernel
+            # without a backward: training afterwards would lose the gradient through every linear layer, silently.
+            module.support_avx512bf16_for_cpu = False
+    return base
+
+
+def load(model: str, adapter: Path | None, device: str) -> Any:
+    """The 4-bit base with its adapter."""
+    base = load_base(model, device)
+    if adapter is not None:
+        from peft import PeftModel
+
+        base = PeftModel.from_pretrained(base, adapter)
+    return base.eval()

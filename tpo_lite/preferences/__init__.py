@@ -1,0 +1,1 @@
+"""From judgements to ratings, length-controlled scores and pairs."""

@@ -1,0 +1,205 @@
+"""Which comparisons a judge is asked for: all of them (the paper's round robin), half, or those that matter.
+
+Of K responses only the best and the worst become a pair (`tpo_lite.preferences.pairs`). `Adaptive` asks about these two until
+a full round robin would not be expected to choose others: identification of the best and worst arm from noisy
+duels, with a posterior over Bradley-Terry strengths (for one such posterior and its use in choosing comparisons see
+Chen et al. 2013, "Pairwise ranking aggregation in a crowdsourced setting"). A tournament keeps no state: what to ask
+next follows from what was answered, so that a resumed run asks the same.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations, permutations
+from typing import Protocol
+
+import numpy as np
+
+from tpo_lite.preferences.length_control import z_scores
+from tpo_lite.preferences.ratings import bradley_terry, win_matrix
+from tpo_lite.records import Comparison, PromptJudgements, PromptSamples
+from tpo_lite.seeds import keyed_hash
+
+Match = tuple[int, int]
+"""The ks of the samples whose responses are shown first and second."""
+
+MARGIN = 0.5
+"""Ratings closer than this count as equal, in standard errors of their difference in a full round robin, which
+could not tell them apart either. benchmarks/results/tournaments.md shows what that costs and saves."""
+
+
+class Tournament(Protocol):
+    """Chooses comparisons for one prompt, a round at a time."""
+
+    def next_round(self, prompt: PromptSamples, played: Sequence[Comparison]) -> list[Match]:
+        """What to ask next, given all that was `played` for this prompt; empty when the tournament is over."""
+        ...
+
+
+@dataclass(frozen=True)
+class RoundRobin:
+    """Every pair in both orders: K(K - 1) comparisons of K distinct responses (the paper's judges)."""
+
+    def next_round(self, prompt: PromptSamples, played: Sequence[Comparison]) -> list[Match]:
+        """All comparisons in one round."""
+        return [] if played else round_robin(prompt)
+
+
+@dataclass(frozen=True)
+class Single:
+    """Every pair once, in an order drawn by a hash of (seed, instruction, pair): K(K - 1) / 2 comparisons."""
+
+    seed: int
+
+    def next_round(self, prompt: PromptSamples, played: Sequence[Comparison]) -> list[Match]:
+        """All comparisons in one round."""
+        if played:
+            return []
+        id = prompt.instruction.id
+        return [
+            (a, b) if keyed_hash(self.seed, f"{id}/{a}/{b}")[0] % 2 else (b, a)
+            for a, b in combinations(distinct_responses(prompt), 2)
+        ]
+
+
+@dataclass(frozen=True)
+class Adaptive:
+    """Goes on where the best and the worst are still open, at most to a full round robin.
+
+    First every response plays two others, once in each slot. Then each round asks, in both orders, the few pairs
+    that tell most about those that may yet be better than the leader or worse than the last. It ends when both are
+    settled: the probability that the round robin's rating, length control included, would put any other response
+    ahead by more than `MARGIN` is at most 1 - confidence, for the best and for the worst.
+
+    `soft` and `prior` are those of `tpo_lite.preferences.ratings`, `rho` that of `tpo_lite.preferences.length_control`.
+    """
+
+    seed: int
+    confidence: float
+    soft: bool
+    prior: float
+    rho: float
+
+    def next_round(self, prompt: PromptSamples, played: Sequence[Comparison]) -> list[Match]:
+        """One comparison a response at first, then both orders of a quarter as many pairs (at least 2)."""
+        ks = distinct_responses(prompt)
+        if not played:
+            return self._first_round(prompt.instruction.id, ks)
+        asked = {(comparison.first, comparison.second) for comparison in played}
+        left = np.array([[((a, b) not in asked) + ((b, a) not in asked) for b in ks] for a in ks])
+        np.fill_diagonal(left, 0)
+        if not left.any():
+            return []
+        gain = self._gain(prompt, played, ks, left)
+        pairs = [pair for pair in combinations(range(len(ks)), 2) if gain[pair] > 0]
+        pairs = sorted(pairs, key=lambda pair: -gain[pair])[: max(2, len(ks) // 4)]
+        orders = [(ks[a], ks[b]) for i, j in pairs for a, b in ((i, j), (j, i))]
+        return [match for match in orders if match not in asked]
+
+    def _first_round(self, id: str, ks: list[int]) -> list[Match]:
+        # A ring in random order: the smallest balanced plan that connects all responses.
+        ring = sorted(ks, key=lambda k: keyed_hash(self.seed, f"{id}/{k}"))
+        return list(zip(ring, ring[1:] + ring[:1], strict=True)) if len(ring) > 1 else []
+
+    def _gain(self, prompt: PromptSamples, played: Sequence[Comparison], ks: list[int], left: np.ndarray) -> np.ndarray:
+        """What a comparison of each pair is worth (n, n); zeros when best and worst are settled.
+
+        `left` (n, n) counts the orders of each pair that are not asked yet.
+        """
+        sample_ks, wins = win_matrix(PromptJudgements(prompt.instruction.id, list(played), 0, 0), prompt, self.soft)
+        strengths = bradley_terry(wins, self.prior)
+        samples = [prompt.samples[k] for k in sample_ks]
+        lengths = z_scores([sample.response_tokens for sample in samples])
+        responses = [sample.response for sample in samples]
+        copies = np.array([responses.count(prompt.samples[k].response) for k in ks])
+        rows = [sample_ks.index(k) for k in ks]
+        games = (wins + wins.T)[np.ix_(rows, rows)]
+        # Proportional to s = z(strength) - rho * z(length).
+        scores = (strengths - self.rho * strengths.std() * lengths)[rows]
+
+        belief, change, noise = uncertainty(strengths[rows], games, left, copies, self.prior)
+        gain = np.zeros_like(change)
+        for sign in (1.0, -1.0):
+            leader = int(np.argmax(sign * scores))
+            ahead = sign * (scores[leader] - scores) + MARGIN * np.sqrt(noise[leader])
+            risk = _upper_tail(ahead / np.sqrt(np.maximum(change[leader], 1e-12)))
+            risk[leader] = 0.0
+            if risk.sum() <= 1.0 - self.confidence:
+                continue
+            # The share of the variance of strength_leader - strength_j that each comparison left of (a, b) takes away.
+            p_win = _p_win(strengths[rows])
+            per_game = p_win * p_win.T
+            differences = belief[leader] - belief  # (j, a): covariance of that difference with strength_a
+            variance = np.maximum(_contrasts(belief)[leader], 1e-12)
+            covariance = differences[:, :, None] - differences[:, None, :]  # (j, a, b)
+            taken = per_game * covariance**2 / (1.0 + left * per_game * _contrasts(belief))
+            gain += np.einsum("j,jab->ab", risk / variance, taken)
+        return np.where(left > 0, gain, 0.0)
+
+
+def uncertainty(
+    strengths: np.ndarray, games: np.ndarray, left: np.ndarray, copies: np.ndarray, prior: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(belief, change, noise), each (n, n), for n distinct responses with ratings `strengths` (n,).
+
+    belief: covariance of the true strengths, Laplace's approximation at the posterior's maximum. change: variance
+    of what the comparisons that are left will do to the difference of each two ratings. noise: variance of that
+    difference in a full round robin, were the judge asked anew.
+
+    `games` (n, n) counts answers, `left` (n, n) the orders of each pair that are not asked, `copies` (n,) the
+    samples with each response; `prior` as in `tpo_lite.preferences.ratings`.
+    """
+    n = len(strengths)
+    p_win = _p_win(strengths)
+    per_game = p_win * p_win.T
+    belief = np.linalg.inv(_laplacian(games * per_game) + prior * np.eye(n))
+    # In the ratings a comparison counts once for every pair of samples with the two texts.
+    weight = np.outer(copies, copies)
+    # Ratings move by full^-1 times the sum over comparisons of weight * (outcome - expected outcome).
+    full = np.linalg.inv(_laplacian(2 * weight * per_game) + prior * np.diag(copies))
+    surprise = _laplacian(left * weight * per_game)
+    change = full @ (surprise @ belief @ surprise + _laplacian(left * weight**2 * per_game)) @ full
+    noise = full @ _laplacian(2 * weight**2 * per_game) @ full
+    return belief, _contrasts(change), _contrasts(noise)
+
+
+def distinct_responses(samples: PromptSamples) -> list[int]:
+    """The ks that play: of the well-formed samples, the lowest k of each response text."""
+    representatives: dict[str, int] = {}
+    for sample in samples.samples:
+        if sample.outcome == "ok":
+            representatives.setdefault(sample.response, sample.k)
+    return list(representatives.values())
+
+
+def round_robin(samples: PromptSamples) -> list[Match]:
+    """Every pair of distinct responses in both orders: responses a, b, a make (0, 1) and (1, 0)."""
+    return list(permutations(distinct_responses(samples), 2))
+
+
+def saved_calls(samples: PromptSamples, asked: int) -> int:
+    """How many more questions a round robin over all W well-formed samples asks: W(W - 1) - asked."""
+    well_formed = sum(sample.outcome == "ok" for sample in samples.samples)
+    return well_formed * (well_formed - 1) - asked
+
+
+def _p_win(strengths: np.ndarray) -> np.ndarray:
+    return 1.0 / (1.0 + np.exp(strengths[None, :] - strengths[:, None]))
+
+
+def _laplacian(weights: np.ndarray) -> np.ndarray:
+    """sum over pairs of w_ab x x^T, x = e_a - e_b: the Fisher information of comparisons with weights (n, n)."""
+    return np.diag(weights.sum(1)) - weights
+
+
+def _contrasts(covariance: np.ndarray) -> np.ndarray:
+    """Variance (n, n) of the difference of each two variables."""
+    variances = np.diag(covariance)
+    return variances[:, None] + variances[None, :] - 2.0 * covariance
+
+
+def _upper_tail(z: np.ndarray) -> np.ndarray:
+    """P(Z > z) of a standard normal Z."""
+    return np.array([0.5 * math.erfc(value / math.sqrt(2.0)) for value in z])

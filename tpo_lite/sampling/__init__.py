@@ -1,0 +1,1 @@
+"""Drawing K outputs for each instruction from M_t."""

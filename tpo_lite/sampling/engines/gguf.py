@@ -1,0 +1,121 @@
+"""llama.cpp: the base as a Q4_K_M GGUF with the adapter attached, many sequences a decode (`tpo_lite.llamacpp.decoder`)."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from transformers import AutoConfig
+
+from tpo_lite.adapters import read_adapter
+from tpo_lite.errors import TpoError
+from tpo_lite.hub import local_folder
+from tpo_lite.llamacpp.adapter import write_adapter_gguf
+from tpo_lite.llamacpp.convert import convert, quantize
+from tpo_lite.llamacpp.decoder import Continuation, Leaf, LlamaCpp
+from tpo_lite.recipe import Recipe
+from tpo_lite.sampling.policy import Policy
+from tpo_lite.sampling.room import gguf_room
+from tpo_lite.sampling.sampler import ROUNDS, Sampler
+from tpo_lite.seeds import seed_of
+
+Kind = Literal["Q4_K_M", "F16"]
+
+Q4_SHARE = 0.35
+"""Size of a Q4_K_M file over that of the F16 file it is made from, at most."""
+
+
+class GgufSampler(Sampler):
+    """See `tpo_lite.sampling.sampler.Sampler`. The samples of a prompt share its prefill, and thought prompts their beginning.
+
+    At most `sampling.batch` rows are continued at a time; the KV cache holds them at their longest, and on a GPU the
+    prompt of K samples once (`tpo_lite.llamacpp.decoder` says where it is copied).
+    """
+
+    def __init__(self, policy: Policy, recipe: Recipe, device: str, stops: list[int], kind: Kind = "Q4_K_M"):
+        settings = recipe.sampling
+        self.settings, self.stops, self.device, self.work = settings, frozenset(stops), device, policy.work
+        self.rows = ROUNDS * settings.batch
+        config = AutoConfig.from_pretrained(policy.model)
+        self.heads, self.kv_heads = config.num_attention_heads, config.num_key_value_heads
+        # Where prompts are longer than the plan takes them to be, fewer rows are continued at a time.
+        self.sequences, self.cells = gguf_room(recipe, device == "cuda")
+        self.base = converted_base(policy.model, policy.work, kind)
+        self._load(policy.adapter)
+
+    def _load(self, adapter: Path | None) -> None:
+        lora = None
+        if adapter is not None:
+            lora = self.work / "sampling-adapter.gguf"
+            write_adapter_gguf(*read_adapter(adapter), self.heads, self.kv_heads, lora)
+        self.decoder = LlamaCpp(
+            self.base,
+            n_ctx=self.cells,
+            n_seq_max=self.sequences,
+            n_gpu_layers=-1 if self.device == "cuda" else 0,
+            adapter=lora,
+        )
+        if lora is not None:
+            lora.unlink()
+
+    def stream(self, prompts: Sequence[list[int]], keys: Sequence[str]) -> Iterator[tuple[int, list[int]]]:
+        """See `tpo_lite.sampling.sampler.Sampler`."""
+        settings = self.settings
+        leaves = [
+            Leaf(
+                prompt,
+                Continuation(settings.max_new_tokens, settings.temperature, settings.top_p, seed_of(key), self.stops),
+            )
+            for prompt, key in zip(prompts, keys, strict=True)
+        ]
+        for index, decoded in self.decoder.stream(leaves):
+            yield index, decoded.tokens
+
+    def probe(self, prompts: Sequence[list[int]]) -> float:
+        """See `tpo_lite.sampling.sampler.Sampler`."""
+        live = self.log_probabilities(prompts)
+        self.decoder.attach_adapter(False)
+        bare = self.log_probabilities(prompts)
+        self.decoder.attach_adapter(True)
+        return float(np.abs(live - bare).max())
+
+    def log_probabilities(self, prompts: Sequence[list[int]]) -> np.ndarray:
+        """Of each prompt's next token, at temperature 1: (prompts, vocabulary), float32."""
+        logits = np.stack([decoded.logits for decoded in self.decoder.decode([Leaf(prompt) for prompt in prompts])])
+        return logits - np.logaddexp.reduce(logits, axis=-1, keepdims=True)
+
+    def use_adapter(self, folder: Path) -> None:
+        """See `tpo_lite.sampling.sampler.Sampler`. llama.cpp wants to know a model's adapters when it makes a context, so all is loaded again."""
+        self.close()
+        self._load(folder)
+
+    def close(self) -> None:
+        """Gives the model's memory back."""
+        del self.decoder
+
+
+def converted_base(model: str, work: Path, kind: Kind) -> Path:
+    """The base as a GGUF, made once and kept: WORK/base-<kind>.gguf.
+
+    Raises `InputError` for a model that is no plain Llama, `TpoError` if the disk is too small.
+    """
+    path, whole = work / f"base-{kind}.gguf", work / "base-F16.gguf"
+    if path.exists():
+        return path
+    source = local_folder(model)
+    if not whole.exists():
+        needed = (1 + Q4_SHARE) * sum(shard.stat().st_size for shard in source.glob("*.safetensors"))
+        free = shutil.disk_usage(work).free
+        if needed > free:
+            raise TpoError(
+                f"engine: gguf needs {needed / 1e9:.1f} GB under {work} to convert the base once, and "
+                f"{free / 1e9:.1f} GB are free. Free some space and run the same command again, or set engine: transformers."
+            )
+        convert(source, whole)
+    if kind != "F16":
+        quantize(whole, path, kind)
+        whole.unlink()
+    return path

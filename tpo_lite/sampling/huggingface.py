@@ -1,0 +1,235 @@
+"""K samples a prompt, each with random numbers of its own, from a Hugging Face model.
+
+A sample's random numbers (`tpo_lite.llamacpp.nucleus`) depend on (seed, purpose, iteration, prompt, k) and on nothing
+else, and batches are planned over the whole list of prompts before anything is sampled. So a run that was
+killed goes on with the very tokens it would have drawn. (Across batch sizes and engines rounding differs, so
+equal tokens are not promised there.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn.functional import pad
+from transformers import DynamicCache, LogitsProcessor, LogitsProcessorList
+
+from tpo_lite.adapters import read_adapter, state_dict
+from tpo_lite.recipe import Sampling
+from tpo_lite.sampling.sampler import ROUNDS, Sampler
+from tpo_lite.seeds import uniforms
+
+REFILL = 4
+"""`ContinuousSampler` fills up when one place in so many is free: a prefill at a time costs more than it wins."""
+
+
+def nucleus_choice(logits: torch.Tensor, draws: torch.Tensor, temperature: float, top_p: float) -> torch.Tensor:
+    """Samples by inverting the cumulative distribution of the nucleus.
+
+    logits (rows, vocabulary), draws (rows,) in [0, 1). Returns token ids (rows,). The nucleus is the
+    smallest set of most likely tokens whose probability reaches `top_p`, as in transformers.
+    """
+    probabilities, order = torch.softmax(logits.float() / temperature, dim=-1).sort(
+        dim=-1, descending=True, stable=True
+    )
+    cumulative = probabilities.cumsum(dim=-1)
+    inside = cumulative - probabilities < top_p
+    mass = (probabilities * inside).sum(dim=-1)
+    position = torch.searchsorted(cumulative, (draws.to(mass) * mass)[:, None], right=True)
+    # Rounding can put a draw just past the last token of the nucleus.
+    position = position.clamp(max=inside.sum(dim=-1, keepdim=True) - 1)
+    return order.gather(-1, position).squeeze(-1)
+
+
+class OwnRandomNumbers(LogitsProcessor):
+    """Makes greedy `generate` sample: all but the token drawn from the row's own numbers become -inf."""
+
+    def __init__(self, draws: torch.Tensor, prompt_length: int, temperature: float, top_p: float):
+        self.draws = draws  # (rows, max_new_tokens)
+        self.prompt_length = prompt_length
+        self.temperature, self.top_p = temperature, top_p
+
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
+        step = input_ids.shape[1] - self.prompt_length
+        chosen = nucleus_choice(scores, self.draws[:, step], self.temperature, self.top_p)
+        return torch.full_like(scores, float("-inf")).scatter_(-1, chosen[:, None], 0.0)
+
+
+class GenerateSampler(Sampler):
+    """Samples with a model's Hugging Face `generate`, which an engine may have replaced by a faster one.
+
+    All rows of a call run until the longest of them ends, and each has a prefill of its own.
+    """
+
+    def __init__(self, model: Any, stops: list[int], pad: int, settings: Sampling):
+        self.model, self.stops, self.pad, self.settings = model, stops, pad, settings
+        self.rows = settings.batch
+
+    def stream(self, prompts: Sequence[list[int]], keys: Sequence[str]) -> Iterator[tuple[int, list[int]]]:
+        """See `Sampler`."""
+        ids, mask = self._left_padded(prompts)
+        length = ids.shape[1]
+        limit = self.settings.max_new_tokens
+        draws = self._draws(keys)
+        with torch.inference_mode():
+            output = self.model.generate(
+                input_ids=ids,
+                attention_mask=mask,
+                max_new_tokens=limit,
+                do_sample=False,
+                # A model's own defaults (Llama-3.1 ships temperature 0.6) must not work on the scores first.
+                temperature=None,
+                top_p=None,
+                top_k=None,
+                eos_token_id=self.stops,
+                pad_token_id=self.pad,
+                logits_processor=LogitsProcessorList(
+                    [OwnRandomNumbers(draws, length, self.settings.temperature, self.settings.top_p)]
+                ),
+            )
+        yield from enumerate(self._until_stop(row) for row in output[:, length:].tolist())
+
+    def probe(self, prompts: Sequence[list[int]]) -> float:
+        """See `Sampler`. The model is a `PeftModel`."""
+        change = 0.0
+        with torch.inference_mode():
+            for prompt in prompts:
+                ids = torch.tensor([prompt], device=self.model.device)
+                live = self.model(input_ids=ids).logits[0, -1].float().log_softmax(-1)
+                with self.model.disable_adapter():
+                    bare = self.model(input_ids=ids).logits[0, -1].float().log_softmax(-1)
+                change = max(change, (live - bare).abs().max().item())
+        return change
+
+    def use_adapter(self, folder: Path) -> None:
+        """See `Sampler`. The model is a `PeftModel`."""
+        from peft import set_peft_model_state_dict
+
+        set_peft_model_state_dict(self.model, state_dict(read_adapter(folder)[0]))
+
+    def _left_padded(self, prompts: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Token ids and attention mask, both (prompts, longest)."""
+        length = max(map(len, prompts))
+        ids = torch.tensor([[self.pad] * (length - len(p)) + list(p) for p in prompts], device=self.model.device)
+        mask = torch.tensor([[0] * (length - len(p)) + [1] * len(p) for p in prompts], device=self.model.device)
+        return ids, mask
+
+    def _draws(self, keys: Sequence[str]) -> torch.Tensor:
+        """Each row's random numbers: (rows, max_new_tokens)."""
+        numbers = np.stack([uniforms(key, self.settings.max_new_tokens) for key in keys])
+        return torch.tensor(numbers, device=self.model.device)
+
+    def _until_stop(self, ids: list[int]) -> list[int]:
+        for index, token in enumerate(ids):
+            if token in self.stops:
+                return ids[: index + 1]
+        return ids
+
+
+@dataclass
+class Rows:
+    """Sequences that are being continued together, each at the right end of its row."""
+
+    indices: list[int]
+    """Which prompts of the call they continue."""
+    cache: DynamicCache
+    """Keys and values: (rows, heads, length, head size) a layer."""
+    mask: torch.Tensor
+    """(rows, length): 0 left of where a row begins."""
+    logits: torch.Tensor
+    """(rows, vocabulary): of each row's next token."""
+
+    def select(self, rows: list[int]) -> None:
+        """Keeps these rows, and no column in which none of them has begun."""
+        self.indices = [self.indices[row] for row in rows]
+        at = torch.tensor(rows, device=self.mask.device)
+        self.mask, self.logits = self.mask[at], self.logits[at]
+        empty = int(self.mask.any(0).int().argmax())
+        self.mask = self.mask[:, empty:]
+        for layer in self.cache.layers:
+            layer.keys, layer.values = layer.keys[at, :, empty:], layer.values[at, :, empty:]
+
+    def join(self, other: Rows) -> None:
+        """Appends the rows of `other`; the shorter of the two is padded on the left."""
+        length = max(self.mask.shape[1], other.mask.shape[1])
+        self.indices += other.indices
+        self.logits = torch.cat([self.logits, other.logits])
+        self.mask = torch.cat([pad(part.mask, (length - part.mask.shape[1], 0)) for part in (self, other)])
+        for mine, theirs in zip(self.cache.layers, other.cache.layers, strict=True):
+            for name in ("keys", "values"):
+                parts = [getattr(mine, name), getattr(theirs, name)]
+                parts = [pad(part, (0, 0, length - part.shape[2], 0)) for part in parts]
+                setattr(mine, name, torch.cat(parts))
+
+
+class ContinuousSampler(GenerateSampler):
+    """Samples with a loop of its own: equal prompts share a prefill, and places of ended rows are filled again.
+
+    At most `settings.batch` rows are in the KV cache at a time.
+    """
+
+    def __init__(self, model: Any, stops: list[int], pad: int, settings: Sampling):
+        super().__init__(model, stops, pad, settings)
+        self.rows = ROUNDS * settings.batch
+
+    @torch.inference_mode()
+    def stream(self, prompts: Sequence[list[int]], keys: Sequence[str]) -> Iterator[tuple[int, list[int]]]:
+        """See `Sampler`."""
+        settings = self.settings
+        draws = self._draws(keys)
+        outputs: list[list[int]] = [[] for _ in prompts]
+        waiting = list(range(len(prompts)))
+        live = self._prefill(prompts, waiting[: settings.batch])
+        del waiting[: settings.batch]
+        while True:
+            steps = [len(outputs[index]) for index in live.indices]
+            tokens = nucleus_choice(live.logits, draws[live.indices, steps], settings.temperature, settings.top_p)
+            going = []
+            for row, (index, token) in enumerate(zip(live.indices, tokens.tolist(), strict=True)):
+                outputs[index].append(token)
+                if token in self.stops or len(outputs[index]) == settings.max_new_tokens:
+                    yield index, outputs[index]
+                else:
+                    going.append(row)
+            if going:
+                if len(going) < len(live.indices):
+                    live.select(going)
+                    tokens = tokens[going]
+                live.mask = pad(live.mask, (0, 1), value=1)
+                live.logits = self._next_logits(tokens[:, None], live.cache, live.mask)
+            free = settings.batch - len(going)
+            if waiting and REFILL * free >= settings.batch:
+                filled = self._prefill(prompts, waiting[:free])
+                del waiting[:free]
+                if going:
+                    live.join(filled)
+                else:
+                    live = filled
+            elif not going:
+                return
+
+    def _prefill(self, prompts: Sequence[list[int]], indices: list[int]) -> Rows:
+        """Rows for these prompts; a prompt that is there several times is computed once."""
+        number = {prompt: row for row, prompt in enumerate(dict.fromkeys(tuple(prompts[index]) for index in indices))}
+        ids, mask = self._left_padded(list(number))
+        cache = DynamicCache()
+        rows = Rows(list(range(len(number))), cache, mask, self._next_logits(ids, cache, mask))
+        rows.select([number[tuple(prompts[index])] for index in indices])
+        rows.indices = indices
+        return rows
+
+    def _next_logits(self, ids: torch.Tensor, cache: DynamicCache, mask: torch.Tensor) -> torch.Tensor:
+        """Runs the model on `ids` (rows, new), which are the last of `mask`'s columns; extends the cache."""
+        positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, -ids.shape[1] :]
+        return self.model(
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        ).logits[:, -1]
