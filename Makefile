@@ -1,4 +1,5 @@
-# `make demo` runs the embedded recipe, `make test` the tests; both install what is missing into .venv.
+# `make demo` runs the embedded recipe, `make test` the tests, `make lint` the checks, `make docs` writes the generated
+# parts of the docs. Each installs what is missing into .venv.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -6,13 +7,29 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 # Images are not judged: llama.cpp is compiled without its image library.
 export CMAKE_ARGS := $(or $(CMAKE_ARGS),-DLLAVA_BUILD=OFF)
 
-.PHONY: demo test clean
+.PHONY: demo test lint docs docs-check clean
 
 demo: $(VENV)/.installed
 	$(BIN)/tpo-lite train --recipe embedded --cpu --out runs/demo
 
 test: $(VENV)/.test-installed
 	$(BIN)/python -m pytest
+
+lint: $(VENV)/.lint-installed
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+# Text between `[[[cog` and `[[[end]]]` is written by docs/generated.py; docs-check fails if it is out of date.
+GENERATED := README.md docs/architecture.md docs/commands.md
+COG = PYTHONPATH=.:docs $(BIN)/cog
+
+docs: $(VENV)/.lint-installed
+	$(COG) -r $(GENERATED)
+
+docs-check: $(VENV)/.lint-installed
+	$(COG) --check --check-fail-msg="Run make docs." $(GENERATED)
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -29,6 +46,10 @@ $(VENV)/.test-installed: $(VENV)/.installed
 	$(PIP) install --quiet --constraint constraints.txt --no-deps --upgrade --target $(VENV)/unsloth unsloth unsloth_zoo \
 		cut_cross_entropy docstring_parser einops hf_transfer json5 msgspec nest_asyncio nvidia-ml-py pillow \
 		protobuf sentencepiece structlog torchao typeguard tyro
+	touch $@
+
+$(VENV)/.lint-installed: $(VENV)/.installed
+	$(PIP) install --quiet --constraint constraints.txt --editable '.[lint]'
 	touch $@
 
 clean:
