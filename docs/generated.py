@@ -58,7 +58,8 @@ def commands() -> Iterator[tuple[click.Context, click.Command]]:
                     yield from walk(click.Context(child, info_name=name, parent=context), child)
 
     # click wraps help to the terminal, and the docs must not depend on it.
-    root = click.Context(main, info_name="tpo-lite", terminal_width=100, **main.context_settings | {"max_content_width": 100})
+    settings = main.context_settings | {"terminal_width": 100, "max_content_width": 100}
+    root = click.Context(main, info_name="tpo-lite", **settings)
     yield from walk(root, main)
 
 
