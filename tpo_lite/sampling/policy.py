@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from tpo_lite.chat import Chat, load_tokenizer, stop_ids
@@ -63,9 +63,10 @@ class LoadedPolicy:
         change = self.sampler.probe(prompts)
         if change <= PROBE_FLOOR:
             raise TpoError(
-                f"the adapter of the last iteration does not change the {self.engine} engine's output (largest change in "
-                f"log-probability {change:.1e}), so it would sample M_0 again. Try --set engine=transformers with --new; "
-                "if that is the engine, the last iteration trained nothing: raise train.learning_rate."
+                f"the adapter of the last iteration does not change the {self.engine} engine's output (largest "
+                f"change in log-probability: {change:.1e}), so it would sample M_0 again. Start anew with "
+                "--set engine=transformers --new. If that is the engine already, the last iteration trained nothing: "
+                "raise train.learning_rate."
             )
         return change
 
@@ -78,34 +79,40 @@ class LoadedPolicy:
         retries: int = 0,
         finished: frozenset[str] = frozenset(),
     ) -> Iterator[PromptSamples]:
-        """Samples each instruction K times; gives a prompt as soon as it and those before it in its batch are sampled.
+        """Sample each instruction K times; yield a prompt once it and all before it in its batch are complete.
 
         Sample k of a prompt is seeded by (`key`, instruction, k). With `retries` (and K = 1), an instruction whose
-        last sample is malformed gets one more, up to so many. Batches are planned over all
-        `instructions`, and those with a prompt that is not in `finished` are sampled whole: a resumed
-        phase repeats just what an uninterrupted one would have run, and gives the others in the same order.
+        last sample is malformed is sampled again, up to `retries` times.
+
+        Batches are planned over all `instructions`. A batch is skipped if every prompt in it is in `finished`, by
+        instruction id; otherwise the whole batch is sampled and only its unfinished prompts are yielded. So a resumed
+        phase repeats exactly what an uninterrupted one would have run.
         """
         prompts = [self.chat.prompt_ids(thought_prompt(style, instruction.text)) for instruction in instructions]
-        for batch in batches(prompts, max(1, self.sampler.rows // k)):
-            if all(instructions[index].id in finished for index in batch):
+        for indices in batches(prompts, max(1, self.sampler.rows // k)):
+            batch = [_Prompt(instructions[index], prompts[index]) for index in indices]
+            if all(prompt.instruction.id in finished for prompt in batch):
                 continue
-            samples: dict[int, list[Sample]] = {index: [] for index in batch}
-            rows = [(index, number) for index in batch for number in range(k)]
-            waiting = deque(batch)
-            while rows:
-                stream = self.sampler.stream(
-                    [prompts[index] for index, _ in rows],
-                    [f"{key}/{instructions[index].id}/{number}" for index, number in rows],
-                )
-                for row, ids in stream:
-                    index, number = rows[row]
-                    samples[index].append(self.read(number, ids, style))
-                    while waiting and _ended(samples[waiting[0]], k, retries):
-                        index = waiting.popleft()
-                        if instructions[index].id not in finished:
-                            mine = sorted(samples[index], key=lambda sample: sample.k)
-                            yield PromptSamples(instructions[index], prompts[index], mine)
-                rows = [(i, len(samples[i])) for i in waiting if not _ended(samples[i], k, retries)]
+            for prompt in self._draw_batch(batch, style, key, k, retries):
+                if prompt.instruction.id not in finished:
+                    samples = sorted(prompt.samples, key=lambda sample: sample.k)
+                    yield PromptSamples(prompt.instruction, prompt.ids, samples)
+
+    def _draw_batch(
+        self, batch: list[_Prompt], style: ThoughtStyle, key: str, k: int, retries: int
+    ) -> Iterator[_Prompt]:
+        """Sample a whole batch, in rounds; yield its prompts in their order, each once it is complete."""
+        waiting = deque(batch)
+        while rows := [(prompt, number) for prompt in waiting for number in prompt.missing(k, retries)]:
+            stream = self.sampler.stream(
+                [prompt.ids for prompt, _ in rows],
+                [f"{key}/{prompt.instruction.id}/{number}" for prompt, number in rows],
+            )
+            for row, ids in stream:
+                prompt, number = rows[row]
+                prompt.samples.append(self.read(number, ids, style))
+                while waiting and not waiting[0].missing(k, retries):
+                    yield waiting.popleft()
 
     def read(self, k: int, ids: list[int], style: ThoughtStyle) -> Sample:
         """A sample from its token ids."""
@@ -124,9 +131,21 @@ class LoadedPolicy:
         )
 
 
-def _ended(samples: Sequence[Sample], k: int, retries: int) -> bool:
-    """Whether a prompt needs no more samples than these."""
-    return len(samples) == k + retries or (len(samples) >= k and samples[-1].outcome == "ok")
+@dataclass
+class _Prompt:
+    """A prompt and those of its samples that have been drawn."""
+
+    instruction: Instruction
+    ids: list[int]
+    samples: list[Sample] = field(default_factory=list)
+
+    def missing(self, k: int, retries: int) -> list[int]:
+        """Return the numbers of the samples to draw next; empty once the prompt is complete."""
+        drawn = len(self.samples)
+        if drawn < k:
+            return list(range(drawn, k))
+        retry = drawn < k + retries and self.samples[-1].outcome != "ok"
+        return [drawn] if retry else []
 
 
 def sampling_key(recipe: Recipe, arm: str, model: int, purpose: str) -> str:
