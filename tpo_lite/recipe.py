@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 from functools import reduce
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -20,7 +20,14 @@ from tpo_lite.thoughts import DIRECT, GENERIC, SPECIFIC, ThoughtStyle, custom_st
 
 Positive = Annotated[int, Field(ge=1)]
 Auto = Literal["auto"]
-"""Chosen for the card when a run starts (`tpo_lite.plan.choices`) and written down in its folder: no phase sees it."""
+"""Left to `tpo_lite.plan.choices.settle`, which chooses a value for the machine when a run starts. A `SettledRecipe`
+(`tpo_lite.settled`) has none of these."""
+Arm = Literal["thinking", "direct"]
+"""A model that a run trains: with thoughts, or the direct baseline."""
+Engine = Literal["transformers", "unsloth", "gguf"]
+"""What samples."""
+KvType = Literal["f16", "q8_0"]
+"""Type of a KV cache, keys and values alike."""
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
@@ -98,7 +105,7 @@ class JudgeSettings(Section):
     """Comparisons decoded together; openai: requests in flight."""
     prompts_at_once: Positive = 8
     """Instructions judged as one unit of work."""
-    kv_type: Literal["auto", "f16", "q8_0"] = "f16"
+    kv_type: Auto | KvType = "f16"
     """Type of the KV cache, keys and values alike."""
     overlong: Literal["drop", "truncate"] = "drop"
     """A comparison longer than the context: leave it out, or cut the middle of the longer response, then of both."""
@@ -204,7 +211,7 @@ class Recipe(Section):
     """Rounds of sample, judge, train, fold."""
     model: str = "embedded"
     """M_0: a hub id, a local folder, or `embedded`."""
-    engine: Literal["auto", "transformers", "unsloth", "gguf"] = "auto"
+    engine: Auto | Engine = "auto"
     """What samples; auto is the engine measured fastest on such a device, chosen when a run starts and written down."""
     baseline: bool = False
     """Train the direct baseline beside it: the same seed, judge, loss and data, without thoughts."""
@@ -226,13 +233,13 @@ class Recipe(Section):
     evaluation: Evaluation = Evaluation()
 
     @property
-    def arms(self) -> list[str]:
+    def arms(self) -> list[Arm]:
         """The models trained: "thinking", "direct" or both."""
         if self.thought.style == "direct":
             return ["direct"]
         return ["thinking", "direct"] if self.baseline else ["thinking"]
 
-    def style(self, arm: str) -> ThoughtStyle:
+    def style(self, arm: Arm) -> ThoughtStyle:
         """The thought prompt of an arm."""
         if arm == "direct":
             return DIRECT
@@ -297,10 +304,18 @@ def _override(data: dict[str, Any], override: str) -> None:
     data[last] = value
 
 
+AnyRecipe = TypeVar("AnyRecipe", bound=Recipe)
+
+
 def parse_recipe(data: dict[str, Any], source: str) -> Recipe:
-    """A recipe from plain data. Raises `InputError` that names each wrong key, its value and the remedy."""
+    """Return the recipe that `data` holds. Raises `InputError` that names each wrong key, its value and the remedy."""
+    return parse_as(Recipe, data, source)
+
+
+def parse_as(kind: type[AnyRecipe], data: dict[str, Any], source: str) -> AnyRecipe:
+    """Do the same for `Recipe` or a subclass of it."""
     try:
-        recipe = Recipe.model_validate(data)
+        recipe = kind.model_validate(data)
     except ValidationError as error:
         problems = "\n".join(f"  {_problem(item)}" for item in error.errors())
         raise InputError(f"recipe {source} does not fit:\n{problems}") from error
@@ -369,13 +384,13 @@ Keys = dict[str, Any]
 """Values by a recipe's key.path."""
 
 
-def with_keys(recipe: Recipe, keys: Keys) -> Recipe:
+def with_keys(recipe: AnyRecipe, keys: Keys) -> AnyRecipe:
     """`recipe` with other values. Raises `InputError` for a key that is none and a value that does not fit."""
     data = recipe.model_dump()
     for key, value in keys.items():
         *sections, name = key.split(".")
         reduce(lambda section, part: section.setdefault(part, {}), sections, data)[name] = value
-    return parse_recipe(data, f"with {', '.join(f'{key}={value}' for key, value in keys.items())}")
+    return parse_as(type(recipe), data, f"with {', '.join(f'{key}={value}' for key, value in keys.items())}")
 
 
 def value_of(recipe: Recipe, key: str) -> Any:

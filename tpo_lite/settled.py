@@ -1,14 +1,89 @@
-"""A recipe with every choice made."""
+"""A settled recipe: the recipe of a run that has started, with every choice made for its machine.
+
+A `Recipe` may leave some values "auto". `tpo_lite.plan.choices.settle` replaces each by a value that suits the
+machine, once, when a run starts. Phases, engines, judges, the plan and the back-off take the settled recipe only.
+"""
 
 from __future__ import annotations
 
-from tpo_lite.recipe import Recipe, value_of, with_keys
+from tpo_lite.errors import InputError
+from tpo_lite.recipe import (
+    Engine,
+    JudgeSettings,
+    KvType,
+    Positive,
+    Recipe,
+    Sampling,
+    Train,
+    parse_as,
+    value_of,
+    with_keys,
+)
+
+AUTO_KEYS = (
+    "engine",
+    "judge.kv_type",
+    "judge.context",
+    "sampling.batch",
+    "train.gradient_checkpointing",
+    "train.micro_batch",
+)
+"""Keys that may be "auto" in a recipe and never are in a settled one."""
 
 Limits = dict[str, int]
 """The largest values for which there was memory, by the recipe's key."""
 
 
-def limited(recipe: Recipe, limits: Limits) -> Recipe:
-    """`recipe` with no value above its limit. Raises `InputError` for limits that no recipe can have."""
+class SettledSampling(Sampling):
+    """`Sampling` without "auto"."""
+
+    batch: Positive = 64
+
+
+class SettledJudge(JudgeSettings):
+    """`JudgeSettings` without "auto"."""
+
+    context: Positive = 8192
+    kv_type: KvType = "f16"
+
+
+class SettledTrain(Train):
+    """`Train` without "auto"."""
+
+    micro_batch: Positive = 1
+    gradient_checkpointing: bool = False
+
+
+class SettledRecipe(Recipe):
+    """A `Recipe` in which none of `AUTO_KEYS` is "auto".
+
+    `length_control.rho` may still be: it is found anew from the data of each iteration, not chosen for the machine.
+    """
+
+    engine: Engine = "transformers"
+    sampling: SettledSampling = SettledSampling()
+    judge: SettledJudge = SettledJudge()
+    train: SettledTrain = SettledTrain()
+
+
+def open_keys(recipe: Recipe) -> list[str]:
+    """Return the keys that a recipe leaves "auto"."""
+    return [key for key in AUTO_KEYS if value_of(recipe, key) == "auto"]
+
+
+def as_settled(recipe: Recipe, source: str = "with its values as they are") -> SettledRecipe:
+    """Return a recipe that leaves nothing open as a settled one. Raises `InputError` that names a key left "auto"."""
+    if missing := open_keys(recipe):
+        raise InputError(f"recipe {source} leaves {', '.join(missing)} auto. Give a value for each.")
+    return parse_as(SettledRecipe, recipe.model_dump(), source)
+
+
+def filled_from(earlier: SettledRecipe, recipe: Recipe) -> SettledRecipe:
+    """Return `recipe` with what it leaves open as `earlier` has it: a run that goes on keeps what was chosen for it."""
+    return as_settled(with_keys(recipe, {key: value_of(earlier, key) for key in open_keys(recipe)}))
+
+
+def limited(recipe: SettledRecipe, limits: Limits) -> SettledRecipe:
+    """Return `recipe` with no value above its limit. Raises `InputError` for limits that no recipe can have."""
     lowered = with_keys(recipe, limits)
     return with_keys(recipe, {key: min(value_of(recipe, key), value_of(lowered, key)) for key in limits})

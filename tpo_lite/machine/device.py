@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import os
+from typing import Literal
 
 from tpo_lite.errors import InputError
+
+Device = Literal["cpu", "cuda"]
+"""What a process works on; "cuda" is the one GPU that is visible to it."""
 
 DEVICE = "TPO_LITE_DEVICE"
 """Environment variable by which `train --gpu` and `--cpu` tell the phases where to work."""
