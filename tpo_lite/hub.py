@@ -1,4 +1,4 @@
-"""Turns what a recipe calls a model or a judge into something on disk."""
+"""Finds the files of what a recipe calls a model or a judge: in the package, in a folder, or on the Hugging Face Hub."""
 
 from __future__ import annotations
 
@@ -10,16 +10,20 @@ from tpo_lite.errors import InputError
 ASSETS = Path(__file__).parent / "embedded" / "assets"
 EMBEDDED_JUDGE_PROMPT = Path(__file__).parent / "embedded" / "judge_prompt.txt"
 
+OTHER_FILES = ("*.json", "*.jinja", "*.model", "*.txt")
+"""What belongs to a model besides its weights: configuration, tokenizer, chat template."""
+
 
 def model_path(name: str) -> str:
-    """A folder or hub id that transformers loads. Raises `InputError` for a folder that is no model."""
-    if name == "embedded":
-        return str(ASSETS / "policy")
-    path = Path(name).expanduser()
+    """Return the folder or hub id of a model, for transformers to load.
+
+    Raises `InputError` for a folder that is missing or is not a complete model.
+    """
+    path = model_folder(name)
     if not path.exists():
-        if name.count("/") == 1 and not name.startswith((".", "~")):
-            return name  # a hub id; transformers reports it if the hub has none
-        raise InputError(f"model: no folder {name!r}. Give a folder with config.json or a hub id (owner/name).")
+        if is_hub_id(name):
+            return name  # transformers reports an id that the hub does not have
+        raise _no_folder(name)
     for file in ("config.json", "tokenizer_config.json"):
         if not (path / file).is_file():
             raise InputError(f"model: {path} has no {file}. Give a complete Hugging Face model folder.")
@@ -27,17 +31,15 @@ def model_path(name: str) -> str:
 
 
 def judge_path(name: str) -> Path:
-    """The GGUF file of the judge; one on the hub is downloaded into the hub's cache.
+    """Return the GGUF file of a judge, downloaded into the hub's cache if it is on the hub.
 
-    `hub:owner/repo/*Q4_K_M.gguf` takes the one file that fits.
+    `hub:owner/repo/*Q4_K_M.gguf` takes the one file that matches. Raises `InputError` if there is no such file, or
+    more than one.
     """
     if name == "embedded":
         return ASSETS / "judge.gguf"
     if name.startswith("hub:"):
-        parts = name.removeprefix("hub:").split("/")
-        if len(parts) < 3:
-            raise InputError(f"judge.model: {name!r} is not hub:owner/repo/file.gguf.")
-        return _from_hub("/".join(parts[:2]), "/".join(parts[2:]))
+        return _from_hub(*hub_file(name))
     path = Path(name).expanduser()
     if not path.is_file():
         raise InputError(f"judge.model: no file {name!r}. Give a GGUF file or hub:owner/repo/file.gguf.")
@@ -45,11 +47,14 @@ def judge_path(name: str) -> Path:
 
 
 def reward_model_path(name: str) -> str:
-    """A folder or hub id that transformers loads; a hub id may be written with `hub:` before it."""
+    """Return the folder or hub id of a reward model, for transformers to load; a hub id may begin with `hub:`.
+
+    Raises `InputError` for a GGUF, and for a folder that is missing or is not a complete model.
+    """
     if name == "embedded" or name.endswith(".gguf"):
         raise InputError(
             f"judge.model: {name} is a GGUF, which mode reward-model cannot read. Give a folder or hub id "
-            "(owner/name) of a sequence-classification model, or take mode score."
+            "(owner/name) of a sequence-classification model, or use mode score."
         )
     try:
         return model_path(name.removeprefix("hub:"))
@@ -57,8 +62,72 @@ def reward_model_path(name: str) -> str:
         raise InputError(f"judge.{error}") from error
 
 
+def model_folder(name: str) -> Path:
+    """Return the folder that a model's name stands for if it is not a hub id; it may not exist."""
+    return ASSETS / "policy" if name == "embedded" else Path(name).expanduser()
+
+
+def is_hub_id(name: str) -> bool:
+    """Return whether a model that is not a folder can be a hub id (owner/name)."""
+    return name.count("/") == 1 and not name.startswith((".", "~", "/"))
+
+
+def hub_file(name: str) -> tuple[str, str]:
+    """Return repository and file pattern of hub:owner/repo/file.gguf. Raises `InputError` if a part is missing."""
+    parts = name.removeprefix("hub:").split("/", 2)
+    if len(parts) < 3 or not parts[2]:
+        raise InputError(f"judge.model: {name!r} is not hub:owner/repo/file.gguf.")
+    return "/".join(parts[:2]), parts[2]
+
+
+def local_file(model: str, file: str) -> Path | None:
+    """Return a model's file in its folder, where it may be missing, or else in the hub's cache (None: not there)."""
+    folder = model_folder(model)
+    return folder / file if folder.exists() else cached_file(model, file)
+
+
+def local_config(model: str) -> Path | None:
+    """Return a model's config.json as `local_file` does.
+
+    Raises `InputError` for a name that is neither a folder nor a hub id.
+    """
+    if not model_folder(model).exists() and not is_hub_id(model):
+        raise _no_folder(model)
+    return local_file(model, "config.json")
+
+
+def cached_file(repository: str, pattern: str) -> Path | None:
+    """Return the newest file that matches `pattern` in the hub's cache of a repository."""
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    snapshots = Path(HF_HUB_CACHE) / f"models--{repository.replace('/', '--')}" / "snapshots"
+    return max(snapshots.glob(f"*/{pattern}"), key=lambda path: path.stat().st_mtime, default=None)
+
+
+def download_config(repository: str) -> Path:
+    """Return config.json of a repository, downloaded into the hub's cache. Raises `InputError` if that fails."""
+    from huggingface_hub import hf_hub_download
+
+    try:
+        return Path(hf_hub_download(repository, "config.json"))
+    except Exception as error:  # the hub's client raises errors of several libraries
+        raise InputError(
+            f"model: the config of {repository} is not in the hub's cache and cannot be downloaded "
+            f"({type(error).__name__}). Check the name and the network, or give a local folder with its config.json."
+        ) from error
+
+
+def local_folder(model: str) -> Path:
+    """Return the folder with a model's files; a hub id is downloaded into the hub's cache."""
+    if Path(model).is_dir():
+        return Path(model)
+    from huggingface_hub import snapshot_download
+
+    return Path(snapshot_download(model, allow_patterns=["*.safetensors", *OTHER_FILES]))
+
+
 def _from_hub(repository: str, pattern: str) -> Path:
-    """The one file of a hub repository whose name fits `pattern`, downloaded into the hub's cache."""
+    """Return the one file of a hub repository that matches `pattern`, downloaded into the hub's cache."""
     import httpx
     from huggingface_hub import hf_hub_download, list_repo_files
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
@@ -66,26 +135,17 @@ def _from_hub(repository: str, pattern: str) -> Path:
     try:
         if "*" not in pattern:
             return Path(hf_hub_download(repository, pattern))
-        fits = [file for file in list_repo_files(repository) if fnmatch(file, pattern)]
-        if len(fits) != 1:
+        matches = [file for file in list_repo_files(repository) if fnmatch(file, pattern)]
+        if len(matches) != 1:
             raise InputError(
-                f"judge.model: {pattern!r} fits {len(fits)} files of {repository}, not one: {', '.join(fits)}."
+                f"judge.model: {pattern!r} matches {len(matches)} files of {repository}, not one: {', '.join(matches)}."
             )
-        return Path(hf_hub_download(repository, fits[0]))
+        return Path(hf_hub_download(repository, matches[0]))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, httpx.HTTPError) as error:
         raise InputError(
             f"judge.model: cannot download {pattern!r} of {repository} ({error}). Check the name and the network."
         ) from error
 
 
-OTHER_FILES = ("*.json", "*.jinja", "*.model", "*.txt")
-"""What belongs to a model besides its weights: configuration, tokenizer, chat template."""
-
-
-def local_folder(model: str) -> Path:
-    """The folder of a model's files; a hub id is downloaded into the hub's cache."""
-    if Path(model).is_dir():
-        return Path(model)
-    from huggingface_hub import snapshot_download
-
-    return Path(snapshot_download(model, allow_patterns=["*.safetensors", *OTHER_FILES]))
+def _no_folder(name: str) -> InputError:
+    return InputError(f"model: no folder {name!r}. Give a folder with config.json or a hub id (owner/name).")

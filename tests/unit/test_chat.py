@@ -7,7 +7,7 @@ from transformers import PreTrainedTokenizerFast
 
 from tests.helpers.shared import SHARED
 from tests.helpers.tiny_model import write_tiny_model
-from tpo_lite.chat import Chat, load_tokenizer
+from tpo_lite.chat import Chat, load_tokenizer, split_at_special_tokens
 from tpo_lite.errors import InputError
 
 
@@ -79,3 +79,21 @@ def test_a_folder_without_tokenizer_or_template(folder, tmp_path):
     clone.save_pretrained(tmp_path / "bare")
     with pytest.raises(InputError, match="has no chat template"):
         load_tokenizer(str(tmp_path / "bare"))
+
+
+@pytest.mark.parametrize(
+    ("text", "pieces"),
+    [
+        ("", [""]),
+        ("plain", ["plain"]),
+        ("<s>user\nHi<eot>", ["", "<s>", "user\nHi", "<eot>", ""]),
+        ("<s><s>", ["", "<s>", "", "<s>", ""]),
+        ("a<eot>>b", ["a", "<eot>>", "b"]),
+    ],
+)
+def test_a_rendered_template_is_split_at_its_special_tokens(text, pieces):
+    assert split_at_special_tokens(text, {"<s>": 1, "<eot>": 2, "<eot>>": 3, "": 4}) == pieces
+
+
+def test_without_special_tokens_nothing_is_split():
+    assert split_at_special_tokens("<s>Hi", {}) == ["<s>Hi"]

@@ -19,6 +19,7 @@ from jinja2 import TemplateError
 from jinja2.ext import loopcontrols
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from tpo_lite.chat import split_at_special_tokens
 from tpo_lite.errors import InputError, TpoError, first_line
 from tpo_lite.judges.choices import Branch, branches, probabilities
 from tpo_lite.judges.prompts import check_template, cut_middle, fill
@@ -226,11 +227,9 @@ class GgufPrompt:
         across the edges of a judged text as in any prompt.
         """
         controls = self.model.control_tokens()
-        longest_first = sorted(filter(None, controls), key=len, reverse=True)
-        pattern = "(" + "|".join(map(re.escape, longest_first)) + ")"
         pieces: list[int | str] = []
         strip_next = False
-        for text in re.split(pattern, rendered) if controls else [rendered]:
+        for text in split_at_special_tokens(rendered, controls):
             if text not in controls:
                 pieces.append(text.lstrip() if strip_next else text)
                 continue

@@ -3,27 +3,28 @@
 from __future__ import annotations
 
 import re
+from typing import cast
 
-from transformers import AutoConfig
+from transformers import AutoConfig, PretrainedConfig
 
-from tpo_lite.chat import Chat, load_tokenizer
+from tpo_lite.chat import Chat, load_tokenizer, special_token_ids, split_at_special_tokens
 from tpo_lite.errors import InputError, first_line
 from tpo_lite.judges.prompts import cut_middle
 
 _USER, _ASSISTANT = "\ue000user\ue000", "\ue000assistant\ue000"
-"""Stand for the texts while the chat template is rendered; private-use characters."""
+"""Hold the places of the texts while the chat template is rendered; private-use characters."""
 _CUSTOM = "AutoModelForSequenceClassification"
 
 
 class RewardInputs:
-    """The conversation (instruction, response) in the model's own chat template, as token ids.
+    """Turns (instruction, response) into the token ids of a conversation in the model's own chat template.
 
-    `model` is a folder or hub id; `trust_remote_code` lets code that came with the model run. Both texts
-    are stripped, as Llama's templates do, and special tokens written in them stay text.
+    `model` is a folder or hub id; `trust_remote_code` lets code that came with the model run. Both texts are
+    stripped, as in Llama's templates, and special tokens spelled in them stay text.
 
-    Raises `InputError` for a model that cannot be read, that needs its own code and may not run it, that is
-    no sequence classifier or gives several scores, and for a chat template that is missing, fails or does not
-    show both texts once.
+    Raises `InputError` for a model that cannot be read, that needs its own code but may not run it, that is not a
+    sequence classifier or gives several scores, and for a chat template that is missing, fails or does not show both
+    texts exactly once.
     """
 
     def __init__(self, model: str, trust_remote_code: bool):
@@ -35,7 +36,7 @@ class RewardInputs:
         tokenizer = self._chat.tokenizer
         turns = [{"role": "user", "content": _USER}, {"role": "assistant", "content": _ASSISTANT}]
         try:
-            rendered = tokenizer.apply_chat_template(turns, tokenize=False)
+            rendered = cast(str, tokenizer.apply_chat_template(turns, tokenize=False))
         except Exception as error:  # a template is a program, and may raise anything
             raise InputError(
                 f"judge.model: the chat template of {model} cannot be rendered ({first_line(error)}). Use another "
@@ -47,12 +48,11 @@ class RewardInputs:
                 "once. Use another template."
             )
         # BPE never merges across a special token, so each stretch of text between two of them is tokenised as a whole.
-        specials = {token.content: id for id, token in tokenizer.added_tokens_decoder.items() if token.special}
-        pattern = "|".join(re.escape(token) for token in sorted(specials, key=len, reverse=True)) or "(?!)"
-        self._pieces = [specials.get(text, text) for text in re.split(f"({pattern})", rendered) if text]
+        ids = special_token_ids(tokenizer)
+        self._pieces = [ids.get(text, text) for text in split_at_special_tokens(rendered, ids) if text]
 
     def ids(self, instruction: str, response: str) -> list[int]:
-        """The ids of the whole conversation, the assistant's turn closed as the template closes it."""
+        """Return the ids of the whole conversation, with the assistant's turn closed as the template closes it."""
         texts = {_USER: instruction.strip(), _ASSISTANT: response.strip()}
         found = []
         for piece in self._pieces:
@@ -64,13 +64,16 @@ class RewardInputs:
         return found
 
     def fitted_ids(self, instruction: str, response: str, room: int, truncate: bool) -> list[int] | None:
-        """The ids, at most `room`; with `truncate` the response's middle gives way. None if they do not fit."""
+        """Return at most `room` ids, or None if the conversation is too long.
+
+        With `truncate`, the middle of a response that is too long is cut out.
+        """
         cut, shown = 0, response
         while True:
             ids = self.ids(instruction, shown)
             if len(ids) <= room:
                 return ids
-            # The whole response is cut, each time by more; see `GgufPrompt.question`.
+            # Each time more is cut from the whole response; `GgufPrompt.question` says why.
             cut += len(ids) - room
             shorter = cut_middle(response, cut, self._chat.text_ids, self._chat.text) if truncate else None
             if shorter is None:
@@ -78,31 +81,31 @@ class RewardInputs:
             shown = shorter
 
 
-def _config(model: str, trust_remote_code: bool):
+def _config(model: str, trust_remote_code: bool) -> PretrainedConfig:
     try:
-        config = AutoConfig.from_pretrained(model, trust_remote_code=trust_remote_code)
+        config: PretrainedConfig = AutoConfig.from_pretrained(model, trust_remote_code=trust_remote_code)
     except Exception as error:  # code that came with a model may raise anything
         raise InputError(
             f"judge.model: the configuration of {model} cannot be read ({first_line(error)}). Check the name and the "
             "network; a model with its own code needs judge.trust_remote_code: true, after you have read the code."
         ) from error
     if _CUSTOM in (getattr(config, "auto_map", None) or {}):
-        # transformers would silently take its own class, whose head these weights are not for.
+        # transformers would silently use its own class, whose head these weights are not for.
         if not trust_remote_code:
             raise InputError(
                 f"judge.model: {model} scores with Python code of its own. Read that code, and set "
-                "judge.trust_remote_code: true, or take another reward model."
+                "judge.trust_remote_code: true, or use another reward model."
             )
         return config
     architectures = config.architectures or []
     if not any(name.endswith("ForSequenceClassification") for name in architectures):
         raise InputError(
             f"judge.model: {model} is {', '.join(architectures) or 'of no named architecture'}, not a "
-            "sequence-classification model. Take a reward model, or a GGUF with another mode."
+            "sequence-classification model. Use a reward model, or a GGUF with another mode."
         )
     if config.num_labels != 1:
         raise InputError(
-            f"judge.model: {model} gives {config.num_labels} scores a response (num_labels), and a reward model gives "
-            "one. Take another."
+            f"judge.model: {model} gives {config.num_labels} scores per response (num_labels), and a reward model "
+            "gives one. Use another."
         )
     return config

@@ -21,6 +21,7 @@ import gguf
 import numpy as np
 
 from tpo_lite.errors import InputError, TpoError
+from tpo_lite.safetensors_files import read_header
 
 LAYER_NAMES = {
     "input_layernorm": "attn_norm",
@@ -199,20 +200,17 @@ class _StoredTensor:
 
 
 def _stored_tensors(folder: Path) -> dict[str, _StoredTensor]:
-    """Tensors of all shards by name. A safetensors file is the header's length in 8 bytes, a JSON header, the data."""
+    """Return the tensors of all shards by name."""
     shards = sorted(folder.glob("model*.safetensors"))
     if not shards:
         raise InputError(f"{folder} holds no model*.safetensors. Save the model as safetensors first.")
     tensors = {}
     for shard in shards:
-        with shard.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            header = json.loads(file.read(length))
-        header.pop("__metadata__", None)
-        for name, entry in header.items():
+        header, entries = read_header(shard)
+        for name, entry in entries.items():
             if entry["dtype"] not in _STORED:
                 raise InputError(f"{shard}: {name} is {entry['dtype']}; only 16 and 32 bit weights can be converted.")
-            begin = 8 + length + entry["data_offsets"][0]
+            begin = len(header) + entry["data_offsets"][0]
             tensors[name] = _StoredTensor(shard, begin, entry["dtype"], tuple(entry["shape"]))
     return tensors
 

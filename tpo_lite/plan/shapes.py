@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tpo_lite.errors import InputError
-from tpo_lite.hub import ASSETS, judge_path
+from tpo_lite.hub import cached_file, download_config, hub_file, judge_path, local_config, local_file, model_folder
 from tpo_lite.recipe import JudgeSettings
 
 _LLAMA = {"model_type": "llama", "num_key_value_heads": 8, "vocab_size": 128256}
@@ -155,8 +155,7 @@ def converts_to_gguf(name: str) -> bool:
     kind = rope.get("rope_type", rope.get("type", "default"))
     if config.get("model_type") != "llama" or biases or kind not in ("default", "llama3"):
         return False
-    folder = _folder(name)
-    tokenizer = folder / "tokenizer.json" if folder.exists() else _cached(name, "tokenizer.json")
+    tokenizer = local_file(name, "tokenizer.json")
     if tokenizer is None:
         return _published(name) is not None
     try:
@@ -166,19 +165,10 @@ def converts_to_gguf(name: str) -> bool:
     return any(json.dumps(expression) in text for expression in PRE_TOKENIZERS)
 
 
-def _folder(name: str) -> Path:
-    return ASSETS / "policy" if name == "embedded" else Path(name).expanduser()
-
-
 def _config(name: str) -> dict[str, Any]:
-    folder = _folder(name)
-    file: Path | None = folder / "config.json"
-    if not folder.exists():
-        if name.count("/") != 1 or name.startswith((".", "~", "/")):
-            raise InputError(f"model: no folder {name!r}. Give a folder with config.json or a hub id (owner/name).")
-        file = _cached(name, "config.json")
-        if file is None:
-            return _published(name) or json.loads(_download_config(name).read_text(encoding="utf-8"))
+    file = local_config(name)
+    if file is None:
+        return _published(name) or json.loads(download_config(name).read_text(encoding="utf-8"))
     try:
         return json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -189,7 +179,7 @@ def _config(name: str) -> dict[str, Any]:
 
 def taken_by_name(name: str) -> str | None:
     """Which of `PUBLISHED` a hub id's name stands for; None where there is a config."""
-    if _folder(name).exists() or _cached(name, "config.json") is not None:
+    if model_folder(name).exists() or cached_file(name, "config.json") is not None:
         return None
     return _published_key(name)
 
@@ -201,26 +191,6 @@ def _published_key(name: str) -> str | None:
 def _published(name: str) -> dict[str, Any] | None:
     key = _published_key(name)
     return key and PUBLISHED[key]
-
-
-def _cached(repository: str, pattern: str) -> Path | None:
-    """The newest file that fits `pattern` in the hub's cache of a repository."""
-    from huggingface_hub.constants import HF_HUB_CACHE
-
-    snapshots = Path(HF_HUB_CACHE) / f"models--{repository.replace('/', '--')}" / "snapshots"
-    return max(snapshots.glob(f"*/{pattern}"), key=lambda path: path.stat().st_mtime, default=None)
-
-
-def _download_config(repository: str) -> Path:
-    from huggingface_hub import hf_hub_download
-
-    try:
-        return Path(hf_hub_download(repository, "config.json"))
-    except Exception as error:  # the hub's client raises errors of several libraries
-        raise InputError(
-            f"model: the config of {repository} is neither in the hub's cache nor to be had ({type(error).__name__}). "
-            "Check the name and the network, or give a local folder with its config.json."
-        ) from error
 
 
 def judge_shape(settings: JudgeSettings) -> JudgeShape | None:
@@ -240,11 +210,8 @@ def judge_shape(settings: JudgeSettings) -> JudgeShape | None:
         return JudgeShape(model, 2 * model.parameters, 2 * model.parameters)
     if not name.startswith("hub:"):
         return read_gguf(judge_path(name))
-    owner, _, rest = name.removeprefix("hub:").partition("/")
-    repository, _, pattern = rest.partition("/")
-    if not pattern:
-        raise InputError(f"judge.model: {name!r} is not hub:owner/repo/file.gguf.")
-    file = _cached(f"{owner}/{repository}", pattern)
+    repository, pattern = hub_file(name)
+    file = cached_file(repository, pattern)
     if file is not None:
         return read_gguf(file)
     config = _published(name)
@@ -252,7 +219,7 @@ def judge_shape(settings: JudgeSettings) -> JudgeShape | None:
     if config is None or bits is None:
         raise InputError(
             f"judge.model: {name!r} is not in the hub's cache, and its name does not tell its size. "
-            f"Download it first: hf download {owner}/{repository} --include '{pattern}'."
+            f"Download it first: hf download {repository} --include '{pattern}'."
         )
     shape = shape_of(config, name)
     size = int(shape.parameters * bits / 8)

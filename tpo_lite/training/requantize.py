@@ -18,7 +18,7 @@ import json
 import os
 import shutil
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from bitsandbytes.functional import dequantize_4bit, quantize_4bit
@@ -28,6 +28,7 @@ from tpo_lite.adapters import Block, Blocks
 from tpo_lite.errors import InputError, TpoError
 from tpo_lite.files import read_json, write_json
 from tpo_lite.hub import OTHER_FILES, local_folder
+from tpo_lite.safetensors_files import read_header
 
 CHECKSUMS = "checksums.json"
 """The file beside the merged shards with the SHA-256 of each by its name; read by the next merge, into this model."""
@@ -56,7 +57,7 @@ def merge_to_disk(model: str, blocks: Blocks, scale: float, out: Path, base: Mer
                 f"{shard} is damaged: its checksum is not that in {CHECKSUMS}. "
                 "Delete it and run the same command again."
             )
-    layers = {name.removesuffix(".weight") for shard in shards for name in _read_header(shard)[1]}
+    layers = {name.removesuffix(".weight") for shard in shards for name in read_header(shard)[1]}
     if unknown := blocks.keys() - layers:
         raise InputError(
             f"model: {source} has no weights for {min(unknown)!r}, which the adapter changes. Is it the adapter's base?"
@@ -97,7 +98,7 @@ def _shards(source: Path) -> list[Path]:
         return shards
     placed: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
     shards = [source / name for name in sorted(set(placed.values()))]
-    there = {name for shard in shards if shard.exists() for name in _read_header(shard)[1]}
+    there = {name for shard in shards if shard.exists() for name in read_header(shard)[1]}
     if missing := placed.keys() - there:
         raise InputError(
             f"model: {source} has no weights for {min(missing)!r}, which {INDEX} names. Download it again."
@@ -108,7 +109,7 @@ def _shards(source: Path) -> list[Path]:
 def _merge_shard(shard: Path, blocks: Blocks, scale: float, out: Path, base: MergeBase) -> None:
     """Writes one shard under the original's header: the same tensors, of the same types, at the same places."""
     temporary = out.with_name(out.name + ".tmp")
-    header, entries = _read_header(shard)
+    header, entries = read_header(shard)
     with temporary.open("wb") as file:
         file.write(header)
         for name in sorted(entries, key=lambda name: entries[name]["data_offsets"]):
@@ -129,7 +130,7 @@ def whats_wrong(merged: Path, shard: Path, blocks: Blocks, scale: float, base: M
     weight of one that it changes must be the sum to within a unit in its last place, so that the logits of the two
     models differ by this rounding alone.
     """
-    header, entries = _read_header(shard)
+    header, entries = read_header(shard)
     if not merged.exists():
         return "it is missing"
     with merged.open("rb") as file:
@@ -160,19 +161,6 @@ def _rounded(weight: torch.Tensor, exact: torch.Tensor) -> bool:
     # Below the smallest normal number the steps no longer shrink.
     step = exact.abs().clamp_(min=kind.smallest_normal).mul_(kind.eps / 2)
     return bool((exact.sub_(weight.float()).abs_() <= step).all())
-
-
-def _read_header(shard: Path) -> tuple[bytes, dict[str, Any]]:
-    """What precedes the tensors of a safetensors file, as it stands there, and its entry of each tensor.
-
-    The format: the length of a JSON text in 8 bytes, little-endian, the text, the tensors without gaps.
-    """
-    with shard.open("rb") as file:
-        length = file.read(8)
-        text = file.read(int.from_bytes(length, "little"))
-    entries = json.loads(text)
-    entries.pop("__metadata__", None)
-    return length + text, entries
 
 
 def _tensor(shard: Path, name: str) -> torch.Tensor:

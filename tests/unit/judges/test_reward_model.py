@@ -219,7 +219,7 @@ def half_weights(folder: Path) -> None:
         (template("{{ messages[1].content.x.y }}"), "judge.model: the chat template cannot be rendered", True),
         (template(NO_ANSWERS), "judge.model: the chat template of .* cannot be rendered .no answers.. Use an", True),
         (template("{{ messages[0].content }}"), "does not show the user's and the assistant's text exactly", True),
-        (lambda f: change_config(f, id2label={"0": "a", "1": "b"}), "gives 2 scores a response", True),
+        (lambda f: change_config(f, id2label={"0": "a", "1": "b"}), "gives 2 scores per response", True),
         (lambda f: change_config(f, architectures=["LlamaForCausalLM"]), "is LlamaForCausalLM, not a", True),
         (lambda f: change_config(f, model_type="unheard-of"), "configuration of .* cannot be read", True),
         (half_weights, "cannot be loaded .*files are complete", False),
