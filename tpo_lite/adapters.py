@@ -1,9 +1,8 @@
-"""LoRA blocks as plain tensors: stack them, start a fresh one, measure them.
+"""LoRA blocks as plain tensors: read and write them, stack them, start a fresh one, measure them.
 
-A LoRA update of one linear layer is scale * B @ A with A (rank, in) and B (out, rank). Two updates add
-up exactly when their ranks are concatenated: A stacked, B side by side. That is the fold of this
-project: M_{t+1} stays one adapter on the untouched 4-bit base, and a fresh block with B = 0 behind it
-starts the next iteration at exactly M_{t+1}.
+A LoRA update of one linear layer is scale * B @ A with A (rank, in) and B (out, rank). Concatenating ranks (A stacked,
+B side by side) adds two updates exactly. That is this project's fold: M_{t+1} stays one adapter on the untouched 4-bit
+base. A fresh block with B = 0 appended to it starts the next iteration at exactly M_{t+1}.
 """
 
 from __future__ import annotations
@@ -22,12 +21,14 @@ from safetensors.torch import load_file, save_file
 from tpo_lite.errors import TpoError
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
+"""The files of an adapter folder, as peft names them."""
 PREFIX = "base_model.model."
+"""What peft puts before a layer's name."""
 
 
 @dataclass(frozen=True)
 class Block:
-    """The factors of one layer's update."""
+    """The two factors of one layer's update."""
 
     a: torch.Tensor
     """(rank, in)"""
@@ -40,9 +41,10 @@ Blocks = dict[str, Block]
 
 
 def fresh_block(shapes: dict[str, tuple[int, int]], rank: int, seed: str) -> Blocks:
-    """A block that changes nothing yet: A random as in peft (Kaiming uniform, a = sqrt 5), B zero.
+    """Return a block that changes nothing yet: A random as in peft (Kaiming uniform, a = sqrt 5), B zero.
 
-    `shapes`: (in, out) by layer. Each layer's numbers depend on `seed` and its name alone.
+    `shapes`: (in, out) by layer. The numbers of a layer depend only on `seed` and the layer's name. See
+    `tpo_lite.seeds` before changing anything here.
     """
     blocks = {}
     for name, (inputs, outputs) in shapes.items():
@@ -55,7 +57,7 @@ def fresh_block(shapes: dict[str, tuple[int, int]], rank: int, seed: str) -> Blo
 
 
 def concatenate(older: Blocks, newer: Blocks) -> Blocks:
-    """The sum of two updates of the same scale, exactly, as one adapter of the summed rank.
+    """Return the exact sum of two updates of the same scale, as one adapter of the summed rank.
 
     >>> one = {"q": Block(torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0]]))}
     >>> two = {"q": Block(torch.tensor([[5.0, 0.0]]), torch.tensor([[-1.0]]))}
@@ -70,14 +72,14 @@ def concatenate(older: Blocks, newer: Blocks) -> Blocks:
 
 
 def difference(new: Blocks, old: Blocks | None) -> Blocks:
-    """The update from `old` to `new` in factored form: rank new + rank old."""
+    """Return the update from `old` to `new` in factored form, of rank new + rank old. `old` is None for the base."""
     if old is None:
         return new
     return concatenate(new, {name: Block(block.a, -block.b) for name, block in old.items()})
 
 
 def squared_norms(blocks: Blocks, scale: float) -> dict[str, float]:
-    """Squared Frobenius norm of each layer's update, without forming it: <B'B, AA'>."""
+    """Return the squared Frobenius norm of each layer's update, as <B'B, AA'>, without forming B @ A."""
     return {
         name: scale**2
         * ((block.b.T.double() @ block.b.double()) * (block.a.double() @ block.a.T.double())).sum().item()
@@ -86,12 +88,15 @@ def squared_norms(blocks: Blocks, scale: float) -> dict[str, float]:
 
 
 def rank_of(blocks: Blocks) -> int:
-    """The rank that all layers share."""
+    """Return the rank that all layers share."""
     return next(iter(blocks.values())).a.shape[0]
 
 
 def read_adapter(folder: Path) -> tuple[Blocks, float]:
-    """An adapter folder in peft's format: its factors in float32 and its scale alpha / rank."""
+    """Read an adapter folder in peft's format. Returns its factors in float32 and its scale, alpha / rank.
+
+    Raises `TpoError` for a file that is missing or damaged.
+    """
     try:
         config = json.loads((folder / CONFIG).read_text())
         tensors = load_file(folder / WEIGHTS)
@@ -108,7 +113,7 @@ def read_adapter(folder: Path) -> tuple[Blocks, float]:
 
 
 def state_dict(blocks: Blocks) -> dict[str, torch.Tensor]:
-    """The factors under peft's names."""
+    """Return the factors under peft's names."""
     state = {}
     for name, block in blocks.items():
         state[f"{PREFIX}{name}.lora_A.weight"] = block.a.contiguous()
@@ -117,21 +122,22 @@ def state_dict(blocks: Blocks) -> dict[str, torch.Tensor]:
 
 
 def lora_config(rank: int, scale: float) -> Any:
-    """peft's config of an adapter on all linear layers but the LM head, without dropout."""
+    """Return peft's config of an adapter on all linear layers but the LM head, without dropout."""
     from peft import LoraConfig
 
     alpha = scale * rank
     return LoraConfig(
         task_type="CAUSAL_LM",
         r=rank,
-        lora_alpha=int(alpha) if alpha == int(alpha) else alpha,
+        # peft's annotation allows only an int, its arithmetic any number.
+        lora_alpha=int(alpha) if alpha == int(alpha) else alpha,  # type: ignore[arg-type]
         lora_dropout=0.0,
         target_modules="all-linear",
     )
 
 
 def write_adapter(folder: Path, blocks: Blocks, scale: float, base_model: str, like: Path) -> None:
-    """Writes an adapter folder; the other settings are those of the adapter in `like`."""
+    """Write an adapter folder in peft's format. All other settings are copied from the adapter in `like`."""
     folder.mkdir(parents=True, exist_ok=True)
     config = json.loads((like / CONFIG).read_text())
     rank = rank_of(blocks)
@@ -141,7 +147,7 @@ def write_adapter(folder: Path, blocks: Blocks, scale: float, base_model: str, l
 
 
 def linear_shapes(model: Any) -> dict[str, tuple[int, int]]:
-    """(in, out) of every layer that carries an adapter in a `PeftModel`."""
+    """Return (in, out) of every layer of a `PeftModel` that carries an adapter."""
     return {
         name.removeprefix(PREFIX): (module.in_features, module.out_features)
         for name, module in model.named_modules()

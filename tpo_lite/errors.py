@@ -1,13 +1,15 @@
-"""The one base class of every error that a user can cause."""
+"""Errors that a user can cause, their exit codes, and how libraries say that memory ran out."""
+
+from __future__ import annotations
 
 import errno
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""No space, no quota, over the limit for one file; safetensors and torch only say so in the text of their errors."""
+"""No space, no quota left, or a file over the size limit. safetensors and torch give only the text, not the number."""
 
 
 class TpoError(Exception):
-    """A run cannot go on; the message is one sentence of what and one of the remedy.
+    """Base class: a run cannot go on. The message says in one sentence what is wrong, and in one how to fix it.
 
     `exit_code` is 1 for a failure while running, 2 for bad usage or input, 3 for too little memory.
     """
@@ -22,7 +24,7 @@ class InputError(TpoError):
 
 
 class OutOfMemory(InputError):
-    """What the recipe asks for needs more memory than there is; the orchestrator tries smaller batches."""
+    """The recipe needs more memory than there is. The orchestrator tries again with smaller batches."""
 
     exit_code = 3
 
@@ -40,21 +42,21 @@ SIGNS = (
     "bad_alloc",
     "memoryerror",
 )
-"""What CUDA, cuBLAS (as a name and in words), Triton, torch, accelerate, llama.cpp, C++ and Python say, lower case."""
+"""How CUDA, cuBLAS (by name and in words), Triton, torch, accelerate, llama.cpp, C++ and Python say it; lower case."""
 
 
 def says_out_of_memory(text: str) -> bool:
-    """Whether a library's words say that memory, of the host or of the GPU, did not suffice."""
+    """Return whether a library's message says that memory ran out, on the host or on the GPU."""
     return any(sign in text.lower() for sign in SIGNS)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether a library's error says so; most come as an ordinary RuntimeError."""
+    """Return whether a library's error means that memory ran out. Most are ordinary `RuntimeError`s."""
     if isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM:
         return True
     return isinstance(error, RuntimeError) and says_out_of_memory(str(error))
 
 
 def first_line(error: Exception) -> str:
-    """The first line of an error's text, for messages that must stay one line."""
+    """Return the first line of an error's text, or its type's name if it has none. For messages of one line."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]

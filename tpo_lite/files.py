@@ -1,4 +1,11 @@
-"""Files that a kill never leaves half written, and the JSON in them."""
+"""Whole files, written so that a crash never leaves half of one, and the JSON in them.
+
+A file is written under another name (`NAME.tmp`), flushed to the disk (fsync) and only then renamed. Renaming replaces
+the old file in one step (POSIX `rename`), so a reader sees the old file or the new one, never a mixture. After a power
+cut the new name may be missing, since the folder itself is not flushed; then the old file is still there.
+
+Files that grow line by line are `tpo_lite.records.JsonlAppender`'s.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +19,7 @@ from tpo_lite.errors import InputError
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Writes a whole file or leaves what was there: a kill never leaves half of one."""
+    """Write a whole file in UTF-8, or leave what was there before. Makes the folder if it is missing."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".tmp")
     with temporary.open("w", encoding="utf-8") as file:
@@ -23,12 +30,12 @@ def write_atomically(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, data: Any) -> None:
-    """Writes JSON atomically."""
+    """Write JSON atomically."""
     write_atomically(path, json.dumps(data, indent=2, ensure_ascii=False) + "\n")
 
 
 def read_json(path: Path) -> Any:
-    """Reads JSON that this project wrote. Raises `InputError` if it is missing or damaged."""
+    """Read JSON that this project wrote. Raises `InputError` if the file is missing or damaged."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -39,5 +46,8 @@ _SURROGATES = re.compile(r"[\ud800-\udfff]")
 
 
 def well_formed(text: str) -> str:
-    """The text with U+FFFD for halves of surrogate pairs: JSON may hold them (RFC 8259, section 8.2), UTF-8 may not."""
+    """Replace each half of a surrogate pair with U+FFFD.
+
+    JSON may hold such halves (RFC 8259, section 8.2), UTF-8 may not.
+    """
     return _SURROGATES.sub("\N{REPLACEMENT CHARACTER}", text)

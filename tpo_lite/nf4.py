@@ -1,4 +1,4 @@
-"""Plain transformers, bitsandbytes NF4 and peft; on a CPU and on a GPU."""
+"""Loading the 4-bit base and its adapter: transformers, bitsandbytes NF4 and peft, on a CPU or a GPU."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from tpo_lite.errors import InputError, OutOfMemory, first_line, is_out_of_memor
 
 
 def compute_dtype(device: str) -> torch.dtype:
-    """bfloat16 on CUDA; float32 on a CPU, where bfloat16 is no faster at these sizes."""
+    """Return bfloat16 on "cuda" and float32 on "cpu", where bfloat16 is no faster at these sizes."""
     return torch.bfloat16 if device == "cuda" else torch.float32
 
 
 def nf4(device: str) -> BitsAndBytesConfig:
-    """The one quantisation of the project: NF4 with double quantisation (QLoRA, section 3)."""
+    """Return the project's one quantisation: NF4 with double quantisation (QLoRA, arXiv 2305.14314, section 3)."""
     return BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
@@ -33,8 +33,8 @@ def nf4(device: str) -> BitsAndBytesConfig:
 
 @contextmanager
 def loading(model: str) -> Iterator[None]:
-    """Turns what libraries raise while they load `model` into `OutOfMemory` or `InputError`."""
-    logger, report = logging.getLogger("transformers.modeling_utils"), _Report()
+    """Turn the errors that libraries raise while they load `model` into `OutOfMemory` or `InputError`."""
+    logger, report = logging.getLogger("transformers.modeling_utils"), _Warnings()
     before = logger.level, logger.propagate
     logger.setLevel(logging.WARNING)
     logger.propagate = False
@@ -49,7 +49,7 @@ def loading(model: str) -> Iterator[None]:
             ) from error
         raise InputError(
             f"model: {model} cannot be loaded ({first_line(error)}). "
-            "Check that it is a causal language model, that its files are complete, and the network."
+            "Check that it is a causal language model, that its files are complete and that the network works."
         ) from error
     finally:
         logger.removeHandler(report)
@@ -57,33 +57,39 @@ def loading(model: str) -> Iterator[None]:
         logger.propagate = before[1]
 
 
-class _Report(logging.Handler):
-    """What transformers warns of. An error while it quantises a tensor stands there alone: it goes on, and in the end
-    raises one that says no more than that there were some.
+class _Warnings(logging.Handler):
+    """Collects the text of transformers' warnings.
+
+    When quantising a tensor fails, transformers logs the error and goes on. The exception that it raises at the end
+    only says that there were errors.
     """
 
     text = ""
 
     def emit(self, record: logging.LogRecord) -> None:
+        """Add the message of `record`."""
         self.text += record.getMessage()
 
 
 def load_base(model: str, device: str) -> Any:
-    """The 4-bit base without an adapter. Raises `OutOfMemory`, and `InputError` if the model cannot be loaded."""
+    """Load the 4-bit base without an adapter.
+
+    Raises `OutOfMemory` if memory runs out, `InputError` if the model cannot be loaded for another reason.
+    """
     with loading(model):
         base = AutoModelForCausalLM.from_pretrained(
             model, quantization_config=nf4(device), dtype=compute_dtype(device), device_map={"": device}
         )
     for module in base.modules():
         if isinstance(module, Linear4bit):
-            # On CPUs with AVX-512 bfloat16 the first forward pass in eval mode would repack the weights for a kernel
-            # without a backward: training afterwards would lose the gradient through every linear layer, silently.
+            # On CPUs with AVX-512 bfloat16, the first forward pass in eval mode would repack the weights for a kernel
+            # that has no backward pass. Training afterwards would silently lose the gradient of every linear layer.
             module.support_avx512bf16_for_cpu = False
     return base
 
 
 def load(model: str, adapter: Path | None, device: str) -> Any:
-    """The 4-bit base with its adapter."""
+    """Load the 4-bit base, with its adapter if there is one, in eval mode. Raises as `load_base` does."""
     base = load_base(model, device)
     if adapter is not None:
         from peft import PeftModel
