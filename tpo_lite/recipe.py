@@ -30,6 +30,15 @@ KvType = Literal["f16", "q8_0"]
 """Type of a KV cache, keys and values alike."""
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
+JudgeMode = Literal["verdict", "explain", "score", "reward-model", "openai"]
+"""How a judge compares; `JudgeSettings.mode` explains each."""
+TournamentKind = Literal["round-robin", "single", "adaptive"]
+"""Which comparisons are made; `Tournament.kind` explains each."""
+Merge = Literal["fold", "continue", "requantize"]
+"""How M_{t+1} carries an iteration's update on."""
+MergeBase = Literal["w16", "nf4"]
+"""What requantizing merges into: the 16-bit weights, or the dequantised 4-bit ones."""
+
 
 class Section(BaseModel):
     """A part of a recipe; unknown keys are errors."""
@@ -88,7 +97,7 @@ class JudgeSettings(Section):
     model: str = "embedded"
     """A GGUF file, `hub:owner/repo/file.gguf`, or `embedded`; reward-model: a folder or hub id (owner/name);
     openai: the server's name for it."""
-    mode: Literal["verdict", "explain", "score", "reward-model", "openai"] = "explain"
+    mode: JudgeMode = "explain"
     """A GGUF that says its verdict at once, explains itself first, or rates each response from 1 to 10; a
     sequence-classification model that scores each response; any OpenAI-compatible server, with explanations."""
     template: str | None = None
@@ -126,7 +135,7 @@ class JudgeSettings(Section):
 class Tournament(Section):
     """Which comparisons the judge is asked for."""
 
-    kind: Literal["round-robin", "single", "adaptive"] = "adaptive"
+    kind: TournamentKind = "adaptive"
     """All pairs in both orders (the paper's), each pair in one, or as many as it takes to settle best and worst."""
     confidence: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.9
     """adaptive: best and worst are settled when a full round robin would find none clearly better or worse, with
@@ -225,9 +234,9 @@ class Recipe(Section):
     pairs: PairSettings = PairSettings()
     lora: Lora = Lora()
     train: Train = Train()
-    merge: Literal["fold", "continue", "requantize"] = "fold"
+    merge: Merge = "fold"
     """How M_{t+1} carries the update on: see README, "Between iterations"."""
-    merge_base: Literal["w16", "nf4"] = "w16"
+    merge_base: MergeBase = "w16"
     """With `merge: requantize`: merge into the 16-bit weights, or into the dequantised 4-bit ones, which loses most of a
     small update when it is loaded in 4-bit again (tpo_lite/training/requantize.py, benchmarks/results/merging.md)."""
     evaluation: Evaluation = Evaluation()

@@ -13,11 +13,20 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, Literal, Self, TypeVar, get_args
 
 from tpo_lite.errors import InputError
+from tpo_lite.thoughts import Outcome
 
 R = TypeVar("R", bound="Record")
+
+VerdictLabel = Literal["A", "B", "tie", "unparsed", "overlong"]
+"""What a judge says of two responses: the first is better, the second is, or they are exactly even; "unparsed" if no
+verdict could be read, "overlong" if the comparison did not fit the judge's context and was not made."""
+VERDICT_LABELS: tuple[VerdictLabel, ...] = get_args(VerdictLabel)
+
+PairKind = Literal["best-worst", "malformed"]
+"""What is rejected: the worst response, or an output that could not be parsed."""
 
 
 @dataclass(frozen=True)
@@ -64,8 +73,8 @@ class Sample(Record):
     """Exactly what was sampled, the end-of-turn token included: what DPO trains on."""
     text: str
     """The decoded tokens without the final end-of-turn token."""
-    outcome: str
-    """One of `tpo_lite.thoughts.OUTCOMES`."""
+    outcome: Outcome
+    """"ok", or why the output is malformed."""
     thought: str
     """z; empty for the direct style and for malformed outputs."""
     response: str
@@ -107,8 +116,8 @@ class Comparison(Record):
     """k of the response in the second slot."""
     p_first: float
     """Probability that the first is better; 0.5 where no verdict could be read."""
-    verdict: str
-    """"A", "B", "tie" (exactly even), "unparsed", or "overlong": it did not fit the judge's context and was not made."""
+    verdict: VerdictLabel
+    """"A" is the response shown first, "B" the second."""
     explanation: str = ""
     """What the judge wrote before its verdict (explain mode)."""
 
@@ -161,8 +170,8 @@ class Pair(Record):
 
     id: str
     """The instruction's id."""
-    kind: str
-    """"best-worst", or "malformed" where the rejected output could not be parsed."""
+    kind: PairKind
+    """What is rejected."""
     prompt_ids: list[int]
     """Token ids of p + x."""
     chosen_ids: list[int]

@@ -7,10 +7,13 @@ two thought prompts. Works on text, knows nothing of tokens, chat templates or m
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 from tpo_lite.errors import InputError
 
-OUTCOMES = ("ok", "no_marker", "marker_twice", "empty_thought", "empty_response", "truncated")
+Outcome = Literal["ok", "no_marker", "marker_twice", "empty_thought", "empty_response", "truncated"]
+"""What parsing an output comes to; `parse` explains each."""
+OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
 
 PLACEHOLDER = "{instruction}"
 
@@ -94,8 +97,8 @@ def thought_prompt(style: ThoughtStyle, instruction: str) -> str:
 class Parse:
     """One output, split; thought and response are stripped, and empty unless the outcome is "ok"."""
 
-    outcome: str
-    """One of `OUTCOMES`."""
+    outcome: Outcome
+    """"ok", or why the output is malformed."""
     thought: str = ""
     """z; always empty for the direct style."""
     response: str = ""

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from tpo_lite.records import VerdictLabel
+
 
 @dataclass(frozen=True)
 class JudgeRequest:
@@ -29,7 +31,7 @@ class Verdict:
 
     p_a: float
     """Probability that A is better than B; 0.5 where the request could not be put to the judge."""
-    label: str
+    label: VerdictLabel
     """"A" if p_a > 0.5, "B" if it is less, "tie" at 0.5; "unparsed" if the judge gave no verdict of its own
     within its limit; "overlong" if the request did not fit the judge's context."""
     explanation: str = ""
@@ -38,7 +40,7 @@ class Verdict:
     """The judge gave no verdict of its own ("unparsed"): p_a was read after one was opened for it."""
 
 
-def winner_label(p_a: float) -> str:
+def winner_label(p_a: float) -> VerdictLabel:
     """What a probability says, in `Verdict.label`'s terms.
 
     >>> winner_label(0.7), winner_label(0.2), winner_label(0.5)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 
-VERDICTS = {
+from tpo_lite.records import VerdictLabel
+
+VERDICTS: dict[str, VerdictLabel] = {
     "A": "A", "A>B": "A", "A>>B": "A",
     "B": "B", "B>A": "B", "B>>A": "B",
     "C": "tie", "A=B": "tie",
