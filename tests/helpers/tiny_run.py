@@ -14,7 +14,7 @@ from click.testing import CliRunner, Result
 
 from tpo_lite.cli import main
 from tpo_lite.loop import orchestrator
-from tpo_lite.phases.process import run_phase
+from tpo_lite.phases.process import exit_code, run_phase
 
 WORDS = "name three long rivers colour of old music write about small birds why does rain fall in spring".split()
 
@@ -61,3 +61,12 @@ def finished_run(root: Path, arguments: list[str]) -> Path:
     result = train_here(*arguments, "--out", root, "--debug")
     assert result.exit_code == 0, result.output
     return root
+
+
+def process_here(run, phase, arm, iteration, debug):
+    """`orchestrator.process` in this process."""
+    try:
+        run_phase(phase, run.root, arm, iteration)
+    except Exception as error:
+        return exit_code(error, run.root / "log" / f"{phase}.log", debug)
+    return 0

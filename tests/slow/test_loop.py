@@ -2,7 +2,6 @@
 
 import math
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 from peft import PeftModel
-from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
+from tests.helpers.second_iteration import DEAD, check_sampled, second_iteration_to_sample, with_dead_adapter
 from tests.helpers.shared import SHARED
 from tests.helpers.tiny_run import finished_run, tpo_lite, train_here
 from tpo_lite.adapters import rank_of, read_adapter
@@ -181,39 +180,6 @@ def test_a_model_that_never_follows_the_thought_prompt_stops_with_the_reason(tin
 
 
 # The engines, on the second iteration's sampling: an adapter is live there.
-
-
-def second_iteration_to_sample(tiny_run: Path, root: Path, engine: str) -> Path:
-    """A copy of the finished run that is to sample its second iteration again, with `engine`."""
-    shutil.copytree(tiny_run, root)
-    shutil.rmtree(root / "direct" / "iteration-1")
-    recipe = (root / "recipe.yaml").read_text()
-    assert "engine: transformers\n" in recipe
-    (root / "recipe.yaml").write_text(recipe.replace("engine: transformers\n", f"engine: {engine}\n"))
-    return root
-
-
-def with_dead_adapter(root: Path) -> Path:
-    """`root` with an adapter that changes nothing."""
-    weights = root / "direct" / "iteration-0" / "adapter" / "adapter_model.safetensors"
-    save_file({name: torch.zeros_like(tensor) for name, tensor in load_file(weights).items()}, weights)
-    return root
-
-
-def check_sampled(root: Path, tiny_run: Path, engine: str) -> None:
-    """The engine has sampled well-formed records with its adapter live, for the prompts that transformers had."""
-    there = Path("direct", "iteration-1")
-    summary = read_json(root / there / "done" / "generate.json")["summary"]
-    assert summary["engine"] == engine
-    assert summary["probe"] > 1e-4
-    ours, theirs = (list(read_jsonl(run / there / "samples.jsonl", PromptSamples)) for run in (root, tiny_run))
-    assert [prompt.prompt_ids for prompt in ours] == [prompt.prompt_ids for prompt in theirs]
-    assert all([sample.k for sample in prompt.samples] == [0, 1, 2, 3] for prompt in ours)
-    assert all(0 < len(sample.token_ids) <= 24 for prompt in ours for sample in prompt.samples)
-    assert summary["parse"]["ok"] > 0
-
-
-DEAD = "the adapter of the last iteration does not change the"
 
 
 def test_transformers_samples_with_a_live_adapter_and_stops_with_a_dead_one(tiny_run, tmp_path):

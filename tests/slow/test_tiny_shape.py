@@ -27,10 +27,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from benchmarks.make_model import make_gguf, make_model, write_weights
 from benchmarks.shapes import SHAPES
-from tests.helpers.tiny_run import finished_run, invoke, write_prompts
-from tests.slow.test_loop import DEAD, second_iteration_to_sample, with_dead_adapter
-from tests.unit.loop.test_back_off import process_here
-from tests.unit.sampling.test_gguf_engine import largest_difference, random_adapter
+from tests.helpers.random_adapter import largest_difference, random_adapter
+from tests.helpers.second_iteration import DEAD, second_iteration_to_sample, with_dead_adapter
+from tests.helpers.tiny_run import finished_run, invoke, process_here, write_prompts
 from tpo_lite.adapters import lora_config, read_adapter, state_dict
 from tpo_lite.errors import TpoError
 from tpo_lite.files import read_json

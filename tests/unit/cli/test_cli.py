@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from tests.helpers.fake_nvidia import fake_nvidia_smi
 from tests.helpers.tiny_run import invoke
 from tpo_lite import __version__
 from tpo_lite.cli import main
@@ -57,15 +58,6 @@ def test_every_command_has_help(name):
 
 def test_the_commands_are_those():
     assert sorted(main.commands) == sorted(COMMANDS)
-
-
-def fake_nvidia_smi(folder, monkeypatch, script):
-    """Puts an nvidia-smi on the path, and nothing else there; None: an empty path."""
-    if script is not None:
-        program = folder / "nvidia-smi"
-        program.write_text(f"#!/bin/sh\n{script}\n")
-        program.chmod(0o755)
-    monkeypatch.setenv("PATH", str(folder))
 
 
 @pytest.mark.parametrize(

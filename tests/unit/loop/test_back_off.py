@@ -2,28 +2,19 @@
 
 from __future__ import annotations
 
-import errno
-import os
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 from unittest.mock import patch
 
 import pytest
 import torch
-from transformers import modeling_utils
-from transformers.integrations.bitsandbytes import Bnb4bitQuantize
 
-from tests.helpers.tiny_run import invoke
+from tests.helpers.tiny_run import invoke, process_here
 from tpo_lite.adapters import read_adapter
-from tpo_lite.errors import InputError, OutOfMemory, TpoError, is_out_of_memory
+from tpo_lite.errors import InputError, OutOfMemory, TpoError
 from tpo_lite.files import read_json
 from tpo_lite.llamacpp import model as gguf_model
 from tpo_lite.loop import orchestrator
 from tpo_lite.loop.back_off import smaller
-from tpo_lite.nf4 import load_base
-from tpo_lite.phases.process import exit_code, run_phase
 from tpo_lite.recipe import Recipe, parse_recipe, value_of, with_keys
 from tpo_lite.records import PromptJudgements, read_jsonl
 from tpo_lite.run import RunFolder
@@ -114,100 +105,6 @@ def test_other_values_for_a_recipe():
 def test_values_that_do_not_fit_are_an_input_error_everywhere(change, keys, said):
     with pytest.raises(InputError, match=said):
         change(Recipe(), keys)
-
-
-# What is taken for it
-
-
-def raised(allocate):
-    try:
-        allocate()
-    except Exception as error:
-        return error
-    raise AssertionError("there was memory for it")
-
-
-@pytest.mark.parametrize(
-    "error",
-    [
-        raised(lambda: bytearray(1 << 62)),
-        raised(lambda: torch.empty(1 << 58, dtype=torch.uint8)),
-        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
-        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
-        OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)),
-    ],
-    ids=lambda error: type(error).__name__,
-)
-def test_errors_that_mean_it(error, tmp_path, capsys):
-    assert exit_code(error, tmp_path / "dpo.log", debug=False) == 3
-    said = capsys.readouterr().err
-    assert said.startswith("error: out of memory (") and "tries smaller batches" in said
-    assert (tmp_path / "dpo.log").exists()
-
-
-def test_errors_that_do_not():
-    assert not is_out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
-    assert not is_out_of_memory(ValueError("the story of a man out of memory"))
-    assert not is_out_of_memory(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
-
-
-# While a model is loaded
-
-AT_LOADING = [torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."), MemoryError()]
-
-
-@pytest.mark.parametrize("error", AT_LOADING, ids=lambda error: type(error).__name__)
-@pytest.mark.parametrize("where", [(modeling_utils, "safe_open"), (Bnb4bitQuantize, "convert")], ids=["read", "4-bit"])
-def test_memory_that_runs_out_while_a_model_is_loaded(where, error, tiny_model):
-    """While weights are read or quantised: of the latter, transformers says no more than that there was an error."""
-    with patch.object(*where, side_effect=error), pytest.raises(OutOfMemory, match="End other programs that use it"):
-        load_base(str(tiny_model), "cpu")
-
-
-def test_any_other_error_while_a_model_is_loaded_says_to_check_the_model(tiny_model):
-    strange = patch.object(Bnb4bitQuantize, "convert", side_effect=ValueError("no such type"))
-    with strange, pytest.raises(InputError, match="cannot be loaded .* Check that it is a causal language") as caught:
-        load_base(str(tiny_model), "cpu")
-    assert not isinstance(caught.value, OutOfMemory)
-
-
-LOAD_WITH_UNSLOTH = """
-import sys
-from unittest.mock import patch
-
-from tpo_lite.sampling.engines import unsloth_nf4
-
-import torch
-from tpo_lite.errors import TpoError
-from transformers import AutoModelForCausalLM
-
-ERRORS = (
-    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
-    ValueError("Some modules are dispatched on the CPU or the disk. Make sure you have enough GPU RAM to fit"),
-    ValueError("no such type"),
-)
-for error in ERRORS:
-    with patch.object(AutoModelForCausalLM, "from_pretrained", side_effect=error):
-        try:
-            unsloth.load(sys.argv[1], None, "cpu", 256)
-        except TpoError as raised:
-            print(raised.exit_code, raised)
-"""
-
-
-def test_memory_that_runs_out_while_unsloth_loads_a_model(tiny_model, tmp_path):
-    done = subprocess.run(
-        [sys.executable, "-c", LOAD_WITH_UNSLOTH, tiny_model],
-        env=os.environ | {"PYTHONPATH": str(Path(sys.prefix) / "unsloth")},
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=tmp_path,  # unsloth writes a cache of compiled code where it runs
-    )
-    assert done.returncode == 0, done.stderr
-    said = [line for line in done.stdout.splitlines() if "cannot be loaded" in line]
-    assert [line[0] for line in said] == ["3", "3", "2"]
-    assert "memory ran out" in said[0] and "memory ran out" in said[1] and "no such type" in said[2]
 
 
 # The run goes on
@@ -329,15 +226,6 @@ def test_an_abort_by_cpp_for_want_of_memory(tmp_path, monkeypatch, capfd):
     assert orchestrator.process(run, "generate", "direct", 0, debug=False) == OutOfMemory.exit_code
     assert (run.root / "log" / "generate.log").read_text() == words
     assert capfd.readouterr().err.startswith(words)
-
-
-def process_here(run, phase, arm, iteration, debug):
-    """`orchestrator.process` in this process."""
-    try:
-        run_phase(phase, run.root, arm, iteration)
-    except Exception as error:
-        return exit_code(error, run.root / "log" / f"{phase}.log", debug)
-    return 0
 
 
 def test_training_that_runs_out_of_memory_in_its_second_epoch_ends_with_the_same_adapters(tiny_run, tmp_path):

@@ -13,7 +13,7 @@ import torch
 from click.testing import CliRunner
 from peft import PeftModel
 
-from tests.unit.loop.test_back_off import process_here
+from tests.helpers.tiny_run import process_here
 from tpo_lite.cli.merge import merge_report
 from tpo_lite.files import read_json, write_json
 from tpo_lite.loop import orchestrator

@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.unit.preferences.test_judging import Alphabet
-from tests.unit.preferences.test_tournament import prompt
+from tests.helpers.alphabet import Alphabet, prompt
 from tpo_lite.phases import select as phase
 from tpo_lite.records import JsonlAppender, MatchResult, read_jsonl
 from tpo_lite.run import RunFolder

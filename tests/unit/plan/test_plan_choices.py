@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.unit.plan.test_plan import CARD, DEFAULT, planned
+from tests.helpers.plans import CARD, DEFAULT, planned
 from tpo_lite.machine.cards import choose_card
 from tpo_lite.plan import memory
 from tpo_lite.plan.choices import AIM, AUTO_KEYS, HARMLESS, LIMIT, settle, smallest_change, smallest_changes, too_large

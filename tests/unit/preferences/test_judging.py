@@ -2,40 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import pytest
 
-from tests.unit.preferences.test_tournament import ADAPTIVE, prompt
+from tests.helpers.alphabet import ADAPTIVE, Alphabet, prompt
 from tpo_lite.intervals import flip_rate
-from tpo_lite.judges.protocol import JudgeRequest, Verdict
+from tpo_lite.judges.protocol import JudgeRequest
 from tpo_lite.phases.summaries import judge_summary
 from tpo_lite.preferences.judging import judge_prompts
 from tpo_lite.preferences.pairs import score_prompt
 from tpo_lite.preferences.tournament import RoundRobin, Single, Tournament
 from tpo_lite.records import Comparison
-
-
-class Alphabet:
-    """Prefers the response that comes earlier in the alphabet, and says in what order it was asked."""
-
-    tokens_decoded = 0
-    max_tokens = 99
-
-    def __init__(self, pointwise: bool = False, longest: int = 99):
-        self.pointwise, self.longest = pointwise, longest
-        self.batches: list[list[JudgeRequest]] = []
-
-    def compare(self, requests: Sequence[JudgeRequest]) -> list[Verdict]:
-        """Sure of itself; responses of more than `longest` letters do not fit."""
-        self.batches.append(list(requests))
-        return [self.verdict(request.response_a, request.response_b) for request in requests]
-
-    def verdict(self, a: str, b: str) -> Verdict:
-        """Of one pair."""
-        if max(len(a), len(b)) > self.longest:
-            return Verdict(0.5, "overlong")
-        return Verdict(0.95, "A", "because") if a < b else Verdict(0.05, "B", "because")
 
 
 def test_a_round_robin_of_several_prompts_is_one_call() -> None:

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.tournaments import Outcome, play, simulated
+from tests.helpers.alphabet import ADAPTIVE, prompt
 from tests.helpers.shared import SHARED
 from tpo_lite.preferences.ratings import bradley_terry, win_matrix
 from tpo_lite.preferences.tournament import (
@@ -19,18 +20,7 @@ from tpo_lite.preferences.tournament import (
     saved_calls,
     uncertainty,
 )
-from tpo_lite.records import Comparison, Instruction, PromptJudgements, PromptSamples, Sample
-
-ADAPTIVE = Adaptive(seed=0, confidence=0.9, soft=True, prior=0.1, rho=0.0)
-
-
-def prompt(*responses: str | None, id: str = "x") -> PromptSamples:
-    """Samples with these responses; None is a malformed one."""
-    samples = [
-        Sample(k, [k], "", "truncated" if text is None else "ok", "", text or "", 0, 1)
-        for k, text in enumerate(responses)
-    ]
-    return PromptSamples(Instruction(id, "?", "test"), [0], samples)
+from tpo_lite.records import Comparison, PromptJudgements, PromptSamples, Sample
 
 
 def played(

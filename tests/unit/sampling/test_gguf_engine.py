@@ -4,22 +4,20 @@ import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
 from peft import get_peft_model, set_peft_model_state_dict
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from tests.helpers.random_adapter import PROMPTS, largest_difference, random_adapter
+from tests.helpers.second_iteration import DEAD, check_sampled, second_iteration_to_sample, with_dead_adapter
 from tests.helpers.tiny_model import write_tiny_model
 from tests.helpers.tiny_run import finished_run
-from tests.slow.test_loop import DEAD, check_sampled, second_iteration_to_sample, with_dead_adapter
-from tpo_lite.adapters import Block, linear_shapes, lora_config, state_dict, write_adapter
+from tpo_lite.adapters import lora_config, state_dict, write_adapter
 from tpo_lite.errors import TpoError
 from tpo_lite.files import read_json
 from tpo_lite.llamacpp import adapter as adapters_gguf
 from tpo_lite.llamacpp.adapter import write_adapter_gguf
-from tpo_lite.llamacpp.convert import convert
-from tpo_lite.llamacpp.decoder import Leaf, LlamaCpp
 from tpo_lite.phases.process import run_phase
 from tpo_lite.recipe import Recipe, Sampling
 from tpo_lite.run import RunFolder
@@ -29,17 +27,6 @@ from tpo_lite.sampling.huggingface import ContinuousSampler
 from tpo_lite.sampling.policy import Policy
 
 HEADS, KV_HEADS, SCALE = 2, 1, 2.0
-
-
-def random_adapter(model, rank, seed):
-    """Blocks for all linear layers of a `PeftModel`, both factors far from zero."""
-    generator = torch.Generator().manual_seed(seed)
-
-    def factor(*shape):
-        return torch.randn(shape, generator=generator) / 4
-
-    shapes = linear_shapes(model).items()
-    return {name: Block(factor(rank, inputs), factor(outputs, rank)) for name, (inputs, outputs) in shapes}
 
 
 @pytest.fixture(scope="module")
@@ -56,21 +43,6 @@ def adapted(tmp_path_factory):
     for number, blocks in enumerate(adapters):
         write_adapter(folder / f"adapter-{number}", blocks, SCALE, str(folder), like)
     return SimpleNamespace(folder=folder, model=model, blocks=adapters[0])
-
-
-PROMPTS = [[5, 6, 7, 100, 200, 31, 9, 9, 12], [8, 60, 61, 62, 63, 64, 65, 66, 67, 68, 69, 70]]
-
-
-def largest_difference(adapted, lora: Path, attached: bool = True) -> float:
-    """Between the logits of llama.cpp and those of peft after PROMPTS, in 32 bits."""
-    base = lora.with_name("base.gguf")
-    convert(adapted.folder, base, "F32")
-    engine = LlamaCpp(base, n_ctx=256, flash_attn=False, n_threads=1, adapter=lora)
-    engine.attach_adapter(attached)
-    ours = torch.tensor(np.stack([decoded.logits for decoded in engine.decode([Leaf(prompt) for prompt in PROMPTS])]))
-    with torch.no_grad():
-        theirs = torch.cat([adapted.model(torch.tensor([prompt])).logits[:, -1] for prompt in PROMPTS])
-    return (ours - theirs).abs().max().item()
 
 
 def test_an_adapter_does_in_llama_cpp_what_it_does_in_peft(adapted, tmp_path):

@@ -1,0 +1,26 @@
+"""Recipes with the shapes of their models, and the plan's command, for tests of the plan."""
+
+from __future__ import annotations
+
+from click.testing import CliRunner
+
+from tpo_lite.cli.plan import plan as plan_command
+from tpo_lite.machine.cards import choose_card
+from tpo_lite.plan.shapes import PUBLISHED, judge_shape, model_shape, shape_of
+from tpo_lite.recipe import load_recipe
+
+DEFAULT = "llama-3.1-8b-24gb"
+LARGE = shape_of(PUBLISHED["llama-3.1-8b"], "8B")
+"""Llama-3.1-8B."""
+CARD = choose_card(24)
+
+
+def planned(name=DEFAULT, *overrides):
+    """A recipe with its model's and judge's shapes."""
+    recipe = load_recipe(name, list(overrides))
+    return recipe, model_shape(recipe.model), judge_shape(recipe.judge)
+
+
+def run_plan(*arguments):
+    """`tpo-lite plan` in this process."""
+    return CliRunner().invoke(plan_command, [str(argument) for argument in arguments])
