@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tpo_lite.judges.protocol import JudgeRequest, Verdict
-from tpo_lite.preferences.tournament import (
-    Adaptive,
-)
+from tpo_lite.preferences.tournament import Adaptive
 from tpo_lite.records import Instruction, PromptSamples, Sample
 
 ADAPTIVE = Adaptive(seed=0, confidence=0.9, soft=True, prior=0.1, rho=0.0)

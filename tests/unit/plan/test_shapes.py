@@ -5,7 +5,7 @@ import json
 import gguf
 import pytest
 
-from tests.helpers.plans import DEFAULT, LARGE, planned
+from tests.helpers.plans import DEFAULT, planned
 from tests.helpers.tiny_gguf import write_tiny_gguf
 from tpo_lite.errors import InputError
 from tpo_lite.hub import ASSETS
@@ -53,7 +53,7 @@ def test_heads_may_be_wider_than_the_hidden_size():
 
 def test_a_judge_known_by_its_name():
     judge = judge_shape(load_recipe(DEFAULT).judge)
-    assert judge.model == LARGE
+    assert judge.model == shape_of(LLAMA_3_1_8B, "8B")
     assert judge.file_bytes == pytest.approx(4.92e9, rel=0.01)  # the file on the hub
 
 
