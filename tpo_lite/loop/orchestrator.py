@@ -20,7 +20,7 @@ from typing import BinaryIO
 
 from rich.console import Console
 
-from tpo_lite.errors import OutOfMemory, TpoError
+from tpo_lite.errors import OutOfMemory, TpoError, says_out_of_memory
 from tpo_lite.files import write_json
 from tpo_lite.loop.back_off import smaller
 from tpo_lite.loop.results import write_results
@@ -151,7 +151,7 @@ def _killed(run: RunFolder, phase: str, by: str, said: str) -> int:
             log.parent.mkdir(parents=True, exist_ok=True)
             log.write_text(said, encoding="utf-8")
             where = f" Its last words are in {log}."
-    if by == "SIGABRT" and memory.says_out_of_memory(said):
+    if by == "SIGABRT" and says_out_of_memory(said):
         print(f"the {phase} phase was aborted, as memory ran out.{where}", file=sys.stderr, flush=True)
         return OutOfMemory.exit_code
     remedy = "if that happens again, report it with its log"
