@@ -1,4 +1,13 @@
-"""How far a merge moves a model: the KL divergence and the norm of the update."""
+"""How far a merge moves a model: the KL divergence of its outputs and the norm of its update.
+
+"Before" is the checkpoint that became M_{t+1}; "after" is the model that the next iteration starts from. Both read the
+same token ids, the checkpoint's own answers on the validation slice, and the mean of
+
+    KL(before || after) = sum over tokens v of p(v) * (log p(v) - log q(v)),   p before, q after,
+
+over all output tokens says how many nats a token the merge costs. It is 0 to rounding for `merge: fold` and
+`continue`; for `requantize` it shows what rounding to 4 bits anew does.
+"""
 
 from __future__ import annotations
 
@@ -20,28 +29,29 @@ from tpo_lite.adapters import (
     squared_norms,
     state_dict,
 )
-from tpo_lite.recipe import Recipe
+from tpo_lite.recipe import Arm, Recipe
 from tpo_lite.records import PromptSamples, read_jsonl
 from tpo_lite.run import RunFolder
 
 KL_PROMPTS = 32
-
-
+"""Prompts of the validation slice on which the divergence is measured."""
 KL_POSITIONS = 64
-"""Token positions a prompt: 32 * 64 rows of a 128k vocabulary are 1 GB in float32."""
+"""Output tokens per prompt: 32 * 64 rows of a 128k vocabulary are 1 GB in float32."""
+
+PromptAndOutput = tuple[list[int], int]
+"""Token ids of a prompt followed by its output, and the index at which the output begins."""
 
 
-Sequence = tuple[list[int], int]
-"""Token ids of prompt and output, and where the output begins."""
-
-
-def with_fresh_block(model: PeftModel, blocks: Blocks, recipe: Recipe, arm: str, iteration: int) -> Blocks:
-    """The adapter that `iteration` starts from with `merge: fold`."""
+def with_fresh_block(model: PeftModel, blocks: Blocks, recipe: Recipe, arm: Arm, iteration: int) -> Blocks:
+    """Return the adapter that `iteration` starts from with `merge: fold`: `blocks`, then a fresh block."""
     return concatenate(blocks, fresh_block(linear_shapes(model), recipe.lora.rank, f"{recipe.seed}/{arm}/{iteration}"))
 
 
-def validation_sequences(run: RunFolder, arm: str, model: int) -> list[Sequence]:
-    """What the checkpoint that became M_model answered on the validation slice, cut to what KL is measured on."""
+def validation_sequences(run: RunFolder, arm: Arm, model: int) -> list[PromptAndOutput]:
+    """Return what the checkpoint that became M_model answered on the validation slice.
+
+    The last answer to each of the first `KL_PROMPTS` prompts, cut to its first `KL_POSITIONS` tokens.
+    """
     path = run.checkpoint_validation(arm, model - 1)
     return [
         (record.prompt_ids + record.samples[-1].token_ids[:KL_POSITIONS], len(record.prompt_ids))
@@ -50,7 +60,7 @@ def validation_sequences(run: RunFolder, arm: str, model: int) -> list[Sequence]
 
 
 def with_adapter(model: PeftModel, blocks: Blocks, scale: float, name: str = "after") -> PeftModel:
-    """`model` with `blocks`, as its adapter `name`, live in the place of those it has."""
+    """Add `blocks` to `model` as its adapter `name`, make it the only active one, and return the model."""
     model.add_adapter(name, lora_config(rank_of(blocks), scale))
     set_peft_model_state_dict(model, state_dict(blocks), adapter_name=name)
     model.set_adapter(name)
@@ -58,10 +68,10 @@ def with_adapter(model: PeftModel, blocks: Blocks, scale: float, name: str = "af
 
 
 @torch.inference_mode()
-def log_probabilities(model: Any, sequences: list[Sequence]) -> Iterator[torch.Tensor]:
-    """For each sequence in turn, log-probabilities (output tokens, vocabulary) of each next output token.
+def log_probabilities(model: Any, sequences: Iterable[PromptAndOutput]) -> Iterator[torch.Tensor]:
+    """Yield, for each sequence, the log-probabilities (output tokens, vocabulary) of each next output token.
 
-    In float32 and on the CPU, where those of one model are kept to be held against another's: 1 GB at 8B.
+    In float32 and on the CPU, where one model's are kept to compare with another's: 1 GB for an 8B model.
     """
     for ids, start in sequences:
         logits = model(input_ids=torch.tensor([ids], device=model.device)).logits[0, start - 1 : -1]
@@ -69,24 +79,26 @@ def log_probabilities(model: Any, sequences: list[Sequence]) -> Iterator[torch.T
 
 
 def divergence(before: Iterable[torch.Tensor], after: Iterable[torch.Tensor]) -> float:
-    """Mean KL(before || after) in nats a token, over all tokens of all sequences.
+    """Return the mean KL(before || after) in nats per token, over all tokens of all sequences.
 
-    One sequence at a time, so that no more than one is there in float64.
+    Each sequence is a tensor (output tokens, vocabulary) of log-probabilities. Sequences are read one at a time, so
+    that only one is in float64.
     """
-    sums = [(_summed_divergence(p.double(), q), len(p)) for p, q in zip(before, after, strict=True)]
+    sums = [(_summed_divergence(old.double(), new), len(old)) for old, new in zip(before, after, strict=True)]
     return sum(total for total, _ in sums) / sum(tokens for _, tokens in sums)
 
 
-def _summed_divergence(p: torch.Tensor, q: torch.Tensor) -> float:
-    return (p.exp() * (p - q)).sum().item()
+def _summed_divergence(before: torch.Tensor, after: torch.Tensor) -> float:
+    return (before.exp() * (before - after)).sum().item()
 
 
 def relative_norm(model: PeftModel, update: Blocks, scale: float) -> float:
-    """Frobenius norm of the update over that of the 4-bit weights it is added to, over all layers."""
+    """Return the Frobenius norm of `update` divided by that of the 4-bit weights it is added to, over all layers."""
     weights = 0.0
-    for name, module in model.named_modules():
-        if hasattr(module, "lora_A"):
-            weight = module.get_base_layer().weight
+    layer: Any
+    for layer in model.modules():
+        if hasattr(layer, "lora_A"):
+            weight = layer.get_base_layer().weight
             full = bitsandbytes.functional.dequantize_4bit(weight.data, weight.quant_state)
             weights += full.double().square().sum().item()
     return math.sqrt(max(0.0, sum(squared_norms(update, scale).values())) / weights)

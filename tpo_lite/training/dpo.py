@@ -1,41 +1,42 @@
-"""One iteration's DPO with TRL: on sampled token ids, against M_t exactly, with float32 adapters."""
+"""DPO for one iteration, with TRL: on the sampled token ids, against exactly M_t, with float32 adapters."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from datasets import Dataset, concatenate_datasets
-from peft import get_peft_model
+from peft import PeftModel, get_peft_model
 from torch.utils.data import DataLoader
-from transformers import PrinterCallback, TrainerCallback
+from transformers import PreTrainedTokenizerBase, PrinterCallback, TrainerCallback
 from trl import DPOConfig, DPOTrainer
 
 from tpo_lite.adapters import lora_config
-from tpo_lite.recipe import Train
+from tpo_lite.machine.device import Device
+from tpo_lite.progress import Advance
 from tpo_lite.records import Pair
+from tpo_lite.settled import SettledTrain
 from tpo_lite.training.token_log_probs import completion_log_probs
 
 COMPLETE = "complete"
-"""A file inside a checkpoint that was written to its end."""
+"""The name of an empty file in each checkpoint that was written completely."""
 
 
 class ThoughtDPOTrainer(DPOTrainer):
-    """TRL's `DPOTrainer` with departures, each for a reason.
+    """TRL's `DPOTrainer` with these differences, each for a reason.
 
-    - The data set holds `prompt_ids`, `chosen_ids`, `rejected_ids` as sampled; TRL would tokenise text
+    - The data set holds `prompt_ids`, `chosen_ids` and `rejected_ids` as they were sampled. TRL would tokenise text
       again, and the boundary between thought and response could move.
-    - The reference log-probabilities come from one pass over the pairs before the first step, while the
-      policy still *is* M_t. TRL clones the adapter for it; the clone is dropped unused.
-    - TRL casts adapters on a 4-bit base to bfloat16, which loses updates at small learning rates; here
-      they stay float32.
-    - Logits are never in memory but for a few tokens (`tpo_lite.training.token_log_probs`). TRL logs their mean, entropy
-      and argmax; here these are not known.
-    - Every pair of an optimizer step counts the same, so that the size of micro-batches does not change what is
-      learned. The Trainer averages over micro-batches, of which the last of an epoch may hold fewer pairs; and
-      TRL's likelihood term averages over a micro-batch's tokens, where IRPO (arXiv 2404.19733) divides each chosen
-      output's by its own length.
+    - The reference log-probabilities come from one pass over the pairs before the first step, while the policy still
+      *is* M_t. TRL clones the adapter for this; the clone is deleted unused.
+    - Adapters stay float32. On a 4-bit base TRL casts them to bfloat16, which loses updates at small learning rates.
+    - Only the logits of a few tokens are in memory at a time (`tpo_lite.training.token_log_probs`). So the mean,
+      entropy and argmax of the logits, which TRL logs, are not known here.
+    - Every pair of an optimizer step counts the same, so the size of micro-batches does not change what is learned.
+      The Trainer averages over micro-batches, and the last one of an epoch may hold fewer pairs. TRL's likelihood term
+      averages over all tokens of a micro-batch, while IRPO (arXiv 2404.19733) divides each chosen output's
+      log-probability by its own length.
     """
 
     def __init__(self, model: Any, **kwargs: Any):
@@ -49,29 +50,34 @@ class ThoughtDPOTrainer(DPOTrainer):
         self.train_dataset = self._with_reference(self.train_dataset)
 
     def _with_reference(self, dataset: Dataset) -> Dataset:
-        """Adds the reference's log-probability of each chosen and each rejected output."""
+        """Return `dataset` with the reference's log-probability of each chosen and each rejected output."""
         found: dict[str, list[float]] = {"ref_chosen_logps": [], "ref_rejected_logps": []}
         size = self.args.per_device_train_batch_size
         for batch in DataLoader(dataset, size, collate_fn=self.data_collator):
             with torch.no_grad():
                 log_probs = self._log_probs(self._prepare_inputs(batch)).sum(1)
-            for column, half in zip(found.values(), log_probs.chunk(2)):
+            for column, half in zip(found.values(), log_probs.chunk(2), strict=True):
                 column += half.tolist()
         return concatenate_datasets([dataset, Dataset.from_dict(found)], axis=1)
 
     def _log_probs(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
-        """(2 x pairs, length - 1): of the chosen outputs' tokens, then of the rejected ones'."""
+        """Return log-probabilities (2 x pairs, length - 1): first the chosen outputs, then the rejected ones."""
+        base = cast(PeftModel, self.model).get_base_model()
         with self.accelerator.autocast():
-            return completion_log_probs(
-                self.model.get_base_model(), inputs["input_ids"], inputs["attention_mask"], inputs["completion_mask"]
-            )
+            return completion_log_probs(base, inputs["input_ids"], inputs["attention_mask"], inputs["completion_mask"])
 
     def get_batch_samples(self, *args: Any) -> tuple[list[Any], Any]:
+        """Return the micro-batches of one optimizer step, and remember how many rows they have on average."""
         micro_batches, items = super().get_batch_samples(*args)
         self._mean_rows = sum(len(batch["input_ids"]) for batch in micro_batches) / max(1, len(micro_batches))
         return micro_batches, items
 
     def compute_loss(self, model: Any, inputs: dict[str, torch.Tensor], *args: Any, **kwargs: Any) -> torch.Tensor:
+        """Return the loss of a micro-batch (DPO, arXiv 2305.18290, equation 7; with "sft", that of IRPO).
+
+        Its mean over pairs is weighted by the micro-batch's share of the optimizer step's rows. Also records what TRL
+        records of rewards and log-probabilities.
+        """
         log_probs = self._log_probs(inputs)
         chosen, rejected = log_probs.sum(1).chunk(2)
         chosen_rewards = self.beta * (chosen - inputs["ref_chosen_logps"])
@@ -93,55 +99,58 @@ class ThoughtDPOTrainer(DPOTrainer):
         return losses.mean() * (len(inputs["input_ids"]) / self._mean_rows)
 
     def _prepare_dataset(self, dataset: Dataset, *args: Any) -> Dataset:
+        """Return `dataset` as it is: it holds token ids already."""
         return dataset
 
 
 class MarkComplete(TrainerCallback):
-    """Marks a checkpoint whose files are all there, so that a resume never reads half of one."""
+    """Marks each checkpoint once all of its files are written, so that a resume never reads half of one."""
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Write the mark."""
         (Path(args.output_dir) / f"checkpoint-{state.global_step}" / COMPLETE).touch()
 
 
 class Report(TrainerCallback):
-    """Passes each optimizer step's loss and margin on to a progress display."""
+    """Shows the loss and the margin of each optimizer step in a progress display."""
 
-    def __init__(self, advance: Any):
+    def __init__(self, advance: Advance):
         self.advance = advance
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
+        """Advance the display by one step."""
         if logs and "loss" in logs:
             self.advance(1, f"loss {logs['loss']:.3f} margin {logs['rewards/margins']:+.2f}")
 
 
 def trainable(base: Any, rank: int, scale: float) -> Any:
-    """`base` with a trainable adapter of `rank` on all linear layers."""
+    """Return `base` with a trainable adapter of `rank` on all linear layers but the LM head."""
     return get_peft_model(base, lora_config(rank, scale))
 
 
 def freeze_older_blocks(model: Any, older_rank: int) -> None:
-    """Keeps the first `older_rank` ranks of every layer as they are: their gradients become zero."""
+    """Keep the first `older_rank` ranks of every layer as they are, by setting their gradients to zero."""
 
-    def keep(grad: torch.Tensor, dim: int) -> torch.Tensor:
+    def without_older(grad: torch.Tensor, dim: int) -> torch.Tensor:
         grad = grad.clone()
         grad.narrow(dim, 0, older_rank).zero_()
         return grad
 
     for name, parameter in model.named_parameters():
         if ".lora_A." in name:
-            parameter.register_hook(lambda grad: keep(grad, 0))
+            parameter.register_hook(lambda grad: without_older(grad, 0))
         elif ".lora_B." in name:
-            parameter.register_hook(lambda grad: keep(grad, 1))
+            parameter.register_hook(lambda grad: without_older(grad, 1))
 
 
-def arguments(settings: Train, seed: int, out: Path, device: str) -> dict[str, Any]:
-    """What TRL's `DPOConfig` says for one iteration; checkpoints go to `out`, one an epoch."""
+def arguments(settings: SettledTrain, seed: int, out: Path, device: Device) -> dict[str, Any]:
+    """Return the arguments of TRL's `DPOConfig` for one iteration. Checkpoints go to `out`, one per epoch."""
     micro_batch = min(settings.micro_batch, settings.batch)
     return {
         "output_dir": str(out),
         "loss_type": ["sigmoid"] if settings.loss == "dpo" else ["sigmoid", "sft"],
         "beta": settings.beta,
-        "max_length": None,  # over-long pairs were dropped before: cutting would cut the response that was judged
+        "max_length": None,  # over-long pairs were dropped earlier; truncating would cut the response that was judged
         "learning_rate": settings.learning_rate,
         "lr_scheduler_type": settings.schedule,
         "warmup_steps": settings.warmup,
@@ -164,16 +173,26 @@ def arguments(settings: Train, seed: int, out: Path, device: str) -> dict[str, A
 
 
 def rows(pairs: list[Pair]) -> Dataset:
-    """The columns that TRL's collator takes."""
+    """Return a data set with the columns that TRL's collator takes."""
     return Dataset.from_list(
         [{"prompt_ids": p.prompt_ids, "chosen_ids": p.chosen_ids, "rejected_ids": p.rejected_ids} for p in pairs]
     )
 
 
 def trainer(
-    model: Any, tokenizer: Any, pairs: list[Pair], settings: Train, seed: int, out: Path, device: str, advance: Any
+    model: PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
+    pairs: list[Pair],
+    settings: SettledTrain,
+    seed: int,
+    out: Path,
+    device: Device,
+    advance: Advance,
 ) -> ThoughtDPOTrainer:
-    """The trainer for one iteration."""
+    """Return the trainer of one iteration.
+
+    `model`: M_t with the adapter to train (`trainable`). Its checkpoints go to `out`; `advance` shows each step.
+    """
     tuner = ThoughtDPOTrainer(
         model=model,
         args=DPOConfig(**arguments(settings, seed, out, device)),
@@ -182,5 +201,5 @@ def trainer(
         callbacks=[MarkComplete(), Report(advance)],
     )
     tuner.remove_callback(PrinterCallback)
-    tuner.processing_class = None  # or every checkpoint holds the whole tokenizer
+    tuner.processing_class = None  # otherwise every checkpoint would hold the whole tokenizer
     return tuner

@@ -1,44 +1,48 @@
 """Log-probabilities of sampled tokens without the logits of a whole batch.
 
-Llama-3's vocabulary makes 0.5 GB of float32 logits per 1,000 tokens, several copies of them in a backward pass. Here
-the LM head is applied to a few tokens at a time, and to none whose probability is not asked for. A token's
-log-probability is one number, so its gradient with respect to the token's hidden state is known up to a factor as soon
-as its logits are: it is kept in place of the hidden state, and the backward pass needs no logits again.
+With Llama-3's vocabulary, the float32 logits of 1,000 tokens take 0.5 GB, and a backward pass holds several copies.
+Here the LM head is applied to a few tokens at a time, and only to those whose probability is asked for.
+
+A token's log-probability is one number. So as soon as its logits are known, its gradient with respect to the token's
+hidden state is known up to a factor. That gradient is kept in place of the hidden state; the backward pass multiplies
+it by the factor.
 """
 
 from __future__ import annotations
 
 import copy
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch.autograd.function import once_differentiable
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
 CHUNK = 256
-"""Tokens whose logits are in memory at a time; enough that a GPU is not held up by reading the head's weights."""
+"""Tokens whose logits are in memory at a time. Enough of them that reading the head's weights does not slow a GPU."""
 
 
 def completion_log_probs(
     model: Any, input_ids: torch.Tensor, attention_mask: torch.Tensor, completion_mask: torch.Tensor
 ) -> torch.Tensor:
-    """Log-probability of each token of a completion given those before it, in float32.
+    """Return the log-probability of each token of a completion given the tokens before it, in float32.
 
-    `model`: a causal language model, with LoRA layers or without; its LM head gets no gradient. The others
-    are (rows, length), `completion_mask` 1 where a token is part of the completion. Returns (rows, length - 1): the
-    log-probabilities of the second to last tokens, 0 outside of the completion.
+    `model`: a causal language model, with or without LoRA layers; its LM head gets no gradient. The other arguments
+    are (rows, length), with `completion_mask` 1 where a token is part of the completion. Returns (rows, length - 1):
+    the log-probabilities of all tokens but the first, 0 outside the completion.
     """
     outputs = model.base_model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
     asked = completion_mask[:, 1:].bool()
-    log_probs = _TokenLogProbs.apply(outputs.last_hidden_state[:, :-1][asked], input_ids[:, 1:][asked], model)
+    hidden, targets = outputs.last_hidden_state[:, :-1][asked], input_ids[:, 1:][asked]
+    log_probs: torch.Tensor = _TokenLogProbs.apply(hidden, targets, model)  # type: ignore[no-untyped-call]  # torch's
     return log_probs.new_zeros(asked.shape).masked_scatter(asked, log_probs)
 
 
 class _TokenLogProbs(torch.autograd.Function):
-    """(tokens, hidden) and (tokens,) -> (tokens,)"""
+    """Maps hidden states (tokens, hidden) and target ids (tokens,) to log-probabilities (tokens,)."""
 
     @staticmethod
     def forward(ctx: Any, hidden: torch.Tensor, targets: torch.Tensor, model: Any) -> torch.Tensor:
+        """Return the log-probabilities, and keep their gradients if `hidden` needs one."""
         log_probs = torch.empty(len(hidden), dtype=torch.float32, device=hidden.device)
         gradient = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
         for start in range(0, len(hidden), CHUNK):
@@ -51,6 +55,7 @@ class _TokenLogProbs(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, by_log_probs: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        """Multiply the gradients that were kept by those of the log-probabilities."""
         (gradient,) = ctx.saved_tensors
         return (by_log_probs[:, None] * gradient).to(gradient.dtype), None, None
 
@@ -58,7 +63,7 @@ class _TokenLogProbs(torch.autograd.Function):
 def _chunk(
     model: Any, hidden: torch.Tensor, targets: torch.Tensor, log_probs: torch.Tensor, gradient: torch.Tensor | None
 ) -> None:
-    """Writes the targets' `log_probs` (tokens,) and their `gradient` with respect to `hidden` (tokens, hidden)."""
+    """Fill in `log_probs` (tokens,) of the targets and their `gradient` with respect to `hidden` (tokens, hidden)."""
     states, targets = hidden.detach(), targets[:, None]
     with torch.set_grad_enabled(gradient is not None):
         logits = _head(model, states.requires_grad_(gradient is not None))
@@ -70,22 +75,24 @@ def _chunk(
         gradient.copy_(torch.autograd.grad(logits, states, by_logits.to(logits.dtype))[0])
 
 
-class _Given(torch.nn.Module):
-    """Stands where a model has its layers and puts out hidden states that are known already."""
+class _KnownStates(torch.nn.Module):
+    """Takes the place of a model's layers and returns hidden states that are known already."""
 
     def __init__(self, hidden: torch.Tensor):
         super().__init__()
         self.hidden = hidden
 
     def forward(self, *args: Any, **kwargs: Any) -> BaseModelOutputWithPast:
-        return BaseModelOutputWithPast(last_hidden_state=self.hidden)
+        """Return the known states, whatever the input."""
+        return BaseModelOutputWithPast(last_hidden_state=cast(torch.FloatTensor, self.hidden))
 
 
 def _head(model: Any, hidden: torch.Tensor) -> torch.Tensor:
-    """Logits (tokens, vocabulary) of last hidden states (tokens, hidden), by the model's own forward pass.
+    """Return logits (tokens, vocabulary) of last hidden states (tokens, hidden), by the model's own forward pass.
 
-    For what comes after the layers differs: Gemma 2 caps logits, Cohere multiplies and Granite divides them.
+    Models differ in what comes after the layers: Gemma 2 caps the logits, Cohere multiplies and Granite divides them.
     """
-    head = copy.copy(model)  # shares everything with the model but what stands for its layers
-    head._modules = model._modules | {model.base_model_prefix: _Given(hidden[None])}
-    return type(model).forward(head).logits.squeeze(0)
+    head = copy.copy(model)  # shares everything with the model except its layers
+    head._modules = model._modules | {model.base_model_prefix: _KnownStates(hidden[None])}
+    logits: torch.Tensor = type(model).forward(head).logits
+    return logits.squeeze(0)

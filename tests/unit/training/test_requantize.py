@@ -22,7 +22,7 @@ from tpo_lite.errors import InputError, TpoError
 from tpo_lite.files import read_json
 from tpo_lite.nf4 import load_base
 from tpo_lite.run import RunFolder
-from tpo_lite.training.requantize import CHECKSUMS, INDEX, merge_to_disk, whats_wrong
+from tpo_lite.training.requantize import CHECKSUMS, INDEX, find_mismatch, merge_to_disk
 
 ONE, TWO = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"
 BLOCKS = {
@@ -88,8 +88,8 @@ def flipped(path, place):
     [
         (lambda path: path.write_bytes(path.read_bytes()[:-1]), "it does not hold the tensors of the original"),
         (lambda path: flipped(path, 12), "it does not hold the tensors of the original"),
-        (lambda path: flipped(path, -1), "norm.weight is not what base and adapter make it"),
-        (lambda path: flipped(path, -18), "layers.0.q_proj.weight is not what base and adapter make it"),
+        (lambda path: flipped(path, -1), "norm.weight is not the sum of base and adapter"),
+        (lambda path: flipped(path, -18), "layers.0.q_proj.weight is not the sum of base and adapter"),
         (lambda path: path.unlink(), "it is missing"),
     ],
 )
@@ -97,9 +97,9 @@ def test_a_damaged_shard_is_found_and_written_again(spoil, wrong, model, tmp_pat
     out = tmp_path / "merged"
     merge_to_disk(str(model), BLOCKS, 2.0, out)
     whole = (out / ONE).read_bytes()
-    assert whats_wrong(out / ONE, model / ONE, BLOCKS, 2.0) is None
+    assert find_mismatch(out / ONE, model / ONE, BLOCKS, 2.0) is None
     spoil(out / ONE)
-    assert whats_wrong(out / ONE, model / ONE, BLOCKS, 2.0) == wrong
+    assert find_mismatch(out / ONE, model / ONE, BLOCKS, 2.0) == wrong
     merge_to_disk(str(model), BLOCKS, 2.0, out)
     assert (out / ONE).read_bytes() == whole
 
@@ -107,7 +107,7 @@ def test_a_damaged_shard_is_found_and_written_again(spoil, wrong, model, tmp_pat
 def test_a_shard_merged_with_another_adapter_or_none_is_found(model, tmp_path):
     merge_to_disk(str(model), BLOCKS, 2.0, tmp_path / "merged")
     for other in ({}, {name: Block(block.a, 1.01 * block.b) for name, block in BLOCKS.items()}):
-        assert whats_wrong(tmp_path / "merged" / TWO, model / TWO, other, 2.0)
+        assert find_mismatch(tmp_path / "merged" / TWO, model / TWO, other, 2.0)
 
 
 # Whole models
@@ -279,7 +279,7 @@ def test_what_the_index_does_not_name_is_no_part_of_the_model(model, tmp_path):
 @pytest.mark.parametrize("file", [ONE, "model-00003-of-00003.safetensors"])
 def test_a_tensor_that_the_index_names_must_be_there(file, model, tmp_path):
     with_index(model, **{file: "lm_head.weight"})
-    with pytest.raises(InputError, match=f"has no weights for 'lm_head.weight', which {INDEX} names. Download it"):
+    with pytest.raises(InputError, match=f"has no weights for 'lm_head.weight', which {INDEX} names. Download the"):
         merge_to_disk(str(model), BLOCKS, 2.0, tmp_path / "merged")
     assert not (tmp_path / "merged").exists()
 
@@ -288,7 +288,7 @@ def test_a_merged_model_that_was_damaged_since_is_not_merged_into(model, tmp_pat
     merge_to_disk(str(model), BLOCKS, 2.0, tmp_path / "one")
     merge_to_disk(str(tmp_path / "one"), BLOCKS, 2.0, tmp_path / "two")
     flipped(tmp_path / "one" / TWO, -1)
-    with pytest.raises(TpoError, match=f"{TWO} is damaged: its checksum is not that in {CHECKSUMS}. Delete it"):
+    with pytest.raises(TpoError, match=f"{TWO} is damaged: its checksum is not the one in {CHECKSUMS}. Delete it"):
         merge_to_disk(str(tmp_path / "one"), BLOCKS, 2.0, tmp_path / "again")
 
 
@@ -325,7 +325,7 @@ def test_half_a_shard_of_a_killed_merge_takes_no_room_from_the_next(model, tmp_p
     out.mkdir()
     (out / f"{ONE}.tmp").write_bytes((model / ONE).read_bytes()[:-1])
     merge_to_disk(str(model), BLOCKS, 2.0, out)
-    assert whats_wrong(out / ONE, model / ONE, BLOCKS, 2.0) is None
+    assert find_mismatch(out / ONE, model / ONE, BLOCKS, 2.0) is None
 
 
 def test_the_base_may_be_chosen_on_the_command_line(tiny_arguments, tmp_path):
