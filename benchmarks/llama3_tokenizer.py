@@ -1,19 +1,34 @@
-"""Llama-3.1's tokenizer for transformers, made from the ranks that Meta publishes as `tokenizer.model`."""
+"""A tokenizer built as Llama-3.1's is: from a given vocabulary, or from one of the same size made here.
+
+The made one needs no file of Meta's. It has the real one's special tokens and splits text in the same way, so
+llama.cpp's `llama-bpe` reads it. Its vocabulary begins with what this project's own texts teach, and pairs of these
+tokens fill it up. On AlpacaEval's instructions it takes 1.7 tokens per word, and the real one 1.2.
+"""
 
 from __future__ import annotations
 
-import base64
-from pathlib import Path
+import heapq
+import itertools
+import json
+from collections.abc import Iterator
 
-from tokenizers import processors
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
-from transformers.convert_slow_tokenizer import TikTokenConverter
 
-FIRST_SPECIAL, SPECIALS = 128_000, 256
+from benchmarks.texts import corpus
+from tpo_lite.embedded.tokenizer import CHAT_TEMPLATE, train_tokenizer
+from tpo_lite.llamacpp.convert import PRE_TOKENIZERS
+
+SPECIALS = 256
+SPLIT = next(expression for expression, name in PRE_TOKENIZERS.items() if name == "llama-bpe")
+SPACE = "Ġ"
+"""How byte-level BPE writes a space."""
+
+Merge = tuple[str, str]
 
 
 def special_tokens() -> list[str]:
-    """Llama-3.1's special tokens, from id 128,000 on (Meta's llama-models, `llama3/tokenizer.py`)."""
+    """Return Llama-3.1's special tokens in the order of their ids (Meta's llama-models, `llama3/tokenizer.py`)."""
     named = {
         0: "<|begin_of_text|>",
         1: "<|end_of_text|>",
@@ -28,23 +43,26 @@ def special_tokens() -> list[str]:
     return [named.get(index) or next(reserved) for index in range(SPECIALS)]
 
 
-class _Converter(TikTokenConverter):
-    @staticmethod
-    def load_tiktoken_bpe(path: Path) -> dict[bytes, int]:
-        """Token bytes -> rank, from lines of base64 and rank; transformers' own needs the tiktoken package."""
-        lines = path.read_bytes().splitlines()
-        return {base64.b64decode(token): int(rank) for token, rank in (line.split() for line in lines)}
+def llama3_tokenizer(vocabulary: dict[str, int], merges: list[Merge], chat_template: str) -> PreTrainedTokenizerFast:
+    """Return Llama-3.1-Instruct's tokenizer on a byte-level BPE vocabulary.
 
-
-def llama3_tokenizer(ranks: Path, chat_template: Path) -> PreTrainedTokenizerFast:
-    """The tokenizer of Llama-3.1-Instruct: the ranks' tokens, 256 special ones, BOS before every text, no pad token."""
+    The 256 special tokens follow the vocabulary's own. BOS comes before every text; there is no pad token.
+    """
     bos, eos = "<|begin_of_text|>", "<|eot_id|>"
-    bpe = _Converter(ranks, extra_special_tokens=special_tokens()).converted()
+    bpe = Tokenizer(models.BPE(vocabulary, merges, ignore_merges=True))
+    bpe.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(SPLIT), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    bpe.decoder = decoders.ByteLevel()
+    bpe.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in special_tokens()])
     bpe.post_processor = processors.Sequence(
         [
             processors.ByteLevel(trim_offsets=False),
             processors.TemplateProcessing(
-                single=f"{bos} $A", pair=f"{bos} $A {bos}:1 $B:1", special_tokens=[(bos, FIRST_SPECIAL)]
+                single=f"{bos} $A", pair=f"{bos} $A {bos}:1 $B:1", special_tokens=[(bos, len(vocabulary))]
             ),
         ]
     )
@@ -56,5 +74,51 @@ def llama3_tokenizer(ranks: Path, chat_template: Path) -> PreTrainedTokenizerFas
         model_input_names=["input_ids", "attention_mask"],
         model_max_length=131_072,
     )
-    tokenizer.chat_template = chat_template.read_text(encoding="utf-8")
+    tokenizer.chat_template = chat_template
     return tokenizer
+
+
+def synthetic_tokenizer(size: int) -> PreTrainedTokenizerFast:
+    """Return a tokenizer of `size` tokens, special ones included, that is the same in every run on the same texts.
+
+    Merges are learned from `corpus`, then come all numbers of two and three digits, then the likeliest pairs
+    of words and word parts.
+    """
+    learned = json.loads(train_tokenizer(corpus(), size).backend_tokenizer.to_str())["model"]
+    merges = [(first, second) for first, second in learned["merges"]]
+    words = [first + second for first, second in merges]
+    vocabulary = dict.fromkeys([*sorted(pre_tokenizers.ByteLevel.alphabet()), *words])
+    for pair in itertools.chain(_numbers(), _likely_pairs(words)):
+        if len(vocabulary) == size - SPECIALS:
+            break
+        if "".join(pair) not in vocabulary:
+            vocabulary["".join(pair)] = None
+            merges.append(pair)
+    return llama3_tokenizer({token: id for id, token in enumerate(vocabulary)}, merges, CHAT_TEMPLATE)
+
+
+def _numbers() -> Iterator[Merge]:
+    """Yield the merges that make every number of two digits, then of three."""
+    for digits in (1, 2):
+        for number in itertools.product("0123456789", repeat=digits + 1):
+            yield "".join(number[:-1]), number[-1]
+
+
+def _likely_pairs(words: list[str]) -> Iterator[Merge]:
+    """Yield (start, end) of made-up words, those first whose parts were learned first.
+
+    A part's frequency falls about as its place in `words` grows, so the product of two places orders pairs by how
+    likely they are to meet.
+    """
+    starts = [word for word in words if _is_letters(word.removeprefix(SPACE))]
+    ends = [word for word in words if _is_letters(word) and word.islower()]
+    waiting = [(place, place, 1) for place in range(1, len(starts) + 1)]
+    while waiting:
+        _, start, end = heapq.heappop(waiting)
+        yield starts[start - 1], ends[end - 1]
+        if end < len(ends):
+            heapq.heappush(waiting, (start * (end + 1), start, end + 1))
+
+
+def _is_letters(text: str) -> bool:
+    return text.isascii() and text.isalpha()

@@ -3,13 +3,16 @@
     python -m benchmarks.make_model --shape llama-3.2-1b OUT
     python -m benchmarks.make_model --shape llama-3.1-8b OUT --device cuda --gguf Q4_K_M --gguf Q8_0
 
-OUT becomes a checkpoint as on the hub: config, generation config, tokenizer and chat template of Llama 3.1, and
-bfloat16 weights in shards of at most 5 GB, one in memory at a time. Each --gguf adds the same weights as
-OUT/model-TYPE.gguf; the F16 form is written on the way, so it takes the checkpoint's size on disk once more.
+OUT becomes a checkpoint as on the hub: config, generation config, tokenizer with chat template, and bfloat16 weights
+in shards of at most 5 GB, one in memory at a time. Each --gguf adds the same weights as OUT/model-TYPE.gguf. The F16
+form is written on the way, so it takes the checkpoint's size on disk once more.
 
-Weights depend on the seed and the kind of device alone. Matrices are normal with standard deviation 0.02, and those
-that write to the residual stream are 1 / sqrt(2 layers) of that, as in GPT-2: activations stay finite, and the
-next token is close to uniform over the vocabulary. Reads `../shared/data` beside the repository.
+The tokenizer is that of --tokenizer, a folder or hub id of a Llama-3 model. Without it, one of the same size is made
+(benchmarks/llama3_tokenizer.py), and nothing is downloaded.
+
+Weights depend only on the seed and the kind of device. Matrices are normal with standard deviation 0.02, and those
+that write to the residual stream are 1 / sqrt(2 layers) of that, as in GPT-2. So activations stay finite, and the
+next token is close to uniform over the vocabulary.
 """
 
 from __future__ import annotations
@@ -17,39 +20,51 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import sys
 from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
 from transformers import GenerationConfig, LlamaConfig
 
-from benchmarks.llama3_tokenizer import llama3_tokenizer
+from benchmarks.llama3_tokenizer import synthetic_tokenizer
 from benchmarks.shapes import SHAPES, tensor_shapes
-from tests.helpers.shared import SHARED
+from tpo_lite.chat import load_tokenizer
+from tpo_lite.errors import InputError, TpoError
 from tpo_lite.llamacpp.convert import convert, quantize
 
-TOKENIZER = SHARED / "data/tokenizer"
 SHARD_BYTES = 5_000_000_000
 STANDARD_DEVIATION = 0.02
 RESIDUAL = ("o_proj.weight", "down_proj.weight")
 
 
-def make_model(config: LlamaConfig, out: Path, *, device: str = "cpu", seed: int = 0) -> None:
-    """Writes a random checkpoint of `config` with Llama-3.1's tokenizer to the folder `out`."""
+def make_model(
+    config: LlamaConfig, out: Path, *, tokenizer: str | None = None, device: str = "cpu", seed: int = 0
+) -> None:
+    """Write a random checkpoint of `config` to the folder `out`.
+
+    `tokenizer` is a folder or hub id; without one, a synthetic tokenizer is made. Raises `InputError` if it has
+    another number of tokens than `config`.
+    """
+    words = load_tokenizer(tokenizer) if tokenizer else synthetic_tokenizer(config.vocab_size)
+    if len(words) != config.vocab_size:
+        raise InputError(
+            f"--tokenizer: {tokenizer} has {len(words):,} tokens, and the model {config.vocab_size:,}. "
+            "Give the tokenizer of a Llama-3 model."
+        )
     out.mkdir(parents=True, exist_ok=True)
     write_weights(config, out, device=device, seed=seed)
     config.save_pretrained(out)
     sampling = {"do_sample": True, "temperature": 0.6, "top_p": 0.9}
     ends = {"bos_token_id": config.bos_token_id, "eos_token_id": config.eos_token_id}
     GenerationConfig(**ends, **sampling).save_pretrained(out)
-    template = TOKENIZER / "templates/meta-llama-Llama-3.1-8B-Instruct.jinja"
-    llama3_tokenizer(TOKENIZER / "llama3/tokenizer.model", template).save_pretrained(out)
+    words.save_pretrained(out)
 
 
 def write_weights(
     config: LlamaConfig, out: Path, *, device: str = "cpu", seed: int = 0, shard_bytes: int = SHARD_BYTES
 ) -> None:
-    """Writes random bfloat16 weights in shards to the folder `out`, with an index where there is more than one."""
+    """Write random bfloat16 weights in shards to the folder `out`, with an index where there is more than one."""
     tensors = tensor_shapes(config)
     seeds = {name: seed + index for index, name in enumerate(tensors)}
     for old in out.glob("model*.safetensors*"):  # perhaps of another shape
@@ -69,11 +84,14 @@ def write_weights(
 
 
 def make_gguf(folder: Path, types: list[str]) -> list[Path]:
-    """Writes the checkpoint in `folder` as model-TYPE.gguf beside it; F16 stays only if it is one of `types`."""
+    """Write the checkpoint in `folder` as model-TYPE.gguf, in the same folder.
+
+    F16 stays only if it is one of `types`.
+    """
     f16 = folder / "model-F16.gguf"
     convert(folder, f16)
     made = [folder / f"model-{type}.gguf" for type in types]
-    for type, path in zip(types, made):
+    for type, path in zip(types, made, strict=True):
         if path != f16:
             quantize(f16, path, type)
     if f16 not in made:
@@ -82,7 +100,7 @@ def make_gguf(folder: Path, types: list[str]) -> list[Path]:
 
 
 def _shards(tensors: dict[str, tuple[int, ...]], limit: int) -> list[list[str]]:
-    """The tensors' names cut, in order, into shards of at most `limit` bytes."""
+    """Cut the tensors' names, in order, into shards of at most `limit` bytes."""
     shards, size = [[]], 0
     for name, shape in tensors.items():
         if shards[-1] and size + _bytes(shape) > limit:
@@ -108,14 +126,20 @@ def _weight(name: str, shape: tuple[int, ...], config: LlamaConfig, device: str,
 
 
 def main() -> None:
+    """Write the checkpoint and its GGUF forms, and print what they take on disk."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("out", type=Path, metavar="OUT")
     parser.add_argument("--shape", choices=SHAPES, required=True)
+    parser.add_argument("--tokenizer", metavar="PATH|HUB_ID", help="of a Llama-3 model; default: one made here")
     parser.add_argument("--device", default="cpu", help="where weights are drawn: cpu or cuda")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--gguf", action="append", choices=["Q4_K_M", "Q8_0", "F16"], default=[], help="repeatable")
     options = parser.parse_args()
-    make_model(SHAPES[options.shape], options.out, device=options.device, seed=options.seed)
+    shape, placed = SHAPES[options.shape], {"device": options.device, "seed": options.seed}
+    try:
+        make_model(shape, options.out, tokenizer=options.tokenizer, **placed)
+    except TpoError as error:
+        sys.exit(f"error: {error}")
     made = make_gguf(options.out, options.gguf) if options.gguf else []
     for path in [*sorted(options.out.glob("*.safetensors")), *made]:
         print(f"{path.stat().st_size / 1e9:6.2f} GB  {path}")

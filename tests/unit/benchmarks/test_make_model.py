@@ -1,23 +1,24 @@
-"""Random models of public shapes: the true tokenizer, config and tensors, and the same weights as GGUF."""
+"""Random models of public shapes: tokenizer, config and tensors, and the same weights as GGUF."""
 
-import json
 import math
+import subprocess
+import sys
 from pathlib import Path
 
-import llama_cpp
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
 
-from benchmarks.make_model import TOKENIZER, make_gguf, make_model, write_weights
+from benchmarks.make_model import make_gguf, make_model, write_weights
 from benchmarks.shapes import SHAPES, parameters, tensor_shapes
-from tests.helpers.shared import SHARED
+from benchmarks.texts import corpus
+from tests.helpers.vocabulary import read_vocabulary
+from tpo_lite.errors import InputError
 from tpo_lite.hub import model_path
 from tpo_lite.llamacpp.decoder import Leaf, LlamaCpp
 
-VOCABULARY = TOKENIZER / "llama_cpp/ggml-vocab-llama-bpe.gguf"
 TEXT = "A dog, a cat and 1234 mice:  don't they all think before they answer? Żółw 你好 🐢" * 3
 
 
@@ -46,54 +47,46 @@ def prefixes(tiny, tokenizer):
     return [ids[:end] for end in ends], np.stack([logits[end - 1] for end in ends])
 
 
-def vocabulary_cases():
-    # Every case ends with the separator, the last one too.
-    cases = VOCABULARY.with_suffix(".gguf.inp").read_text().split("\n__ggml_vocab_test__\n")[:-1]
-    ids = VOCABULARY.with_suffix(".gguf.out").read_text().splitlines()
-    return [(text, [int(token) for token in line.split()]) for text, line in zip(cases, ids, strict=True)]
+def test_llama_cpp_reads_the_vocabulary_as_transformers_does(tiny, tokenizer):
+    found = read_vocabulary(tiny / "model-Q8_0.gguf")
+    assert found.texts == tokenizer.convert_ids_to_tokens(range(128_256))
+    assert len(set(found.kinds[:128_000])) == 1 and len(set(found.kinds[128_000:])) == 1
+    assert found.kinds[0] != found.kinds[-1]
+    assert found.ends == SHAPES["tiny"].eos_token_id
+    assert found.adds_bos
+    assert found.chat_template == tokenizer.chat_template
 
 
-def test_tokens_of_the_published_cases(tiny, tokenizer):
-    cases = vocabulary_cases()
-    assert len(cases) == 46
+def test_gguf_splits_text_as_transformers_does(tiny, tokenizer):
+    texts = [TEXT, *corpus()]
     engine = LlamaCpp(tiny / "model-Q4_K_M.gguf", n_ctx=16)
-    for text, ids in cases:
-        assert tokenizer.encode(text, add_special_tokens=False) == ids
+    for text in texts:
+        ids = tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
         assert engine.tokenize(text, special=False) == ids
         assert tokenizer.decode(ids) == text
 
 
-def read_vocabulary(path):
-    """Texts and kinds of a GGUF's tokens, those that end a turn, whether BOS comes first, and the chat template."""
-    params = llama_cpp.llama_model_default_params()
-    params.vocab_only = True
-    model = llama_cpp.llama_model_load_from_file(str(path).encode(), params)
-    vocabulary = llama_cpp.llama_model_get_vocab(model)
-    ids = range(llama_cpp.llama_vocab_n_tokens(vocabulary))
-    texts = [llama_cpp.llama_vocab_get_text(vocabulary, token).decode() for token in ids]
-    kinds = [llama_cpp.llama_vocab_get_attr(vocabulary, token) for token in ids]
-    ends = [token for token in ids if llama_cpp.llama_vocab_is_eog(vocabulary, token)]
-    adds_bos = llama_cpp.llama_vocab_get_add_bos(vocabulary)
-    template = llama_cpp.llama_model_chat_template(model, None)
-    llama_cpp.llama_model_free(model)
-    return texts, kinds, ends, adds_bos, template and template.decode()
+def test_the_synthetic_tokenizer_is_always_the_same(tiny, tmp_path):
+    """In another process too, where sets and hash tables have another order."""
+    code = "import sys; from benchmarks.llama3_tokenizer import synthetic_tokenizer as make\n"
+    code += "make(128_256).save_pretrained(sys.argv[1])"
+    subprocess.run([sys.executable, "-c", code, tmp_path], check=True)
+    for file in tmp_path.iterdir():
+        assert file.read_bytes() == (tiny / file.name).read_bytes()
 
 
-def test_vocabulary_is_the_published_one(tiny):
-    texts, kinds, ends, adds_bos, _ = read_vocabulary(tiny / "model-Q8_0.gguf")
-    published, published_kinds, *_ = read_vocabulary(VOCABULARY)
-    # Llama 3.1 renamed some special tokens of Llama 3.
-    assert texts[:128_000] == published[:128_000]
-    assert kinds == published_kinds
-    assert ends == SHAPES["tiny"].eos_token_id
-    assert adds_bos
+def test_words_of_plain_english_take_few_tokens(tokenizer):
+    text = (
+        "The weather was fine, so my neighbour walked to the market and bought apples, bread and a bunch of flowers. "
+        "On the way back she met an old friend, who asked whether he could carry her basket up the hill."
+    )
+    assert len(tokenizer.encode(text, add_special_tokens=False)) < 2 * len(text.split())
 
 
-def test_gguf_splits_real_text_as_transformers_does(tiny, tokenizer):
-    rows = (SHARED / "data/alpaca_eval2/instructions.jsonl").read_text().splitlines()
-    engine = LlamaCpp(tiny / "model-Q4_K_M.gguf", n_ctx=16)
-    for text in (json.loads(row)["instruction"] for row in rows):
-        assert engine.tokenize(text, special=False) == tokenizer.encode(text, add_special_tokens=False)
+def test_a_tokenizer_of_another_size_is_refused(tmp_path):
+    with pytest.raises(InputError, match=r"--tokenizer: .*policy has 768 tokens, and the model 128,256\. Give"):
+        make_model(SHAPES["tiny"], tmp_path / "model", tokenizer=model_path("embedded"))
+    assert not (tmp_path / "model").exists()
 
 
 @pytest.mark.parametrize(
@@ -116,23 +109,6 @@ def test_gguf_splits_real_text_as_transformers_does(tiny, tokenizer):
 def test_special_tokens(tokenizer, token, expected):
     assert tokenizer.encode(token, add_special_tokens=False) == [expected]
     assert len(tokenizer) == 128_256
-
-
-def test_chat_template_is_metas(tiny, tokenizer):
-    published = (TOKENIZER / "templates/meta-llama-Llama-3.1-8B-Instruct.jinja").read_text()
-    assert tokenizer.chat_template == published
-    assert read_vocabulary(tiny / "model-Q4_K_M.gguf")[-1] == published
-    messages = [
-        {"role": "system", "content": "You are a helpful assistant"},
-        {"role": "user", "content": "Answer who are you in the form of jeopardy?"},
-    ]
-    # Meta's rendered prompt, with the two lines of dates that the template adds to every system message.
-    document = (TOKENIZER / "llama3/prompt_format_llama3_1.md").read_text()
-    start = document.index("<|begin_of_text|><|start_header_id|>system")
-    end = "<|start_header_id|>assistant<|end_header_id|>\n\n"
-    prompt = document[start : document.index(end, start) + len(end)]
-    rendered = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    assert rendered.replace("Cutting Knowledge Date: December 2023\nToday Date: 26 Jul 2024\n\n", "") == prompt
 
 
 @pytest.mark.parametrize(
