@@ -44,8 +44,13 @@ class Mean:
     """How many seeds."""
 
 
+def percent(value: float | None) -> str:
+    """Return a share as a percentage with one decimal, or "-" where there is none."""
+    return "-" if value is None else f"{100 * value:.1f} %"
+
+
 def share(successes: float, n: int) -> Share:
-    """successes / n with the Wilson score interval (E. B. Wilson 1927), which holds near 0 and 1 too.
+    """Return successes / n with the Wilson score interval (E. B. Wilson 1927), which holds near 0 and 1 too.
 
     Successes may be fractional, for ties that count half.
     """

@@ -10,12 +10,13 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar, get_args
 
 from tpo_lite.errors import InputError
+from tpo_lite.files import write_atomically
 from tpo_lite.thoughts import Outcome
 
 R = TypeVar("R", bound="Record")
@@ -25,8 +26,15 @@ VerdictLabel = Literal["A", "B", "tie", "unparsed", "overlong"]
 verdict could be read, "overlong" if the comparison did not fit the judge's context and was not made."""
 VERDICT_LABELS: tuple[VerdictLabel, ...] = get_args(VerdictLabel)
 
+DropReason = Literal["no_well_formed", "one_response", "not_judged", "tied", "too_long"]
+"""Why a prompt has no pair."""
+DROP_REASONS: tuple[DropReason, ...] = get_args(DropReason)
+
 PairKind = Literal["best-worst", "malformed"]
 """What is rejected: the worst response, or an output that could not be parsed."""
+
+PairCount = Literal["prompts"] | PairKind | DropReason
+"""Keys of a count of prompts: all of them, those with a pair by its kind, those without one by the reason."""
 
 
 @dataclass(frozen=True)
@@ -34,25 +42,31 @@ class Record:
     """A line of a run's JSONL files."""
 
     def to_dict(self) -> dict[str, Any]:
-        """This record as plain lists, dicts, strings and numbers."""
+        """Return this record as plain lists, dicts, strings and numbers."""
         return dataclasses.asdict(self)
 
     def to_json(self) -> str:
-        """This record as one line of JSON, without a line break."""
+        """Return this record as one line of JSON, without the line break."""
         return json.dumps(self.to_dict(), ensure_ascii=False)
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Self:
-        """The inverse of `to_dict`."""
+        """Make a record from what `to_dict` gave."""
         return cls(**data)
 
 
 @dataclass(frozen=True)
-class Instruction(Record):
-    """One user instruction x."""
+class UnitRecord(Record):
+    """A record about one unit of work."""
 
     id: str
-    """Unique within a run; a hash of the normalised text."""
+    """The id of the instruction, a hash of its normalised text; in calibration, that of the pair of responses."""
+
+
+@dataclass(frozen=True)
+class Instruction(UnitRecord):
+    """One user instruction x."""
+
     text: str
     """What the user asks, without thought prompt or chat markers."""
     source: str
@@ -98,7 +112,7 @@ class PromptSamples(Record):
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Self:
-        """The inverse of `to_dict`."""
+        """Make a record from what `to_dict` gave."""
         return cls(
             Instruction(**data["instruction"]),
             data["prompt_ids"],
@@ -123,11 +137,9 @@ class Comparison(Record):
 
 
 @dataclass(frozen=True)
-class PromptJudgements(Record):
+class PromptJudgements(UnitRecord):
     """All comparisons made for one instruction, between distinct responses only."""
 
-    id: str
-    """The instruction's id."""
     comparisons: list[Comparison]
     """Each stands for every pair of samples with the same two response texts."""
     calls: int
@@ -137,7 +149,7 @@ class PromptJudgements(Record):
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Self:
-        """The inverse of `to_dict`."""
+        """Make a record from what `to_dict` gave."""
         return cls(
             data["id"],
             [Comparison(**comparison) for comparison in data["comparisons"]],
@@ -147,11 +159,9 @@ class PromptJudgements(Record):
 
 
 @dataclass(frozen=True)
-class PromptScores(Record):
+class PromptScores(UnitRecord):
     """Ratings of one instruction's well-formed samples."""
 
-    id: str
-    """The instruction's id."""
     ks: list[int]
     """The samples rated; malformed ones never are."""
     ratings: list[float]
@@ -165,11 +175,9 @@ class PromptScores(Record):
 
 
 @dataclass(frozen=True)
-class Pair(Record):
+class Pair(UnitRecord):
     """One preference pair: p+x -> z_c+y_c preferred to p+x -> z_r+y_r."""
 
-    id: str
-    """The instruction's id."""
     kind: PairKind
     """What is rejected."""
     prompt_ids: list[int]
@@ -189,11 +197,9 @@ class Pair(Record):
 
 
 @dataclass(frozen=True)
-class MatchResult(Record):
+class MatchResult(UnitRecord):
     """One validation instruction: a checkpoint's response against another model's."""
 
-    id: str
-    """The instruction's id."""
     win: float
     """The mean over both orders of the probability that the checkpoint's response is better."""
     overlong: bool = False
@@ -201,7 +207,7 @@ class MatchResult(Record):
 
 
 def read_jsonl(path: Path, kind: type[R]) -> Iterator[R]:
-    """The records of a run's JSONL file; a last line cut off by a kill is not a record.
+    """Yield the records of a run's JSONL file; a last line cut off by a kill is not a record.
 
     A missing file has no records. Raises `InputError` for a damaged line that is not the last.
     """
@@ -217,8 +223,13 @@ def read_jsonl(path: Path, kind: type[R]) -> Iterator[R]:
             ) from error
 
 
+def write_jsonl(path: Path, records: Iterable[Record]) -> None:
+    """Write a whole JSONL file of records, atomically."""
+    write_atomically(path, "".join(record.to_json() + "\n" for record in records))
+
+
 class JsonlAppender:
-    """Appends records to a file so that each survives a kill: one write and fsync a batch.
+    """Appends records to a file so that each survives a kill: one write and fsync for each call.
 
     Opening drops a last line that a kill cut off.
     """
@@ -234,7 +245,7 @@ class JsonlAppender:
         self._file = path.open("ab")
 
     def append(self, *records: Record) -> None:
-        """Writes the records and waits until they are on disk."""
+        """Write the records and wait until they are on disk."""
         text = "".join(record.to_json() + "\n" for record in records)
         self._file.write(text.encode())
         self._file.flush()

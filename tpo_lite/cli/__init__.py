@@ -66,8 +66,7 @@ def train(
     """
     from rich.console import Console
 
-    from tpo_lite.files import read_json
-    from tpo_lite.loop import orchestrator, results
+    from tpo_lite.loop import orchestrator, results, tables
     from tpo_lite.recipe import load_recipe, recipe_path
     from tpo_lite.run import RunFolder
 
@@ -97,13 +96,13 @@ def train(
     console = Console()
 
     def show(iteration: int) -> None:
-        results.print_iteration(read_json(run.root / "results.json"), iteration, console)
+        tables.print_iteration(results.read_results(run), iteration, console)
 
     try:
         orchestrator.train(run, debug, show)
     except orchestrator.PhaseFailed as failed:  # the phase has said why
         sys.exit(failed.exit_code)
-    results.print_final(read_json(run.root / "results.json"), console)
+    tables.print_final(results.read_results(run), console)
     for arm in loaded.arms:
         model = run.trained(arm, loaded.iterations)
         made = run.iteration(arm, model - 1) / ("model" if loaded.merge == "requantize" else "adapter")
@@ -118,19 +117,19 @@ def status(run_dir: Path, as_json: bool, debug: bool) -> None:
     """Shows how far a run is and its figures."""
     from rich.console import Console
 
-    from tpo_lite.loop import results
+    from tpo_lite.loop import results, tables
     from tpo_lite.run import RunFolder
 
     run = RunFolder(run_dir)
     collected = results.collect(run)
     coming = next_phase(run)
     if as_json:
-        click.echo(json.dumps(collected | {"next": coming}, indent=2))
+        click.echo(json.dumps(collected.to_dict() | {"next": coming}, indent=2))
         return
     console = Console()
-    for iteration in range(max(len(arm["iterations"]) for arm in collected["arms"].values())):
-        results.print_iteration(collected, iteration, console)
-    results.print_final(collected, console)
+    for iteration in range(max(len(arm.iterations) for arm in collected.arms.values())):
+        tables.print_iteration(collected, iteration, console)
+    tables.print_final(collected, console)
     if coming is None:
         click.echo("finished")
     else:

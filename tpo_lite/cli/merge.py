@@ -30,12 +30,12 @@ def merge_report(run_dir: Path, as_json: bool, debug: bool) -> None:
     from tpo_lite.run import RunFolder
 
     try:
-        report = measure(RunFolder(run_dir), debug)
+        reports = measure(RunFolder(run_dir), debug)
     except orchestrator.PhaseFailed as failed:  # the process has said why
         if failed.exit_code == OutOfMemory.exit_code:
             raise TpoError("memory ran out. End other programs that use it and run the same command again.") from failed
         sys.exit(failed.exit_code)
     if as_json:
-        click.echo(json.dumps(report, indent=2))
+        click.echo(json.dumps([report.to_dict() for report in reports], indent=2))
     else:
-        print_report(report, Console())
+        print_report(reports, Console())

@@ -1,7 +1,8 @@
-"""What each merge costs, iteration by iteration: collected and shown. The measuring is a process of its own."""
+"""What each merge costs, iteration by iteration: collected and shown. A process of its own measures it."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from rich import box
@@ -9,51 +10,65 @@ from rich.console import Console
 from rich.table import Table
 
 from tpo_lite.errors import InputError
+from tpo_lite.intervals import percent
 from tpo_lite.loop import orchestrator
-from tpo_lite.loop.results import percent
+from tpo_lite.phases.summaries import MergeReportSummary, read_summary
+from tpo_lite.recipe import Arm
 from tpo_lite.run import PHASES, RunFolder
 
 
-def measure(run: RunFolder, debug: bool) -> list[dict[str, Any]]:
-    """Measures the finished iterations that have not been measured yet; returns all.
+@dataclass(frozen=True)
+class MergeReport:
+    """What each merge would cost in one iteration of an arm."""
 
-    One entry an iteration of an arm: `arm`, `iteration` (t, which makes M_{t+1}), `update_norm` (relative), `rank`,
-    and `strategies`: {merge: {kl (nats a token), seconds, bytes}}, empty where M_t was kept; "none" loses the
-    update. Raises `InputError` for a run without a finished iteration and `PhaseFailed`.
+    arm: Arm
+    """The arm."""
+    iteration: int
+    """t: the merge makes M_{t+1}."""
+    summary: MergeReportSummary
+    """The figures."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report as one flat JSON object."""
+        return {"arm": self.arm, "iteration": self.iteration} | self.summary.to_dict()
+
+
+def measure(folder: RunFolder, debug: bool) -> list[MergeReport]:
+    """Measure the finished iterations that have not been measured yet; return the reports of all.
+
+    Raises `InputError` for a run without a finished iteration, and `PhaseFailed` if a measurement fails.
     """
-    recipe = run.recipe
-    report = []
+    recipe = folder.recipe
+    reports = []
     for arm in recipe.arms:
         for iteration in range(recipe.iterations):
-            if not run.is_done(PHASES[-1], arm, iteration):
+            if not folder.is_done(PHASES[-1], arm, iteration):
                 break
-            if not run.is_done("merge_report", arm, iteration):
-                code = orchestrator.process(run, "merge_report", arm, iteration, debug)
+            if not folder.is_done("merge_report", arm, iteration):
+                code = orchestrator.process(folder, "merge_report", arm, iteration, debug)
                 if code:
                     raise orchestrator.PhaseFailed(code)
-            summary = run.done("merge_report", arm, iteration)["summary"]
-            report.append({"arm": arm, "iteration": iteration} | summary)
-    if not report:
-        raise InputError(f"{run.root} has no finished iteration. Run `tpo-lite train --out {run.root}` first.")
-    return report
+            reports.append(MergeReport(arm, iteration, read_summary(MergeReportSummary, folder, arm, iteration)))
+    if not reports:
+        raise InputError(f"{folder.root} has no finished iteration. Run `tpo-lite train --out {folder.root}` first.")
+    return reports
 
 
-def print_report(report: list[dict[str, Any]], console: Console) -> None:
-    """A row a merge, grouped by iteration."""
-    title = "KL(base + adapter || merged), nats a token"
+def print_report(reports: list[MergeReport], console: Console) -> None:
+    """Print one row per merge, grouped by iteration."""
+    title = "KL(base + adapter || merged), nats per token"
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1))
     for heading in ("made", "update", "merge"):
         table.add_column(heading)
     for heading in ("KL", "seconds", "disk, MB"):
         table.add_column(heading, justify="right")
-    for entry in report:
-        head = [f"{entry['arm']} M_{entry['iteration'] + 1}", percent(entry["update_norm"])]
-        if not entry["strategies"]:
+    for report in reports:
+        head = [f"{report.arm} M_{report.iteration + 1}", percent(report.summary.update_norm)]
+        if not report.summary.strategies:
             table.add_row(*head, "M_t kept", "-", "-", "-")
-        for name, figures in entry["strategies"].items():
+        for name, cost in report.summary.strategies.items():
             shown = "none (update lost)" if name == "none" else name
-            kl, seconds, megabytes = figures["kl"], figures["seconds"], figures["bytes"] / 1e6
-            table.add_row(*head, shown, f"{kl:.1e}", f"{seconds:.1f}", f"{megabytes:.1f}")
+            table.add_row(*head, shown, f"{cost.kl:.1e}", f"{cost.seconds:.1f}", f"{cost.bytes / 1e6:.1f}")
             head = ["", ""]
         table.add_section()
     console.print(table)

@@ -1,4 +1,4 @@
-"""Phase "generate": K thoughts and responses an instruction, sampled from M_t (the paper's thought prompts)."""
+"""Phase "generate": K thoughts and responses per instruction, sampled from M_t (the paper's thought prompts)."""
 
 from __future__ import annotations
 
@@ -7,66 +7,58 @@ from tpo_lite.phases.process import phase_main
 if __name__ == "__main__":
     phase_main("generate")
 
-from pathlib import Path
-from typing import Any
-
-from tpo_lite.phases.summaries import sample_summary, validation_summary
-from tpo_lite.progress import progress
-from tpo_lite.records import Instruction, JsonlAppender, PromptSamples, read_jsonl
+from tpo_lite.machine.device import Device
+from tpo_lite.phases.figures import output_figures, validation_figures
+from tpo_lite.phases.summaries import GenerateSummary, ValidationFigures
+from tpo_lite.recipe import Arm
+from tpo_lite.records import Instruction, PromptSamples, read_jsonl
 from tpo_lite.run import RunFolder
-from tpo_lite.sampling.policy import LoadedPolicy, policy, sampling_key
+from tpo_lite.sampling.policy import LoadedPolicy, Policy, policy, sampling_key
+from tpo_lite.sampling.to_file import sample_into, sample_validation
+from tpo_lite.settled import SettledRecipe
 from tpo_lite.thoughts import thought_prompt
 
 PROBE_PROMPTS = 4
+"""Prompts on which the adapter is shown to be live."""
 
 
-def run(run: RunFolder, arm: str, iteration: int) -> dict[str, Any]:
-    """Writes samples.jsonl and, once, the base model's validation samples; returns the parse outcomes."""
-    recipe = run.recipe
-    style = recipe.style(arm)
-    on = policy(run, recipe, arm, iteration)
-    loaded = LoadedPolicy(recipe, on)
-    instructions = list(read_jsonl(run.instructions(f"iteration-{iteration}"), Instruction))
-    summary: dict[str, Any] = {"engine": loaded.engine}
-    if on.adapter is not None:
-        prompts = [loaded.chat.prompt_ids(thought_prompt(style, x.text)) for x in instructions[:PROBE_PROMPTS]]
-        summary["probe"] = loaded.probe(prompts)
-    if iteration == 0:
-        held_out = list(read_jsonl(run.instructions("validation"), Instruction))
-        sample_into(
-            run.validation_of(arm, 0), loaded, held_out, arm, sampling_key(recipe, arm, 0, "validation"), 1,
-            recipe.evaluation.retries, f"{arm} M_0 validation",
-        )  # fmt: skip
-        summary["base"] = validation_summary(list(read_jsonl(run.validation_of(arm, 0), PromptSamples)))
-    path = run.iteration(arm, iteration) / "samples.jsonl"
+def run(folder: RunFolder, recipe: SettledRecipe, arm: Arm, iteration: int, device: Device) -> GenerateSummary:
+    """Write samples.jsonl and, in the first iteration, the base model's validation samples."""
+    current = policy(folder, recipe, arm, iteration)
+    loaded = LoadedPolicy(recipe, current)
+    label = f"{arm} {iteration + 1} generate"
+    instructions = list(read_jsonl(folder.instructions(f"iteration-{iteration}"), Instruction))
+    probe = None
+    if current.adapter is not None:
+        prompts = [thought_prompt(recipe.style(arm), x.text) for x in instructions[:PROBE_PROMPTS]]
+        probe = loaded.probe([loaded.chat.prompt_ids(prompt) for prompt in prompts])
+    base = _base(folder, loaded, arm) if iteration == 0 else None
+    path = folder.iteration(arm, iteration) / "samples.jsonl"
     key = sampling_key(recipe, arm, iteration, "train")
-    sample_into(path, loaded, instructions, arm, key, recipe.sampling.k, 0, f"{arm} {iteration + 1} generate")
-    samples = list(read_jsonl(path, PromptSamples))
-    if loaded.engine == "gguf":
-        from tpo_lite.sampling.shift import sampling_shift
+    prompts_samples = sample_into(path, loaded, instructions, arm, key, recipe.sampling.k, 0, label)
+    shift = _shift(loaded, current, device, prompts_samples, label) if loaded.engine == "gguf" else None
+    outputs = output_figures([sample for prompt in prompts_samples for sample in prompt.samples])
+    return GenerateSummary(
+        engine=loaded.engine,
+        probe=probe,
+        base=base,
+        shift=shift,
+        prompts=len(prompts_samples),
+        parse=outputs.parse,
+        thought_tokens=outputs.thought_tokens,
+        response_tokens=outputs.response_tokens,
+    )
 
-        summary["shift"] = sampling_shift(loaded.sampler, on, loaded.device, samples)
-        apart = f"sampler and trainer are KL {summary['shift']:.4f} nats a token apart"
-        print(f"{arm} {iteration + 1} generate: {apart}", flush=True)
-    return summary | sample_summary(samples)
+
+def _base(folder: RunFolder, loaded: LoadedPolicy, arm: Arm) -> ValidationFigures:
+    path = folder.validation_of(arm, 0)
+    return validation_figures(sample_validation(path, loaded, folder, arm, 0, f"{arm} M_0 validation"))
 
 
-def sample_into(
-    path: Path,
-    loaded: LoadedPolicy,
-    instructions: list[Instruction],
-    arm: str,
-    key: str,
-    k: int,
-    retries: int,
-    label: str,
-) -> None:
-    """Samples what `path` does not hold yet; each prompt is on disk as soon as it is sampled."""
-    finished = frozenset(record.instruction.id for record in read_jsonl(path, PromptSamples))
-    with (
-        JsonlAppender(path) as out,
-        progress(label, len(instructions), "prompts", len(finished)) as advance,
-    ):
-        for prompt in loaded.draw(instructions, loaded.recipe.style(arm), key, k, retries, finished):
-            out.append(prompt)
-            advance(1)
+def _shift(loaded: LoadedPolicy, current: Policy, device: Device, samples: list[PromptSamples], label: str) -> float:
+    """Measure how far the policy that samples is from the one that trains, and print it."""
+    from tpo_lite.sampling.shift import sampling_shift
+
+    shift = sampling_shift(loaded.sampler, current, device, samples)
+    print(f"{label}: sampler and trainer are KL {shift:.4f} nats per token apart", flush=True)
+    return shift

@@ -1,6 +1,6 @@
 """Phase "merge_report": what every merge would make of the checkpoint that an iteration chose.
 
-No part of a run's iterations; `tpo-lite merge-report` starts it for each that is finished.
+It is not part of a run's iterations; `tpo-lite merge-report` starts it for each iteration that is finished.
 """
 
 from __future__ import annotations
@@ -13,17 +13,23 @@ if __name__ == "__main__":
 import gc
 import shutil
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from peft import PeftModel
+from torch import Tensor
 
 from tpo_lite.adapters import difference, rank_of, read_adapter, write_adapter
-from tpo_lite.machine.device import chosen_device
+from tpo_lite.machine.device import Device
 from tpo_lite.nf4 import load_base
+from tpo_lite.phases.summaries import MergeCost, MergeReportSummary, MergeVariant
+from tpo_lite.recipe import Arm, MergeBase
 from tpo_lite.run import KEPT, RunFolder
 from tpo_lite.sampling.policy import policy
+from tpo_lite.settled import SettledRecipe
 from tpo_lite.training.divergence import (
+    Sequence,
     divergence,
     log_probabilities,
     relative_norm,
@@ -33,60 +39,70 @@ from tpo_lite.training.divergence import (
 )
 from tpo_lite.training.requantize import merge_to_disk
 
+REQUANTIZED: dict[MergeVariant, MergeBase] = {"requantize w16": "w16", "requantize nf4": "nf4"}
 
-def run(run: RunFolder, arm: str, iteration: int) -> dict[str, Any]:
-    """Makes M_{t+1} in each way, one after the other, in a folder that is removed again.
 
-    Returns the relative norm of the update, its rank, and for each way KL(base + adapter || M_{t+1}) in nats a
-    token, seconds and bytes on disk; `none` is M_t, what a merge that loses the whole update comes to. In a run
-    with `fold` or `continue` the requantized models are the original base with the updates of all iterations
-    so far; in one with `requantize` each is the last one's model with one update.
+@dataclass(frozen=True)
+class Before:
+    """The chosen checkpoint, which every merge is compared with."""
+
+    sequences: list[Sequence]
+    """What it answered on the validation slice."""
+    log_probabilities: list[Tensor]
+    """Its own, for these sequences."""
+
+    def cost(self, after: Any, seconds: float, written: Path) -> MergeCost:
+        """Measure a merge that made the model `after` in `seconds` and wrote the folder `written`."""
+        kl = divergence(self.log_probabilities, log_probabilities(after, self.sequences))
+        return MergeCost(kl=kl, seconds=seconds, bytes=size(written))
+
+
+def run(folder: RunFolder, recipe: SettledRecipe, arm: Arm, iteration: int, device: Device) -> MergeReportSummary:
+    """Make M_{t+1} in each way, one after the other, in a folder that is removed again.
+
+    In a run with `fold` or `continue` the requantized models are the original base with the updates of all iterations
+    so far. In one with `requantize` each is the last iteration's model with one update.
     """
-    recipe = run.recipe
-    folder = run.iteration(arm, iteration)
-    if run.chosen(arm, iteration) == KEPT:
-        return {"update_norm": 0.0, "rank": 0, "strategies": {}}
-    on = policy(run, recipe, arm, iteration)
-    chosen = folder / "train" / run.chosen(arm, iteration)
+    here = folder.iteration(arm, iteration)
+    if folder.chosen(arm, iteration) == KEPT:
+        return MergeReportSummary(update_norm=0.0, rank=0, strategies={})
+    current = policy(folder, recipe, arm, iteration)
+    chosen = here / "train" / folder.chosen(arm, iteration)
     new, scale = read_adapter(chosen)
-    old = read_adapter(on.adapter)[0] if on.adapter else None
-    device = chosen_device()
-    sequences = validation_sequences(run, arm, iteration + 1)
-    model = PeftModel.from_pretrained(load_base(on.model, device), chosen).eval()
-    before = list(log_probabilities(model, sequences))
-    summary = {"update_norm": relative_norm(model, difference(new, old), scale), "rank": rank_of(new)}
-    strategies: dict[str, dict[str, float]] = {}
-    work = folder / "merge-report"
-
-    def record(name: str, after: Any, seconds: float, path: Path) -> None:
-        kl = divergence(before, log_probabilities(after, sequences))
-        strategies[name] = {"kl": kl, "seconds": seconds, "bytes": size(path)}
+    old = read_adapter(current.adapter)[0] if current.adapter else None
+    sequences = validation_sequences(folder, arm, iteration + 1)
+    model = PeftModel.from_pretrained(load_base(current.model, device), chosen).eval()
+    before = Before(sequences, list(log_probabilities(model, sequences)))
+    update_norm = relative_norm(model, difference(new, old), scale)
+    work = here / "merge-report"
+    costs: dict[MergeVariant, MergeCost] = {}
 
     if old is not None:
-        record("none", with_adapter(model, old, scale, "none"), 0.0, work / "none")
+        costs["none"] = before.cost(with_adapter(model, old, scale, "none"), 0.0, work / "none")
     else:
         with model.disable_adapter():
-            record("none", model, 0.0, work / "none")
-    for name in ("fold", "continue"):
+            costs["none"] = before.cost(model, 0.0, work / "none")
+    names: tuple[MergeVariant, ...] = ("fold", "continue")
+    for name in names:
         start = time.monotonic()
-        write_adapter(work / name, new, scale, on.model, like=chosen)
+        write_adapter(work / name, new, scale, current.model, like=chosen)
         seconds = time.monotonic() - start
         written = read_adapter(work / name)[0]
         if name == "fold":
             written = with_fresh_block(model, written, recipe, arm, iteration + 1)
-        record(name, with_adapter(model, written, scale, name), seconds, work / name)
+        costs[name] = before.cost(with_adapter(model, written, scale, name), seconds, work / name)
     del model
-    for base in ("w16", "nf4"):
+    for name, base in REQUANTIZED.items():
         start = time.monotonic()
-        merge_to_disk(on.model, new, scale, work / base, base)
+        merge_to_disk(current.model, new, scale, work / base, base)
         seconds = time.monotonic() - start
-        gc.collect()  # the model before: its parts refer to each other
-        record(f"requantize {base}", load_base(str(work / base), device).eval(), seconds, work / base)
-        shutil.rmtree(work / base)  # an 8B model is 16 GB
+        gc.collect()  # the model before this one: its parts refer to each other
+        costs[name] = before.cost(load_base(str(work / base), device).eval(), seconds, work / base)
+        shutil.rmtree(work / base)  # 16 GB for an 8B model
     shutil.rmtree(work)
-    return summary | {"strategies": strategies}
+    return MergeReportSummary(update_norm=update_norm, rank=rank_of(new), strategies=costs)
 
 
 def size(folder: Path) -> int:
-    """Bytes of the files of a folder; 0 for one that is not there."""
+    """Return the bytes of a folder's files; 0 for a folder that is not there."""
     return sum(file.stat().st_size for file in folder.glob("*"))

@@ -7,24 +7,24 @@ from tpo_lite.phases.process import phase_main
 if __name__ == "__main__":
     phase_main("pair")
 
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping
 
 from tpo_lite.errors import TpoError
-from tpo_lite.files import write_atomically
-from tpo_lite.phases.summaries import pair_summary
+from tpo_lite.machine.device import Device
+from tpo_lite.phases.figures import pair_figures
+from tpo_lite.phases.summaries import PairSummary
 from tpo_lite.preferences.pairs import make_pairs, score_prompts
-from tpo_lite.records import PromptJudgements, PromptSamples, Record, read_jsonl
+from tpo_lite.recipe import Arm
+from tpo_lite.records import PairCount, PromptJudgements, PromptSamples, read_jsonl, write_jsonl
 from tpo_lite.run import RunFolder
+from tpo_lite.settled import SettledRecipe
 
 
-def run(run: RunFolder, arm: str, iteration: int) -> dict[str, Any]:
-    """Writes scores.jsonl and pairs.jsonl; returns rho, counts and lengths. Raises `TpoError` without a pair."""
-    recipe = run.recipe
-    folder = run.iteration(arm, iteration)
-    samples = list(read_jsonl(folder / "samples.jsonl", PromptSamples))
-    judgements = {record.id: record for record in read_jsonl(folder / "judgements.jsonl", PromptJudgements)}
+def run(folder: RunFolder, recipe: SettledRecipe, arm: Arm, iteration: int, device: Device) -> PairSummary:
+    """Write scores.jsonl and pairs.jsonl. Raises `TpoError` if no prompt has a pair."""
+    here = folder.iteration(arm, iteration)
+    samples = list(read_jsonl(here / "samples.jsonl", PromptSamples))
+    judgements = {record.id: record for record in read_jsonl(here / "judgements.jsonl", PromptJudgements)}
     rho = recipe.length_control.rho
     scored = score_prompts(
         samples,
@@ -41,26 +41,29 @@ def run(run: RunFolder, arm: str, iteration: int) -> dict[str, Any]:
         max_tokens=recipe.pairs.max_tokens,
         seed=recipe.seed,
     )
-    _write(folder / "scores.jsonl", list(scored.scores.values()))
-    _write(folder / "pairs.jsonl", made.pairs)
-    summary = {"rho": scored.rho, "rho_reached": scored.reached} | pair_summary(made)
+    write_jsonl(here / "scores.jsonl", scored.scores.values())
+    write_jsonl(here / "pairs.jsonl", made.pairs)
     if not made.pairs:
         raise TpoError(
             f"{arm}, iteration {iteration + 1}: no prompt has a pair ({_reasons(made.counts)}), so there is nothing to "
             f"train on. {_remedy(made.counts)}"
         )
-    return summary
+    figures = pair_figures(made)
+    return PairSummary(
+        rho=scored.rho,
+        rho_reached=scored.reached,
+        pairs=figures.pairs,
+        counts=figures.counts,
+        chosen_tokens=figures.chosen_tokens,
+        rejected_tokens=figures.rejected_tokens,
+    )
 
 
-def _write(path: Path, records: Sequence[Record]) -> None:
-    write_atomically(path, "".join(record.to_json() + "\n" for record in records))
-
-
-def _reasons(counts: dict[str, int]) -> str:
+def _reasons(counts: Mapping[PairCount, int]) -> str:
     return ", ".join(f"{count} {reason}" for reason, count in counts.items() if count)
 
 
-def _remedy(counts: dict[str, int]) -> str:
+def _remedy(counts: Mapping[PairCount, int]) -> str:
     if counts["no_well_formed"] * 2 > counts["prompts"]:
         return (
             "The model does not follow the thought prompt: look at samples.jsonl, raise sampling.max_new_tokens if "

@@ -1,6 +1,6 @@
 """Phase "prepare": instructions in, disjoint slices out (the paper's data and sampling). Imports no torch.
 
-The judge is checked too, so that a file that is none comes to light before hours of sampling, not after.
+The judge is checked too, so that a file that is no judge shows before hours of sampling and not after.
 """
 
 from __future__ import annotations
@@ -10,35 +10,34 @@ from tpo_lite.phases.process import phase_main
 if __name__ == "__main__":
     phase_main("prepare", per_arm=False)
 
-from typing import Any
-
 from tpo_lite.chat import Chat, load_tokenizer
-from tpo_lite.files import write_atomically
 from tpo_lite.hub import model_path
 from tpo_lite.instructions.load import load
 from tpo_lite.instructions.slices import prepare, slices
 from tpo_lite.judges.open import check_judge
+from tpo_lite.machine.device import Device
+from tpo_lite.phases.summaries import PrepareSummary
 from tpo_lite.recipe import Recipe
-from tpo_lite.records import Instruction
+from tpo_lite.records import Instruction, write_jsonl
 from tpo_lite.run import RunFolder
+from tpo_lite.settled import SettledRecipe
 
 
 def read_source(recipe: Recipe) -> tuple[list[Instruction], int]:
-    """All instructions of the recipe's source, and how many malformed lines were left out."""
+    """Return all instructions of the recipe's source, and how many malformed lines were left out."""
     settings = recipe.instructions
     if settings.source == "embedded":
         from tpo_lite.embedded.world import instructions
 
-        # Near duplicates and overlong ones may fall out: make more than are needed.
+        # More than are needed, as near duplicates and long ones may be dropped.
         needed = recipe.iterations * settings.per_iteration + settings.validation
         return instructions(needed + needed // 4 + 50, recipe.seed), 0
     loaded = load(settings.source, skip_bad=settings.skip_bad)
     return loaded.instructions, loaded.bad
 
 
-def run(run: RunFolder) -> dict[str, Any]:
-    """Writes instructions/validation.jsonl and instructions/iteration-<t>.jsonl; returns the counts."""
-    recipe = run.recipe
+def run(folder: RunFolder, recipe: SettledRecipe, device: Device) -> PrepareSummary:
+    """Write instructions/validation.jsonl and instructions/iteration-<t>.jsonl."""
     settings = recipe.instructions
     found, bad = read_source(recipe)
     chat = Chat(load_tokenizer(model_path(recipe.model)))
@@ -53,13 +52,15 @@ def run(run: RunFolder) -> dict[str, Any]:
         validation=settings.validation,
     )
     check_judge(recipe.judge)
-    named = {"validation": parts.validation}
-    named |= {f"iteration-{t}": part for t, part in enumerate(parts.iterations)}
-    for name, part in named.items():
-        write_atomically(run.instructions(name), "".join(record.to_json() + "\n" for record in part))
-    counts = {"bad": bad} | prepared.counts
-    said = ", ".join(
-        f"{count} {reason}" for reason, count in counts.items() if count and reason not in ("read", "kept")
-    )
-    print(f"instructions: {counts['kept']} kept of {counts['read']}" + (f" ({said})" if said else ""), flush=True)
-    return counts
+    write_jsonl(folder.instructions("validation"), parts.validation)
+    for t, part in enumerate(parts.iterations):
+        write_jsonl(folder.instructions(f"iteration-{t}"), part)
+    summary = PrepareSummary(bad=bad, **prepared.counts)
+    print(f"instructions: {summary.kept} kept of {summary.read}{_reasons(summary)}", flush=True)
+    return summary
+
+
+def _reasons(summary: PrepareSummary) -> str:
+    counts = summary.to_dict().items()
+    reasons = [f"{count} {reason}" for reason, count in counts if count and reason not in ("read", "kept")]
+    return f" ({', '.join(reasons)})" if reasons else ""

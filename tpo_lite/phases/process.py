@@ -46,6 +46,8 @@ logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 def run_phase(name: str, root: Path, arm: str | None, iteration: int) -> None:
     """Runs one phase in this process unless it is finished. Raises `TpoError` for what a user can mend."""
+    from tpo_lite.machine.device import chosen_device, wants_cuda
+
     run = RunFolder(root)
     recipe = run.recipe
     if arm is not None and arm not in recipe.arms:
@@ -59,8 +61,12 @@ def run_phase(name: str, root: Path, arm: str | None, iteration: int) -> None:
             check_order(run, name, arm, iteration)
         with PeakMemory() as peak:
             module = importlib.import_module(f"tpo_lite.phases.{name}")
-            summary = module.run(run, arm, iteration) if arm else module.run(run)
-            run.mark_done(name, arm, iteration, summary, peak.bytes())
+            if name in ("generate", "dpo", "validate", "fold", "merge_report"):
+                device = chosen_device()
+            else:  # these load no torch
+                device = "cuda" if wants_cuda() else "cpu"
+            summary = module.run(run, recipe, arm, iteration, device) if arm else module.run(run, recipe, device)
+            run.mark_done(name, arm, iteration, summary.to_dict(), peak.bytes())
 
 
 def check_order(run: RunFolder, name: str, arm: str, iteration: int) -> None:

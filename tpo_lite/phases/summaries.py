@@ -1,81 +1,308 @@
-"""What a phase's records come to: the figures that results.json and the tables show."""
+"""What each phase returns: one typed summary, kept as JSON in `done/<phase>.json`.
+
+results.json and the tables are made from these. Imports no model library and no numpy.
+"""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
-from statistics import fmean
-from typing import Any
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, Self, TypeVar
 
-from tpo_lite.checking import is_right
-from tpo_lite.intervals import first_slot_rate, flip_rate
-from tpo_lite.preferences.pairs import Pairs
-from tpo_lite.records import PromptJudgements, PromptSamples, Sample
-from tpo_lite.thoughts import OUTCOMES
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
+from tpo_lite.errors import InputError
+from tpo_lite.recipe import Arm, Merge
+from tpo_lite.records import PairCount
+from tpo_lite.run import RunFolder
+from tpo_lite.thoughts import Outcome
 
-def mean(values: Sequence[float]) -> float | None:
-    """The mean, or None of nothing."""
-    return fmean(values) if values else None
+S = TypeVar("S", bound="PhaseSummary")
 
 
-def sample_summary(prompts: Sequence[PromptSamples]) -> dict[str, Any]:
-    """Parse outcomes over all samples, and mean lengths over the well-formed ones."""
-    samples = [sample for prompt in prompts for sample in prompt.samples]
-    return {"prompts": len(prompts)} | _lengths(samples)
+@dataclass(frozen=True, kw_only=True)
+class Figures:
+    """Figures that are kept as a JSON object, field by field in this order."""
+
+    __pydantic_config__: ClassVar = ConfigDict(use_attribute_docstrings=True, extra="forbid")
+    optional: ClassVar[tuple[str, ...]] = ()
+    """Fields that the JSON leaves out where they are None; the others are null there."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return these figures as plain dicts, strings and numbers."""
+        data = dataclasses.asdict(self)
+        return {key: value for key, value in data.items() if value is not None or key not in self.optional}
+
+    @classmethod
+    def from_dict(cls, data: Any) -> Self:
+        """Read what `to_dict` gave. Raises pydantic's `ValidationError` for anything else."""
+        return TypeAdapter(cls).validate_python(data)
 
 
-def validation_summary(prompts: Sequence[PromptSamples]) -> dict[str, Any]:
-    """The same for one output a prompt, and accuracy where the instruction has an answer.
+@dataclass(frozen=True, kw_only=True)
+class PhaseSummary(Figures):
+    """What a phase found, in figures."""
 
-    Parse outcomes are those of the first attempt. Accuracy is that of the response that counts: an
-    output that stayed malformed after all retries is wrong.
+    phase: ClassVar[str]
+    """The phase's name."""
+
+
+def read_summary(kind: type[S], folder: RunFolder, arm: Arm | None, iteration: int) -> S:
+    """Read the summary of a finished phase. Raises `InputError` if its file is missing or damaged."""
+    data = folder.done(kind.phase, arm, iteration)
+    try:
+        return kind.from_dict(data["summary"])
+    except (KeyError, TypeError, ValidationError) as error:
+        path = folder.done_path(kind.phase, arm, iteration)
+        raise InputError(
+            f"{path} is damaged ({' '.join(str(error).split())}). Delete that file and run the same command again."
+        ) from error
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrepareSummary(PhaseSummary):
+    """Counts of instructions; each one that was dropped is under the first reason that holds."""
+
+    phase: ClassVar[str] = "prepare"
+    bad: int
+    """Malformed lines of the source that were left out (`instructions.skip_bad`)."""
+    read: int
+    """Instructions that were read."""
+    empty: int
+    """Dropped: no text."""
+    duplicates: int
+    """Dropped: equal to an earlier one up to case and white space."""
+    leaked: int
+    """Dropped: in an evaluation set."""
+    too_long: int
+    """Dropped: longer than `instructions.max_tokens`."""
+    near_duplicates: int
+    """Dropped: equal to an earlier one but for a few words."""
+    kept: int
+    """Instructions that are left, before slices are cut."""
+    leaked_kept: int
+    """Kept although they are in an evaluation set (`instructions.allow_leakage`)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValidationFigures(Figures):
+    """What a model answered on the validation slice, one output per instruction.
+
+    Parse outcomes and lengths are those of the first attempt.
     """
-    first = [prompt.samples[0] for prompt in prompts]
-    checked = [prompt for prompt in prompts if prompt.instruction.answer is not None]
-    right = [is_right(final_response(prompt), prompt.instruction.answer or "") for prompt in checked]
-    return {"prompts": len(prompts), "accuracy": mean(right), "checked": len(checked)} | _lengths(first)
+
+    prompts: int
+    """Instructions answered."""
+    accuracy: float | None
+    """Share of right final answers, a malformed output counting as wrong; null where no instruction has an answer."""
+    checked: int
+    """Instructions with an answer to check against."""
+    parse: dict[Outcome, int]
+    """Outputs by outcome."""
+    thought_tokens: float | None
+    """Mean length of well-formed thoughts in tokens; null without any."""
+    response_tokens: float | None
+    """Mean length of well-formed responses in tokens; null without any."""
 
 
-def final_response(prompt: PromptSamples) -> str:
-    """The response of the last attempt; empty if that was malformed too."""
-    return prompt.samples[-1].response
+@dataclass(frozen=True, kw_only=True)
+class GenerateSummary(PhaseSummary):
+    """What was sampled for training."""
+
+    phase: ClassVar[str] = "generate"
+    optional: ClassVar[tuple[str, ...]] = ("probe", "base", "shift")
+    engine: str
+    """What sampled."""
+    probe: float | None = None
+    """Largest change in log-probability (nats) that the live adapter makes; None where M_t has no adapter."""
+    base: ValidationFigures | None = None
+    """M_0 on the validation slice; in iteration 0 only."""
+    shift: float | None = None
+    """Mean KL(sampler || trainer) in nats per token; engine gguf only."""
+    prompts: int
+    """Instructions sampled."""
+    parse: dict[Outcome, int]
+    """Samples by outcome."""
+    thought_tokens: float | None
+    """Mean length of well-formed thoughts in tokens; null without any."""
+    response_tokens: float | None
+    """Mean length of well-formed responses in tokens; null without any."""
 
 
-def _lengths(samples: Sequence[Sample]) -> dict[str, Any]:
-    outcomes = Counter(sample.outcome for sample in samples)
-    well_formed = [sample for sample in samples if sample.outcome == "ok"]
-    return {
-        "parse": {outcome: outcomes[outcome] for outcome in OUTCOMES},
-        "thought_tokens": mean([sample.thought_tokens for sample in well_formed]),
-        "response_tokens": mean([sample.response_tokens for sample in well_formed]),
-    }
+@dataclass(frozen=True, kw_only=True)
+class JudgeSummary(PhaseSummary):
+    """What the judge was asked, and how much its answers depend on the order.
 
-
-def judge_summary(records: Sequence[PromptJudgements]) -> dict[str, Any]:
-    """Calls, calls saved, and how far the judge's answer hangs on the order.
-
-    The flip rate is that of the pairs asked in both orders. In an adaptive tournament these are the closer ones,
-    so that it comes out higher than a round robin's.
+    The flip rate is that of the pairs asked in both orders. An adaptive tournament asks the closer pairs in both
+    orders, so its flip rate is higher than that of a round robin.
     """
-    comparisons = [record.comparisons for record in records]
-    every = [comparison for group in comparisons for comparison in group]
-    return {
-        "calls": sum(record.calls for record in records),
-        "saved": sum(record.saved for record in records),
-        "unparsed": sum(comparison.verdict == "unparsed" for comparison in every),
-        "overlong": sum(comparison.verdict == "overlong" for comparison in every),
-        "flip_rate": flip_rate(comparisons).value,
-        "first_slot_rate": first_slot_rate(comparisons).value,
-    }
+
+    phase: ClassVar[str] = "judge"
+    calls: int
+    """Questions put to the judge."""
+    saved: int
+    """Questions that a round robin over all samples would have asked on top."""
+    unparsed: int
+    """Comparisons without a readable verdict."""
+    overlong: int
+    """Comparisons that did not fit the judge's context."""
+    flip_rate: float | None
+    """Share of pairs, asked in both orders, whose winner changes with the order; null without such a pair."""
+    first_slot_rate: float | None
+    """Share of readable verdicts for the response shown first; null without any."""
 
 
-def pair_summary(made: Pairs) -> dict[str, Any]:
-    """How many pairs, of what lengths, and why prompts have none. Lengths are of best-worst pairs."""
-    compared = [pair for pair in made.pairs if pair.kind == "best-worst"]
-    return {
-        "pairs": len(made.pairs),
-        "counts": made.counts,
-        "chosen_tokens": mean([pair.chosen_response_tokens for pair in compared]),
-        "rejected_tokens": mean([pair.rejected_response_tokens for pair in compared]),
-    }
+@dataclass(frozen=True, kw_only=True)
+class PairFigures(Figures):
+    """The pairs of an iteration."""
+
+    pairs: int
+    """Pairs made."""
+    counts: dict[PairCount, int]
+    """What became of the prompts: prompts = pairs + dropped."""
+    chosen_tokens: float | None
+    """Mean length of the chosen responses of best-worst pairs in tokens; null without any."""
+    rejected_tokens: float | None
+    """Mean length of the rejected responses of best-worst pairs in tokens; null without any."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LengthControlFigures(Figures):
+    """How strongly scores were controlled for length."""
+
+    rho: float
+    """Weight of the length."""
+    rho_reached: bool | None
+    """Whether an automatic rho kept chosen responses from being longer; null where rho was given."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairSummary(PhaseSummary, PairFigures, LengthControlFigures):
+    """Length control and pairs; in the JSON, length control comes first."""
+
+    phase: ClassVar[str] = "pair"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DpoSummary(PhaseSummary):
+    """The course of training."""
+
+    phase: ClassVar[str] = "dpo"
+    first_loss: float
+    """Loss of the first optimizer step."""
+    last_loss: float
+    """Loss of the last optimizer step."""
+    last_margin: float
+    """Mean margin of the implicit rewards in the last step."""
+    last_accuracy: float
+    """Share of pairs in the last step whose chosen output has the higher implicit reward."""
+    steps: int
+    """Optimizer steps."""
+    pairs: int
+    """Pairs trained on."""
+    rank: int
+    """Rank of the trained adapter."""
+    reference: str
+    """The reference model, such as "M_0"."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValidateSummary(PhaseSummary):
+    """What every candidate for M_{t+1} answered on the validation slice."""
+
+    phase: ClassVar[str] = "validate"
+    models: dict[str, ValidationFigures]
+    """By the checkpoint's name, and "M_t" for the model that the iteration started from."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the JSON: the object of the models itself."""
+        return {name: figures.to_dict() for name, figures in self.models.items()}
+
+    @classmethod
+    def from_dict(cls, data: Any) -> Self:
+        """Read what `to_dict` gave. Raises pydantic's `ValidationError` for anything else."""
+        return cls(models=TypeAdapter(dict[str, ValidationFigures]).validate_python(data))
+
+
+@dataclass(frozen=True, kw_only=True)
+class WinRate(Figures):
+    """A win rate over the validation slice with its 95 % Wilson interval."""
+
+    value: float | None
+    """Mean win, a tie counting 0.5; null without a match."""
+    low: float
+    """Lower end of the interval."""
+    high: float
+    """Upper end of the interval."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelectFigures(Figures):
+    """Which candidate the judge prefers."""
+
+    chosen: str
+    """M_{t+1}: a checkpoint's name, or "M_t" where no checkpoint was preferred to it."""
+    checkpoints: dict[str, float]
+    """Win rate against M_t by candidate; that of "M_t" itself is 0.5."""
+    win_rate: dict[Literal["M_t", "M_0"], WinRate]
+    """The chosen candidate's win rate against each of these models."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelectSummary(PhaseSummary, SelectFigures):
+    """What `validation.json` holds, too."""
+
+    phase: ClassVar[str] = "select"
+
+
+@dataclass(frozen=True, kw_only=True)
+class MergeFigures(Figures):
+    """How M_{t+1} was made from the chosen checkpoint, and what that changed."""
+
+    merge: Merge
+    """How."""
+    rank: int
+    """Rank of the chosen checkpoint's adapter; where M_t was kept, of its adapter (0 without one)."""
+    update_norm: float
+    """Frobenius norm of the iteration's update over that of the weights; 0 where M_t was kept."""
+    kl: float
+    """KL(chosen checkpoint || M_{t+1}) in nats per token; 0 where M_t was kept."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FoldSummary(PhaseSummary, MergeFigures):
+    """The merge, and with `merge: requantize` what the merged model answers."""
+
+    phase: ClassVar[str] = "fold"
+    optional: ClassVar[tuple[str, ...]] = ("validation",)
+    validation: ValidationFigures | None = None
+    """M_{t+1} on the validation slice, where merging may have moved it away from the chosen checkpoint."""
+
+
+MergeVariant = Literal["none", "fold", "continue", "requantize w16", "requantize nf4"]
+"""What a merge report tries; "none" is M_t, the result of a merge that loses the whole update."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MergeCost(Figures):
+    """What one merge would cost."""
+
+    kl: float
+    """KL(base + adapter || M_{t+1}) in nats per token."""
+    seconds: float
+    """Time that the merge takes."""
+    bytes: int
+    """Size on disk of what it writes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MergeReportSummary(PhaseSummary):
+    """What each merge would make of the checkpoint that an iteration chose."""
+
+    phase: ClassVar[str] = "merge_report"
+    update_norm: float
+    """Frobenius norm of the iteration's update over that of the weights; 0 where M_t was kept."""
+    rank: int
+    """Rank of the chosen checkpoint's adapter; 0 where M_t was kept."""
+    strategies: dict[MergeVariant, MergeCost]
+    """Empty where M_t was kept."""

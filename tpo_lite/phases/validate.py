@@ -8,31 +8,30 @@ if __name__ == "__main__":
     phase_main("validate")
 
 import dataclasses
-from typing import Any
 
-from tpo_lite.phases.generate import sample_into
-from tpo_lite.phases.summaries import validation_summary
-from tpo_lite.records import Instruction, PromptSamples, read_jsonl
+from tpo_lite.machine.device import Device
+from tpo_lite.phases.figures import validation_figures
+from tpo_lite.phases.summaries import ValidateSummary
+from tpo_lite.recipe import Arm
+from tpo_lite.records import PromptSamples, read_jsonl
 from tpo_lite.run import KEPT, RunFolder
-from tpo_lite.sampling.policy import LoadedPolicy, policy, sampling_key
+from tpo_lite.sampling.policy import LoadedPolicy, policy
+from tpo_lite.sampling.to_file import sample_validation
+from tpo_lite.settled import SettledRecipe
+from tpo_lite.training.checkpoints import step_of
 
 
-def run(run: RunFolder, arm: str, iteration: int) -> dict[str, Any]:
-    """Writes validation/<checkpoint>.jsonl; returns parse outcomes and accuracy by checkpoint, and those of M_t."""
-    recipe = run.recipe
-    folder = run.iteration(arm, iteration)
-    instructions = list(read_jsonl(run.instructions("validation"), Instruction))
-    checkpoints = sorted(folder.glob("train/checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
-    on = dataclasses.replace(policy(run, recipe, arm, iteration), adapter=checkpoints[0])
-    # All checkpoints draw from the numbers of M_{t+1}: what differs between them is the model.
-    key = sampling_key(recipe, arm, iteration + 1, "validation")
-    loaded = LoadedPolicy(recipe, on)
-    summary = {KEPT: validation_summary(list(read_jsonl(run.validation_of(arm, iteration), PromptSamples)))}
+def run(folder: RunFolder, recipe: SettledRecipe, arm: Arm, iteration: int, device: Device) -> ValidateSummary:
+    """Write validation/<checkpoint>.jsonl for every checkpoint; return the figures of each and of M_t."""
+    here = folder.iteration(arm, iteration)
+    checkpoints = sorted(here.glob("train/checkpoint-*"), key=lambda path: step_of(path.name))
+    loaded = LoadedPolicy(recipe, dataclasses.replace(policy(folder, recipe, arm, iteration), adapter=checkpoints[0]))
+    models = {KEPT: validation_figures(list(read_jsonl(folder.validation_of(arm, iteration), PromptSamples)))}
     for checkpoint in checkpoints:
         if checkpoint != checkpoints[0]:
             loaded.sampler.use_adapter(checkpoint)
-        path = folder / "validation" / f"{checkpoint.name}.jsonl"
+        path = here / "validation" / f"{checkpoint.name}.jsonl"
         label = f"{arm} {iteration + 1} {checkpoint.name}"
-        sample_into(path, loaded, instructions, arm, key, 1, recipe.evaluation.retries, label)
-        summary[checkpoint.name] = validation_summary(list(read_jsonl(path, PromptSamples)))
-    return summary
+        answers = sample_validation(path, loaded, folder, arm, iteration + 1, label)
+        models[checkpoint.name] = validation_figures(answers)
+    return ValidateSummary(models=models)

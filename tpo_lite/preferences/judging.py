@@ -1,22 +1,23 @@
-"""Puts a prompt's responses before a judge and records what it says; any judge, no model of its own."""
+"""Puts a prompt's responses before a judge, any judge, and records what it says."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import combinations
 
+from tpo_lite.judges.both_orders import as_comparison, ask_both_orders
 from tpo_lite.judges.protocol import Judge, JudgeRequest
 from tpo_lite.preferences.tournament import Match, Tournament, distinct_responses, saved_calls
 from tpo_lite.records import Comparison, PromptJudgements, PromptSamples
 
 
 def judge_prompts(judge: Judge, prompts: Sequence[PromptSamples], tournament: Tournament) -> Iterator[PromptJudgements]:
-    """A tournament for each prompt; a round of all of them is one call to the judge.
+    """Play a tournament for each prompt; one round of all of them is one call to the judge.
 
-    Gives a prompt's judgements as soon as its tournament and those of all prompts before it are over. The judge
-    sees the instruction x and two responses y: neither the thought prompt nor a thought. A pointwise judge is
-    asked about every pair in one order, whatever the tournament: it scores each distinct response once, and so
-    many are its calls. A comparison too long for the judge is recorded as such and is no call.
+    Yields a prompt's judgements as soon as its tournament and those of all prompts before it are over. The judge sees
+    the instruction x and two responses y, but neither the thought prompt nor a thought. A pointwise judge is asked
+    about every pair in one order, whatever the tournament: it scores each distinct response once, and these are its
+    calls. A comparison that is too long for the judge is recorded as "overlong" and is not a call.
     """
     if judge.pointwise:
         pairs = [list(combinations(distinct_responses(prompt), 2)) for prompt in prompts]
@@ -46,31 +47,25 @@ def _judgements(prompt: PromptSamples, comparisons: list[Comparison], pointwise:
 
 
 def _play(judge: Judge, prompts: Sequence[PromptSamples], matches: Sequence[list[Match]]) -> list[list[Comparison]]:
-    """The comparisons of these matches, a list a prompt."""
+    """Return the comparisons of these matches, one list per prompt."""
     requests = [
         JudgeRequest(prompt.instruction.text, prompt.samples[first].response, prompt.samples[second].response)
         for prompt, pairs in zip(prompts, matches, strict=True)
         for first, second in pairs
     ]
     verdicts = iter(judge.compare(requests) if requests else [])
-    played: list[list[Comparison]] = []
-    for pairs in matches:
-        played.append([])
-        for first, second in pairs:
-            verdict = next(verdicts)
-            played[-1].append(Comparison(first, second, verdict.p_a, verdict.label, verdict.explanation))
-    return played
+    return [[as_comparison(first, second, next(verdicts)) for first, second in pairs] for pairs in matches]
 
 
 def head_to_head(
     judge: Judge, instructions: Sequence[str], ours: Sequence[str], theirs: Sequence[str]
 ) -> list[float | None]:
-    """How far each of our responses beats theirs: the mean over both orders of P(ours is better).
+    """Return how clearly each of our responses beats theirs: the mean over both orders of P(ours is better).
 
-    An empty response stands for an output that stayed malformed: it loses to any other, and two of them
-    tie. Equal responses tie at 0.5. Neither costs a call. None is a pair that did not fit the judge.
+    An empty response is an output that stayed malformed: it loses to any other, and two of them tie. Equal responses
+    tie at 0.5. Neither costs a call. None means that a pair did not fit the judge.
     """
-    requests, where = [], []
+    requests, asked = [], []
     wins: list[float | None] = [0.5] * len(instructions)
     for index, (instruction, mine, other) in enumerate(zip(instructions, ours, theirs, strict=True)):
         if mine == other:
@@ -78,11 +73,9 @@ def head_to_head(
         if not mine or not other:
             wins[index] = 1.0 if mine else 0.0
             continue
-        requests += [JudgeRequest(instruction, mine, other), JudgeRequest(instruction, other, mine)]
-        where.append(index)
-    verdicts = judge.compare(requests)
-    for number, index in enumerate(where):
-        first, second = verdicts[2 * number : 2 * number + 2]
+        requests.append(JudgeRequest(instruction, mine, other))
+        asked.append(index)
+    for index, (first, second) in zip(asked, ask_both_orders(judge, requests), strict=True):
         fit = "overlong" not in (first.label, second.label)
         wins[index] = (first.p_a + 1 - second.p_a) / 2 if fit else None
     return wins

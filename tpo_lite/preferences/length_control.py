@@ -66,7 +66,7 @@ def auto_rho(
     """
     chosen, rejected, counted = [], [], []
     flags = itertools.repeat(None) if usable is None else usable
-    for (scores, lengths), flag in zip(prompts, flags):
+    for (scores, lengths), flag in zip(prompts, flags, strict=False):  # `repeat` has no end
         score_z, length_z = z_scores(scores), z_scores(lengths)
         if not score_z.any():
             continue

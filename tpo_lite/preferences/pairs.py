@@ -1,8 +1,8 @@
 """From judgements to preference pairs: ratings, length control, then best and worst of K.
 
-The paper's "building preference pairs": the response with the highest length-controlled score is chosen,
-the one with the lowest is rejected, thought and response together. Malformed outputs are never rated;
-they may be rejected in a small share of the pairs.
+The paper's "building preference pairs": the response with the highest length-controlled score is chosen and the one
+with the lowest is rejected, each together with its thought. Malformed outputs are never rated, but they may be
+rejected in a small share of the pairs.
 """
 
 from __future__ import annotations
@@ -14,10 +14,18 @@ import numpy as np
 
 from tpo_lite.preferences.length_control import auto_rho, length_controlled
 from tpo_lite.preferences.ratings import bradley_terry, elo, win_matrix
-from tpo_lite.records import Pair, PromptJudgements, PromptSamples, PromptScores, Sample
+from tpo_lite.records import (
+    DROP_REASONS,
+    DropReason,
+    Pair,
+    PairCount,
+    PairKind,
+    PromptJudgements,
+    PromptSamples,
+    PromptScores,
+    Sample,
+)
 from tpo_lite.seeds import keyed_hash
-
-DROP_REASONS = ("no_well_formed", "one_response", "not_judged", "tied", "too_long")
 
 
 @dataclass(frozen=True)
@@ -38,17 +46,16 @@ class Pairs:
 
     pairs: list[Pair]
     """In the prompts' order."""
-    counts: dict[str, int]
-    """"prompts", "best-worst" and "malformed" (pairs by kind), and prompts without a pair by
-    `DROP_REASONS`; prompts = pairs + dropped."""
+    counts: dict[PairCount, int]
+    """Prompts, pairs by kind, and prompts without a pair by the reason; prompts = pairs + dropped."""
 
 
 def score_prompt(
     samples: PromptSamples, judgements: PromptJudgements, *, soft: bool, prior: float, rho: float
 ) -> PromptScores:
-    """Bradley-Terry ratings of one prompt's well-formed samples, and their length-controlled scores.
+    """Rate one prompt's well-formed samples (Bradley-Terry), and control the scores for length.
 
-    A response of which no comparison fitted the judge has no rating, and so is neither best nor worst.
+    A response of which no comparison fitted the judge has no rating, so it is neither best nor worst.
     `soft` and `prior` as in `tpo_lite.preferences.ratings`, `rho` as in `tpo_lite.preferences.length_control`.
     """
     ks, wins = win_matrix(judgements, samples, soft)
@@ -58,7 +65,7 @@ def score_prompt(
         compared = {responses[k] for comparison in made for k in (comparison.first, comparison.second)}
         rows = [row for row, k in enumerate(ks) if responses[k] in compared]
         ks, wins = [ks[row] for row in rows], wins[np.ix_(rows, rows)]
-    # Newton leaves some 1e-12 of noise; without it, equal ratings are equal and a tie can be seen.
+    # Newton's method leaves noise of about 1e-12. Without it equal ratings are equal, and a tie shows.
     ratings = bradley_terry(wins, prior).round(9) + 0.0
     response_tokens = {sample.k: sample.response_tokens for sample in samples.samples}
     lengths = [response_tokens[k] for k in ks]
@@ -81,7 +88,7 @@ def score_prompts(
     rho: float | None,
     max_tokens: int,
 ) -> Scored:
-    """The scores of all prompts; a rho of None is found by `auto_rho` over those whose pair `make_pairs` can keep."""
+    """Score all prompts. A rho of None is found by `auto_rho` over the prompts whose pair `make_pairs` can keep."""
     scores = [
         score_prompt(prompt, judgements[prompt.instruction.id], soft=soft, prior=prior, rho=rho or 0.0)
         for prompt in samples
@@ -103,6 +110,16 @@ def score_prompts(
     return Scored({score.id: score for score in scores}, rho, reached)
 
 
+@dataclass(frozen=True)
+class _Candidates:
+    """The pairs that one prompt can give."""
+
+    best_worst: Pair | None
+    malformed: Pair | None
+    reason: DropReason | None
+    """Why there is no best-worst pair."""
+
+
 def make_pairs(
     samples: list[PromptSamples],
     scores: dict[str, PromptScores],
@@ -111,67 +128,85 @@ def make_pairs(
     max_tokens: int,
     seed: int,
 ) -> Pairs:
-    """One pair a prompt: best against worst, or, for at most `malformed_share` of all pairs, best against
-    a malformed output.
+    """Make one pair per prompt: best against worst or, in at most `malformed_share` of all pairs, against malformed.
 
-    Prompts with both well-formed and malformed outputs can give the second kind. Those without a pair of
-    the first kind come first (they would be lost otherwise), then the others, each in the order of a hash
-    of (seed, id); the malformed output is drawn by a hash of (seed, id, k). Equal scores go to the
-    lowest k. A prompt whose ratings are all equal shows no preference.
+    Prompts with both well-formed and malformed outputs can give the second kind. Those without a pair of the first kind
+    come first, since they would be lost otherwise, then the others, each in the order of a hash of (seed, id). The
+    malformed output is drawn by a hash of (seed, id, k). Of equal scores the lowest k counts. A prompt whose ratings
+    are all equal shows no preference.
 
-    A pair of which one side has more than `max_tokens` tokens, prompt and output together, is dropped,
-    never cut. Every prompt with a well-formed sample must have its scores; one whose scores are empty gives no pair.
+    A pair of which one side has more than `max_tokens` tokens, prompt and output together, is dropped, never cut. Every
+    prompt with a well-formed sample must have its scores; one whose scores are empty gives no pair.
     """
-    best_worst: dict[str, Pair] = {}
-    malformed: dict[str, Pair] = {}
-    reasons: dict[str, str] = {}
-    for prompt in samples:
-        id = prompt.instruction.id
-        well_formed = {sample.k: sample for sample in prompt.samples if sample.outcome == "ok"}
-        if not well_formed:
-            reasons[id] = "no_well_formed"
-            continue
-        score = scores[id]
-        if not score.ks:
-            reasons[id] = "not_judged"
-            continue
-        best = well_formed[score.ks[int(np.argmax(score.controlled))]]
-        worst = well_formed[score.ks[int(np.argmin(score.controlled))]]
-        if len({sample.response for sample in well_formed.values()}) == 1:
-            reasons[id] = "one_response"
-        elif min(score.ratings) == max(score.ratings) or best.response == worst.response:
-            reasons[id] = "tied"
-        elif not _fits(prompt, best, max_tokens) or not _fits(prompt, worst, max_tokens):
-            reasons[id] = "too_long"
-        else:
-            best_worst[id] = _pair("best-worst", prompt, best, worst)
-
-        unparsed = [sample for sample in prompt.samples if sample.outcome != "ok" and _fits(prompt, sample, max_tokens)]
-        if unparsed and _fits(prompt, best, max_tokens):
-            drawn = min(unparsed, key=lambda sample: keyed_hash(seed, f"{id}/{sample.k}"))
-            malformed[id] = _pair("malformed", prompt, best, drawn)
-
-    quota = 0
-    pairs = dict(best_worst)
-    for id in sorted(malformed, key=lambda id: (id in best_worst, keyed_hash(seed, id))):
-        total = len(pairs) + (id not in pairs)
-        # The tolerance lets a share of 0.29 have 29 of 100 pairs, though 0.29 * 100 < 29 in floats.
-        if quota + 1 > malformed_share * total + 1e-9:
-            break
-        quota += 1
-        pairs[id] = malformed[id]
-
-    ordered = [pairs[prompt.instruction.id] for prompt in samples if prompt.instruction.id in pairs]
-    dropped = [reason for id, reason in reasons.items() if id not in pairs]
-    counts = {"prompts": len(samples), "best-worst": len(ordered) - quota, "malformed": quota}
+    candidates = {prompt.instruction.id: _candidates(prompt, scores, max_tokens, seed) for prompt in samples}
+    pairs = _with_malformed(
+        {id: each.best_worst for id, each in candidates.items() if each.best_worst is not None},
+        {id: each.malformed for id, each in candidates.items() if each.malformed is not None},
+        malformed_share,
+        seed,
+    )
+    ordered = [pairs[id] for id in candidates if id in pairs]
+    dropped = [each.reason for id, each in candidates.items() if id not in pairs]
+    malformed = sum(pair.kind == "malformed" for pair in ordered)
+    counts: dict[PairCount, int] = {
+        "prompts": len(samples),
+        "best-worst": len(ordered) - malformed,
+        "malformed": malformed,
+    }
     return Pairs(ordered, counts | {reason: dropped.count(reason) for reason in DROP_REASONS})
+
+
+def _candidates(prompt: PromptSamples, scores: dict[str, PromptScores], max_tokens: int, seed: int) -> _Candidates:
+    well_formed = {sample.k: sample for sample in prompt.samples if sample.outcome == "ok"}
+    if not well_formed:
+        return _Candidates(None, None, "no_well_formed")
+    score = scores[prompt.instruction.id]
+    if not score.ks:
+        return _Candidates(None, None, "not_judged")
+    best = well_formed[score.ks[int(np.argmax(score.controlled))]]
+    worst = well_formed[score.ks[int(np.argmin(score.controlled))]]
+    reason: DropReason | None = None
+    if len({sample.response for sample in well_formed.values()}) == 1:
+        reason = "one_response"
+    elif min(score.ratings) == max(score.ratings) or best.response == worst.response:
+        reason = "tied"
+    elif not _fits(prompt, best, max_tokens) or not _fits(prompt, worst, max_tokens):
+        reason = "too_long"
+    return _Candidates(
+        best_worst=None if reason else _pair("best-worst", prompt, best, worst),
+        malformed=_malformed_pair(prompt, best, max_tokens, seed),
+        reason=reason,
+    )
+
+
+def _malformed_pair(prompt: PromptSamples, best: Sample, max_tokens: int, seed: int) -> Pair | None:
+    unparsed = [sample for sample in prompt.samples if sample.outcome != "ok" and _fits(prompt, sample, max_tokens)]
+    if not unparsed or not _fits(prompt, best, max_tokens):
+        return None
+    drawn = min(unparsed, key=lambda sample: keyed_hash(seed, f"{prompt.instruction.id}/{sample.k}"))
+    return _pair("malformed", prompt, best, drawn)
+
+
+def _with_malformed(
+    best_worst: dict[str, Pair], malformed: dict[str, Pair], malformed_share: float, seed: int
+) -> dict[str, Pair]:
+    """Return the pairs by instruction id, with as many malformed ones as their share allows."""
+    pairs = dict(best_worst)
+    order = sorted(malformed, key=lambda id: (id in best_worst, keyed_hash(seed, id)))
+    for number, id in enumerate(order, 1):
+        total = len(pairs) + (id not in pairs)
+        # The tolerance lets a share of 0.29 have 29 of 100 pairs, although 0.29 * 100 < 29 in floats.
+        if number > malformed_share * total + 1e-9:
+            break
+        pairs[id] = malformed[id]
+    return pairs
 
 
 def _fits(prompt: PromptSamples, sample: Sample, max_tokens: int) -> bool:
     return len(prompt.prompt_ids) + len(sample.token_ids) <= max_tokens
 
 
-def _pair(kind: str, prompt: PromptSamples, chosen: Sample, rejected: Sample) -> Pair:
+def _pair(kind: PairKind, prompt: PromptSamples, chosen: Sample, rejected: Sample) -> Pair:
     return Pair(
         id=prompt.instruction.id,
         kind=kind,

@@ -17,10 +17,8 @@ from tpo_lite.machine.device import Device
 from tpo_lite.progress import Advance
 from tpo_lite.records import Pair
 from tpo_lite.settled import SettledTrain
+from tpo_lite.training.checkpoints import COMPLETE
 from tpo_lite.training.token_log_probs import completion_log_probs
-
-COMPLETE = "complete"
-"""The name of an empty file in each checkpoint that was written completely."""
 
 
 class ThoughtDPOTrainer(DPOTrainer):

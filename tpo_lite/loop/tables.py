@@ -1,0 +1,102 @@
+"""The tables of a run's figures, for a terminal."""
+
+from __future__ import annotations
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from tpo_lite.intervals import percent
+from tpo_lite.loop.results_schema import ArmResults, IterationResults, Results, ValidationResults
+from tpo_lite.phases.summaries import ValidationFigures
+from tpo_lite.run import KEPT, PHASES
+
+
+def print_iteration(results: Results, iteration: int, console: Console) -> None:
+    """Print one iteration's figures, one column per arm."""
+    columns = {
+        arm: _rows(data.iterations[iteration]) for arm, data in results.arms.items() if len(data.iterations) > iteration
+    }
+    title = f"Iteration {iteration + 1}: M_{iteration} to M_{iteration + 1}"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1))
+    table.add_column("")
+    for arm in columns:
+        table.add_column(arm, justify="right")
+    for name in next(iter(columns.values()), {}):
+        table.add_row(name, *(column[name] for column in columns.values()))
+    console.print(table)
+
+
+def _rows(data: IterationResults) -> dict[str, str]:
+    judge, pairs, dpo, validation, merge = data.judge, data.pairs, data.dpo, data.validation, data.merge
+    samples = sum(data.parse.values())
+    bad = ", ".join(f"{count} {outcome}" for outcome, count in data.parse.items() if count and outcome != "ok")
+    left_out = ", ".join(
+        f"{count} {kind}" for kind, count in pairs.counts.items() if kind not in ("prompts", "best-worst") and count
+    )
+    overlong = f", {judge.overlong} overlong" if judge.overlong else ""
+    rates = f"{percent(judge.flip_rate)} / {percent(judge.first_slot_rate)} / {judge.unparsed}"
+    against_m_t = "M_t kept" if validation.chosen == KEPT else percent(validation.win_rate["M_t"].value)
+    return {
+        "prompts x samples": f"{data.prompts} x {samples // max(1, data.prompts)}",
+        "parse ok": f"{percent(data.parse['ok'] / max(1, samples))}" + (f" ({bad})" if bad else ""),
+        "thought / response tokens": f"{number(data.thought_tokens)} / {number(data.response_tokens)}",
+        "judge calls (saved)": f"{judge.calls} ({judge.saved}){overlong}",
+        "flip / first-slot / unparsed": rates,
+        "pairs": f"{pairs.pairs}" + (f" ({left_out})" if left_out else ""),
+        "chosen / rejected tokens": f"{number(pairs.chosen_tokens)} / {number(pairs.rejected_tokens)}",
+        "rho": f"{data.rho:.2f}" + ("" if data.rho_reached is not False else " (chosen still longer)"),
+        "loss first / last": f"{dpo.first_loss:.4f} / {dpo.last_loss:.4f}",
+        "margin last": f"{dpo.last_margin:+.3f}",
+        "update norm, KL of merge": f"{percent(merge.update_norm)}, {merge.kl:.1e}",
+        "win rate vs M_t / M_0": f"{against_m_t} / {percent(validation.win_rate['M_0'].value)}",
+        "validation parse ok": _parse_ok(validation),
+        "accuracy (validation)": percent(data.accuracy),
+        **{f"{phase}: s, peak GB": _cost(data, phase) for phase in PHASES},
+    }
+
+
+def _cost(data: IterationResults, phase: str) -> str:
+    peak = data.peak_bytes[phase]
+    gpu = f" + {peak['gpu'] / 1e9:.1f} GPU" if peak.get("gpu") else ""
+    return f"{data.seconds.get(phase, 0.0):.0f} s, {peak['host'] / 1e9:.2f}{gpu}"
+
+
+def _parse_ok(shown: ValidationFigures | ValidationResults) -> str:
+    return percent(shown.parse["ok"] / max(1, shown.prompts))
+
+
+def print_final(results: Results, console: Console) -> None:
+    """Print one row per model, M_0 to the last, with each figure of all arms side by side."""
+    arms = results.arms
+    # Eighty columns hold two arms only with one blank between figures.
+    table = Table(title="On the validation slice", title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 0, 0, 1))
+    table.add_column("", no_wrap=True)
+    for heading in ("accuracy", "beat M_0", "parse ok"):
+        for name in arms:
+            table.add_column(f"{heading}\n{name}", justify="right", no_wrap=True)
+    if "thinking" in arms:
+        table.add_column("thought\ntokens", justify="right", no_wrap=True)
+    for model in range(1 + max(len(arm.iterations) for arm in arms.values())):
+        cells = [_model_cells(arm, model) for arm in arms.values()]
+        row = [figure for figures in zip(*cells, strict=True) for figure in figures]
+        table.add_row(f"M_{model}", *row[: len(table.columns) - 1])
+    console.print(table)
+    for key, value in results.limits.items():
+        console.print(f"{key}: {value}, as memory ran out with more", highlight=False)
+
+
+def _model_cells(arm: ArmResults, model: int) -> tuple[str, str, str, str]:
+    """Return accuracy, win rate against M_0, parse ok and thought tokens of one model."""
+    if model > len(arm.iterations) or arm.base is None:
+        return "-", "-", "-", "-"
+    if model == 0:
+        return percent(arm.base.accuracy), "-", _parse_ok(arm.base), number(arm.base.thought_tokens)
+    data = arm.iterations[model - 1]
+    win = percent(data.validation.win_rate["M_0"].value)
+    return percent(data.accuracy), win, _parse_ok(data.validation), number(data.validation.thought_tokens)
+
+
+def number(value: float | None) -> str:
+    """Return a mean length as text, or "-" where there is none."""
+    return "-" if value is None else f"{value:.1f}"

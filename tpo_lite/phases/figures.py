@@ -1,0 +1,92 @@
+"""What a phase's records come to, in figures: the typed summaries of `tpo_lite.phases.summaries`."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+from tpo_lite.checking import is_right
+from tpo_lite.intervals import first_slot_rate, flip_rate
+from tpo_lite.phases.summaries import JudgeSummary, PairFigures, ValidationFigures
+from tpo_lite.preferences.pairs import Pairs
+from tpo_lite.records import PromptJudgements, PromptSamples, Sample
+from tpo_lite.thoughts import OUTCOMES, Outcome
+
+
+def average(values: Sequence[float]) -> float | None:
+    """Return the mean, or None without values."""
+    return fmean(values) if values else None
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """Parse outcomes over some samples, and mean lengths over the well-formed ones."""
+
+    parse: dict[Outcome, int]
+    """Samples by outcome."""
+    thought_tokens: float | None
+    """Mean length of thoughts in tokens."""
+    response_tokens: float | None
+    """Mean length of responses in tokens."""
+
+
+def output_figures(samples: Sequence[Sample]) -> Outputs:
+    """Return the figures of these samples."""
+    outcomes = Counter(sample.outcome for sample in samples)
+    well_formed = [sample for sample in samples if sample.outcome == "ok"]
+    return Outputs(
+        parse={outcome: outcomes[outcome] for outcome in OUTCOMES},
+        thought_tokens=average([sample.thought_tokens for sample in well_formed]),
+        response_tokens=average([sample.response_tokens for sample in well_formed]),
+    )
+
+
+def validation_figures(prompts: Sequence[PromptSamples]) -> ValidationFigures:
+    """Return the figures of one output per prompt, with accuracy where instructions have an answer.
+
+    Parse outcomes are those of the first attempt. Accuracy is that of the last attempt, the response that counts: an
+    output that is malformed after all retries is wrong.
+    """
+    outputs = output_figures([prompt.samples[0] for prompt in prompts])
+    checked = [prompt for prompt in prompts if prompt.instruction.answer is not None]
+    right = [is_right(final_response(prompt), prompt.instruction.answer or "") for prompt in checked]
+    return ValidationFigures(
+        prompts=len(prompts),
+        accuracy=average(right),
+        checked=len(checked),
+        parse=outputs.parse,
+        thought_tokens=outputs.thought_tokens,
+        response_tokens=outputs.response_tokens,
+    )
+
+
+def final_response(prompt: PromptSamples) -> str:
+    """Return the response of the last attempt; empty if that was malformed too."""
+    return prompt.samples[-1].response
+
+
+def judge_figures(records: Sequence[PromptJudgements]) -> JudgeSummary:
+    """Return calls, calls saved, and how much the judge's answers depend on the order."""
+    comparisons = [record.comparisons for record in records]
+    every = [comparison for group in comparisons for comparison in group]
+    return JudgeSummary(
+        calls=sum(record.calls for record in records),
+        saved=sum(record.saved for record in records),
+        unparsed=sum(comparison.verdict == "unparsed" for comparison in every),
+        overlong=sum(comparison.verdict == "overlong" for comparison in every),
+        flip_rate=flip_rate(comparisons).value,
+        first_slot_rate=first_slot_rate(comparisons).value,
+    )
+
+
+def pair_figures(made: Pairs) -> PairFigures:
+    """Return how many pairs there are, the lengths of best-worst pairs, and why prompts have none."""
+    compared = [pair for pair in made.pairs if pair.kind == "best-worst"]
+    return PairFigures(
+        pairs=len(made.pairs),
+        counts=made.counts,
+        chosen_tokens=average([pair.chosen_response_tokens for pair in compared]),
+        rejected_tokens=average([pair.rejected_response_tokens for pair in compared]),
+    )

@@ -1,0 +1,51 @@
+"""Samples of many instructions, written to a file prompt by prompt; a stopped run goes on with what is missing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from tpo_lite.progress import progress
+from tpo_lite.recipe import Arm
+from tpo_lite.records import Instruction, JsonlAppender, PromptSamples, read_jsonl
+from tpo_lite.run import RunFolder
+from tpo_lite.sampling.policy import LoadedPolicy, sampling_key
+
+
+def sample_into(
+    path: Path,
+    loaded: LoadedPolicy,
+    instructions: Sequence[Instruction],
+    arm: Arm,
+    key: str,
+    k: int,
+    retries: int,
+    label: str,
+) -> list[PromptSamples]:
+    """Sample what `path` does not hold yet; each prompt is on disk as soon as it is sampled.
+
+    `key`, `k` and `retries` are those of `LoadedPolicy.draw`; `label` names the progress bar. Returns all that `path`
+    holds at the end.
+    """
+    finished = frozenset(record.instruction.id for record in read_jsonl(path, PromptSamples))
+    with (
+        JsonlAppender(path) as out,
+        progress(label, len(instructions), "prompts", len(finished)) as advance,
+    ):
+        for prompt in loaded.draw(instructions, loaded.recipe.style(arm), key, k, retries, finished):
+            out.append(prompt)
+            advance(1)
+    return list(read_jsonl(path, PromptSamples))
+
+
+def sample_validation(
+    path: Path, loaded: LoadedPolicy, folder: RunFolder, arm: Arm, model: int, label: str
+) -> list[PromptSamples]:
+    """Let a candidate for M_`model` answer the validation slice, one output per instruction, as `sample_into` does.
+
+    All candidates for one model draw the same random numbers, so only the models make them differ.
+    """
+    recipe = loaded.recipe
+    instructions = list(read_jsonl(folder.instructions("validation"), Instruction))
+    key = sampling_key(recipe, arm, model, "validation")
+    return sample_into(path, loaded, instructions, arm, key, 1, recipe.evaluation.retries, label)
