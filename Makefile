@@ -24,12 +24,15 @@ lint: $(VENV)/.lint-installed
 # Text between `[[[cog` and `[[[end]]]` is written by docs/generated.py; docs-check fails if it is out of date.
 GENERATED := README.md docs/architecture.md docs/commands.md
 COG = PYTHONPATH=.:docs $(BIN)/cog
+SCHEMA = PYTHONPATH=. $(BIN)/python -m tpo_lite.loop.results_schema
 
 docs: $(VENV)/.lint-installed
 	$(COG) -r $(GENERATED)
+	$(SCHEMA) > docs/results.schema.json
 
 docs-check: $(VENV)/.lint-installed
 	$(COG) --check --check-fail-msg="Run make docs." $(GENERATED)
+	$(SCHEMA) | diff docs/results.schema.json -
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

@@ -50,7 +50,7 @@ def measure_run(root: Path, count: int) -> dict[str, Any]:
     """Accuracy and parse failures of every model of every arm on `count` instructions outside the run's slices."""
     os.environ["TPO_LITE_DEVICE"] = "cpu"
     from tpo_lite.embedded.world import instructions
-    from tpo_lite.phases.summaries import validation_summary
+    from tpo_lite.phases.figures import validation_figures
     from tpo_lite.records import Instruction, read_jsonl
     from tpo_lite.sampling.policy import LoadedPolicy, policy, sampling_key
 
@@ -65,14 +65,14 @@ def measure_run(root: Path, count: int) -> dict[str, Any]:
             loaded = LoadedPolicy(recipe, policy(run, recipe, arm, model))
             key = sampling_key(recipe, arm, model, "benchmark")
             drawn = list(loaded.draw(fresh, recipe.style(arm), key, k=1))
-            summary = validation_summary(drawn)
-            parse = summary["parse"]
+            answered = validation_figures(drawn)
+            parse = answered.parse
             figures[arm].append(
                 {
-                    "accuracy": summary["accuracy"],
+                    "accuracy": answered.accuracy,
                     "parse_failures": 1 - parse["ok"] / sum(parse.values()),
-                    "thought_tokens": summary["thought_tokens"],
-                    "response_tokens": summary["response_tokens"],
+                    "thought_tokens": answered.thought_tokens,
+                    "response_tokens": answered.response_tokens,
                 }
             )
     return figures

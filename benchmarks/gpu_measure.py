@@ -225,7 +225,7 @@ def fold(options: argparse.Namespace) -> dict[str, Any]:
     ]
     write_atomically(run.validation_of("thinking", 1), "".join(record.to_json() + "\n" for record in records))
     start = time.perf_counter()
-    phase.run(run, "thinking", 0)
+    phase.run(run, run.recipe, "thinking", 0, options.device)
     return {
         "seconds": time.perf_counter() - start,
         "sequences": 2 * len(records),

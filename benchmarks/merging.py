@@ -211,10 +211,10 @@ def divergence_rows(merge: str, roots: list[Path], iterations: int) -> list[str]
     reports = [merge_report.measure(RunFolder(root), debug=False) for root in roots]
     rows = []
     for iteration in range(iterations):
-        entries = [report[iteration] for report in reports if report[iteration]["strategies"]]
+        entries = [report[iteration].summary for report in reports if report[iteration].summary.strategies]
         if entries:
-            norm = statistics.fmean(entry["update_norm"] for entry in entries)
-            kls = [statistics.fmean(entry["strategies"][name]["kl"] for entry in entries) for name in ("none", *MERGES)]
+            norm = statistics.fmean(entry.update_norm for entry in entries)
+            kls = [statistics.fmean(entry.strategies[name].kl for entry in entries) for name in ("none", *MERGES)]
             figures = [f"{100 * norm:.1f}", *(f"{kl:.1e}" for kl in kls)]
             rows.append(f"| {merge} | M_{iteration + 1} | {' | '.join(figures)} |")
     return rows

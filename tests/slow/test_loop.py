@@ -1,5 +1,6 @@
 """The whole loop on a tiny random model: what it leaves, and that each merge starts the next iteration at M_{t+1}."""
 
+import json
 import math
 import os
 import subprocess
@@ -18,7 +19,8 @@ from tpo_lite.adapters import rank_of, read_adapter
 from tpo_lite.errors import TpoError
 from tpo_lite.files import read_json
 from tpo_lite.phases.process import run_phase
-from tpo_lite.phases.summaries import validation_summary
+from tpo_lite.loop.results import read_results
+from tpo_lite.phases.figures import validation_figures
 from tpo_lite.records import PromptSamples, read_jsonl
 from tpo_lite.run import PHASES, RunFolder
 from tpo_lite.sampling.policy import LoadedPolicy, policy, sampling_key
@@ -66,6 +68,12 @@ def test_results_hold_what_their_schema_documents(tiny_run):
         assert set(data["validation"]["win_rate"]) == {"M_t", "M_0"}
         assert set(data["peak_bytes"]) == set(PHASES)
         assert all(peak["host"] > 2**20 for peak in data["peak_bytes"].values())
+
+
+def test_results_fit_their_json_schema(tiny_run):
+    written = (tiny_run / "results.json").read_text()
+    results = read_results(RunFolder(tiny_run))
+    assert json.dumps(results.to_dict(), indent=2, ensure_ascii=False) + "\n" == written
 
 
 @pytest.fixture(scope="module", params=["fold", "continue"])
@@ -131,11 +139,13 @@ def test_what_requantize_made_is_validated_and_not_the_checkpoint(tiny_arguments
         style, retries = folder.recipe.style("direct"), folder.recipe.evaluation.retries
         assert list(LoadedPolicy(folder.recipe, on).draw(instructions, style, key, 1, retries)) == written
         validation = iterations(folder.root)[t]["validation"]
-        assert validation | validation_summary(written) | {"accuracy": None} == validation | {"accuracy": None}
+        answered = validation_figures(written).to_dict()
+        assert validation | answered | {"accuracy": None} == validation | {"accuracy": None}
     checkpoint = folder.checkpoint_validation("direct", 0).read_text()
     assert folder.validation_of("direct", 1).read_text() != checkpoint
     reference = folder.done("validate", "direct", 1)["summary"]["M_t"]
-    assert reference == validation_summary(list(read_jsonl(folder.validation_of("direct", 1), PromptSamples)))
+    answered = list(read_jsonl(folder.validation_of("direct", 1), PromptSamples))
+    assert reference == validation_figures(answered).to_dict()
 
 
 def test_an_iteration_whose_checkpoints_the_judge_likes_no_better_keeps_its_model(tiny_arguments, tmp_path):

@@ -53,7 +53,9 @@ def write_run(root, merge, accuracies, update_kl):
     for iteration, chosen in enumerate(("checkpoint-4", KEPT)):
         folder = run.iteration("thinking", iteration)
         write_json(folder / "validation.json", {"chosen": chosen})
-        merges = {name: {"kl": 0.0 if name == "fold" else update_kl} for name in ("none", *MERGES)}
+        merges = {
+            name: {"kl": 0.0 if name == "fold" else update_kl, "seconds": 1.0, "bytes": 1} for name in ("none", *MERGES)
+        }
         summary = {"update_norm": 0.05, "rank": 16, "strategies": {} if chosen == KEPT else merges}
         for phase in ("fold", "merge_report"):
             write_json(folder / "done" / f"{phase}.json", {"summary": summary, "outputs": []})

@@ -97,7 +97,8 @@ def test_one_model_at_a_time_is_in_memory(tiny_run, tmp_path, monkeypatch):
         return loaded
 
     monkeypatch.setattr(phase, "load_base", load)
-    phase.run(RunFolder(tmp_path / "run"), "direct", 1)
+    run = RunFolder(tmp_path / "run")
+    phase.run(run, run.recipe, "direct", 1, "cpu")
     assert len(made) == 3
 
 

@@ -1,10 +1,14 @@
-"""The tables: every figure of a made-up results.json is where a reader looks for it."""
+"""The tables: every figure of a made-up results.json is where a reader looks for it; and the JSON schema."""
 
+import json
 import re
+from pathlib import Path
 
 from rich.console import Console
 
-from tpo_lite.loop.results import number, percent, print_final, print_iteration
+from tpo_lite.intervals import percent
+from tpo_lite.loop.results_schema import Results, schema
+from tpo_lite.loop.tables import number, print_final, print_iteration
 from tpo_lite.run import PHASES
 
 PARSE = {"ok": 9, "no_marker": 1, "marker_twice": 0, "empty_thought": 0, "empty_response": 0, "truncated": 0}
@@ -13,6 +17,9 @@ PARSE = {"ok": 9, "no_marker": 1, "marker_twice": 0, "empty_thought": 0, "empty_
 def iteration(accuracy, win, chosen="checkpoint-4"):
     return {
         "prompts": 2,
+        "engine": "transformers",
+        "probe": None,
+        "shift": None,
         "parse": PARSE,
         "thought_tokens": 30.25,
         "response_tokens": 4.0,
@@ -25,14 +32,22 @@ def iteration(accuracy, win, chosen="checkpoint-4"):
         },
         "rho": 0.5,
         "rho_reached": False,
-        "dpo": {"first_loss": 0.693147, "last_loss": 0.5, "last_margin": 0.75},
-        "merge": {"update_norm": 0.0123, "kl": 2e-9},
+        "dpo": {
+            **{"first_loss": 0.693147, "last_loss": 0.5, "last_margin": 0.75, "last_accuracy": 1.0},
+            **{"steps": 4, "pairs": 2, "rank": 16, "reference": "M_0"},
+        },
+        "merge": {"merge": "fold", "rank": 16, "update_norm": 0.0123, "kl": 2e-9},
         "validation": {
             "prompts": 10,
             "parse": PARSE,
             "thought_tokens": 28.0,
+            "response_tokens": 4.0,
+            "checked": 10,
             "chosen": chosen,
-            "win_rate": {"M_t": {"value": 0.5}, "M_0": {"value": win}},
+            "checkpoints": {"M_t": 0.5, "checkpoint-4": 0.6},
+            "win_rate": {
+                name: {"value": value, "low": 0.1, "high": 0.9} for name, value in (("M_t", 0.5), ("M_0", win))
+            },
         },
         "accuracy": accuracy,
         "seconds": {"dpo": 12.4},
@@ -40,14 +55,24 @@ def iteration(accuracy, win, chosen="checkpoint-4"):
     }
 
 
-BASE = {"accuracy": 0.25, "prompts": 10, "parse": PARSE, "thought_tokens": 31.0}
-RESULTS = {
+BASE = {
+    **{"accuracy": 0.25, "prompts": 10, "checked": 10},
+    **{"parse": PARSE, "thought_tokens": 31.0, "response_tokens": 4.0},
+}
+DATA = {
+    "schema_version": 1,
+    "tpo_lite": "0.1.0",
+    "recipe": {},
+    "instructions": None,
     "limits": {"sampling.batch": 16},
     "arms": {
         "thinking": {"base": BASE, "iterations": [iteration(0.5, 0.6), iteration(0.75, 0.7)]},
         "direct": {"base": BASE, "iterations": [iteration(None, 0.4, chosen="M_t")]},
     },
 }
+
+
+RESULTS = Results.from_dict(DATA)
 
 
 def rows(show, *arguments):
@@ -97,3 +122,13 @@ def test_the_final_table_has_a_row_a_model():
 def test_nothing_measured_is_a_dash():
     assert (percent(None), number(None)) == ("-", "-")
     assert (percent(0.0), number(0.0)) == ("0.0 %", "0.0")
+
+
+def test_the_json_schema_in_the_docs_is_that_of_the_code():
+    written = Path(__file__, "../../../../docs/results.schema.json").resolve().read_text()
+    assert json.loads(written) == schema(), "run `make docs`"
+
+
+def test_results_come_back_from_json_as_they_were():
+    assert Results.from_dict(json.loads(json.dumps(RESULTS.to_dict()))) == RESULTS
+    assert RESULTS.to_dict() == DATA

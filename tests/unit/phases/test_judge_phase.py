@@ -34,17 +34,17 @@ def set_recipe(run: RunFolder, **sections: dict) -> None:
 def test_what_is_too_long_is_dropped_counted_and_named(run, capsys, monkeypatch):
     monkeypatch.setattr("tpo_lite.progress.LINE_SECONDS", 0.0)
     set_recipe(run, tournament={"kind": "round-robin"})
-    summary = phase.run(run, "direct", 0)
+    summary = phase.run(run, run.recipe, "direct", 0, "cpu")
     said = capsys.readouterr().out
     # Three distinct responses and four samples: of six comparisons four are too long, six more are of equal ones.
-    assert (summary["calls"], summary["overlong"], summary["saved"]) == (56 + 2 + 56, 4, 6)
+    assert (summary.calls, summary.overlong, summary.saved) == (56 + 2 + 56, 4, 6)
     assert "2/3 prompts" in said and "58 calls, 4 too long (saved: identical 6, tournament 0)" in said
     assert said.endswith(
         "too long for the 99 tokens that the judge was trained on: 4 comparisons in 1 of 3 prompts, left out (y). "
         "Take a judge with a longer context, or set judge.overlong: truncate.\n"
     )
     # A run that goes on says the same.
-    assert phase.run(run, "direct", 0) == summary
+    assert phase.run(run, run.recipe, "direct", 0, "cpu") == summary
     assert "4 comparisons in 1 of 3 prompts, left out (y). Take" in capsys.readouterr().out
 
 
@@ -63,6 +63,6 @@ def test_prompts_are_rated_only_for_a_tournament_that_asks_for_it(run, kind, rho
     monkeypatch.setattr(phase, "score_prompt", lambda *some, **named: calls.append(some) or score(*some, **named))
     monkeypatch.setattr(phase, "open_judge", lambda *_: Alphabet(pointwise))
     set_recipe(run, tournament={"kind": kind}, length_control={"rho": rho})
-    phase.run(run, "direct", 0)
+    phase.run(run, run.recipe, "direct", 0, "cpu")
     assert len(calls) == (len(PROMPTS) if rated else 0)
     assert len(list(read_jsonl(run.iteration("direct", 0) / "judgements.jsonl", PromptJudgements))) == len(PROMPTS)

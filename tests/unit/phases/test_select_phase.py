@@ -33,12 +33,12 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunFolder:
 
 
 def test_a_match_that_does_not_fit_the_judge_is_a_tie_and_is_named(run, capsys):
-    validation = phase.run(run, "direct", 0)
+    validation = phase.run(run, run.recipe, "direct", 0, "cpu")
     path = run.root / "direct/iteration-0/validation/checkpoint-1-vs-M_0.jsonl"
     played = {match.id: match for match in read_jsonl(path, MatchResult)}
     assert {id: match.win for id, match in played.items()} == pytest.approx(WINS)
     assert [id for id, match in played.items() if match.overlong] == ["x"]
-    assert validation["checkpoints"] == {"M_t": 0.5, "checkpoint-1": pytest.approx(0.5)}
+    assert validation.checkpoints == {"M_t": 0.5, "checkpoint-1": pytest.approx(0.5)}
     named = (
         "too long for the 99 tokens that the judge was trained on: 1 of 6 matches, counted as ties (x). "
         "Take a judge with a longer context, or set judge.overlong: truncate.\n"
@@ -46,5 +46,5 @@ def test_a_match_that_does_not_fit_the_judge_is_a_tie_and_is_named(run, capsys):
     assert capsys.readouterr().out.endswith(named)
     # A run that goes on says the same, and so does one that was begun before matches said whether they fit.
     path.write_text("".join(line.replace(', "overlong": false', "") + "\n" for line in path.read_text().splitlines()))
-    assert phase.run(run, "direct", 0) == validation
+    assert phase.run(run, run.recipe, "direct", 0, "cpu") == validation
     assert capsys.readouterr().out.endswith(named)

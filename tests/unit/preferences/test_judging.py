@@ -7,7 +7,7 @@ import pytest
 from tests.helpers.alphabet import ADAPTIVE, Alphabet, prompt
 from tpo_lite.intervals import flip_rate
 from tpo_lite.judges.protocol import JudgeRequest
-from tpo_lite.phases.summaries import judge_summary
+from tpo_lite.phases.figures import judge_figures
 from tpo_lite.preferences.judging import judge_prompts
 from tpo_lite.preferences.pairs import score_prompt
 from tpo_lite.preferences.tournament import RoundRobin, Single, Tournament
@@ -78,7 +78,7 @@ def test_flips_are_counted_over_pairs_asked_in_both_orders() -> None:
     both = [Comparison(0, 1, 0.9, "A"), Comparison(1, 0, 0.9, "A"), Comparison(0, 2, 0.9, "A")]
     assert (flip_rate([both]).value, flip_rate([both]).n) == (1.0, 1)
     (record,) = judge_prompts(Alphabet(), [prompt("a", "b", "c")], Single(0))
-    assert judge_summary([record]) == {
+    assert judge_figures([record]).to_dict() == {
         "calls": 3,
         "saved": 3,
         "unparsed": 0,
