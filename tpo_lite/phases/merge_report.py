@@ -29,7 +29,7 @@ from tpo_lite.run import KEPT, RunFolder
 from tpo_lite.sampling.policy import policy
 from tpo_lite.settled import SettledRecipe
 from tpo_lite.training.divergence import (
-    Sequence,
+    PromptAndOutput,
     divergence,
     log_probabilities,
     relative_norm,
@@ -46,7 +46,7 @@ REQUANTIZED: dict[MergeVariant, MergeBase] = {"requantize w16": "w16", "requanti
 class Before:
     """The chosen checkpoint, which every merge is compared with."""
 
-    sequences: list[Sequence]
+    sequences: list[PromptAndOutput]
     """What it answered on the validation slice."""
     log_probabilities: list[Tensor]
     """Its own, for these sequences."""
