@@ -151,7 +151,7 @@ def judging(options: argparse.Namespace) -> dict[str, Any]:
     from benchmarks.judge_throughput import answers_of_eight_systems
     from tpo_lite.judges.gguf import GgufJudge
     from tpo_lite.judges.protocol import JudgeRequest
-    from tpo_lite.llamacpp.decoder import Leaf
+    from tpo_lite.llamacpp.leaves import Leaf
     from tpo_lite.plan.shapes import read_gguf
 
     need_gpu_offload(options.device)

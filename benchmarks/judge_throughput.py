@@ -41,7 +41,7 @@ from tpo_lite.hub import EMBEDDED_JUDGE_PROMPT, judge_path
 from tpo_lite.judges.gguf import GgufJudge
 from tpo_lite.judges.protocol import JudgeRequest
 from tpo_lite.llamacpp.convert import quantize
-from tpo_lite.llamacpp.prefix_tree import Leaf
+from tpo_lite.llamacpp.leaves import Leaf
 from tpo_lite.recipe import load_recipe
 
 ALPACA_EVAL = SHARED / "data/alpaca_eval2"

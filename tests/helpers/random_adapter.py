@@ -9,7 +9,8 @@ import torch
 
 from tpo_lite.adapters import Block, linear_shapes
 from tpo_lite.llamacpp.convert import convert
-from tpo_lite.llamacpp.decoder import Leaf, LlamaCpp
+from tpo_lite.llamacpp.decoder import LlamaCpp
+from tpo_lite.llamacpp.leaves import Leaf
 
 
 def random_adapter(model, rank, seed):

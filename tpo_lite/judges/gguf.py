@@ -23,7 +23,9 @@ from tpo_lite.errors import InputError
 from tpo_lite.judges.gguf_prompt import OPENING, Answer, GgufPrompt, Question, ask
 from tpo_lite.judges.prompts import EXPLAIN_TEMPLATE, FIELDS, VERDICT_TEMPLATE
 from tpo_lite.judges.protocol import JudgeRequest, Verdict, winner_label
-from tpo_lite.llamacpp.decoder import SMALL_MODEL, Leaf, LlamaCpp
+from tpo_lite.llamacpp.context import SMALL_MODEL
+from tpo_lite.llamacpp.decoder import LlamaCpp
+from tpo_lite.llamacpp.leaves import Leaf
 from tpo_lite.llamacpp.model import GgufModel
 
 

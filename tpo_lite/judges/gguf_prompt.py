@@ -23,7 +23,8 @@ from tpo_lite.chat import split_at_special_tokens
 from tpo_lite.errors import InputError, TpoError, first_line
 from tpo_lite.judges.choices import Branch, branches, probabilities
 from tpo_lite.judges.prompts import check_template, cut_middle, fill
-from tpo_lite.llamacpp.decoder import Continuation, Decision, Decoded, Leaf, LlamaCpp
+from tpo_lite.llamacpp.decoder import LlamaCpp
+from tpo_lite.llamacpp.leaves import Continuation, Decision, Decoded, Leaf
 from tpo_lite.llamacpp.model import GgufModel
 
 OPENING = "[["

@@ -1,9 +1,9 @@
-"""A LoRA adapter of a Llama as a GGUF file that llama.cpp attaches to a GGUF of the same base.
+"""Writes a LoRA adapter of a Llama to a GGUF file that llama.cpp attaches to a GGUF of the same base.
 
-llama.cpp adds alpha / rank * B A x to each layer's output, with the rank read from the tensors; so
-alpha = scale * rank. Its rotary embedding pairs other rows of the query and key projections than
-transformers' does, so the rows of their B are permuted as the base's are. The factors stay in float32:
-in 16 bit, the small B of a few steps at a small learning rate would lose digits.
+llama.cpp adds alpha / rank * B A x to each layer's output, and reads the rank from the tensors. So alpha is
+scale * rank. Its rotary embedding pairs other rows of the query and key projections than that of transformers, so the rows of their
+B are permuted like those of the base. The factors stay in float32: in 16 bits, the small B after a few steps at a small
+learning rate would lose digits.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from tpo_lite.llamacpp.convert import LAYER_NAMES, interleaved
 
 
 def write_adapter_gguf(blocks: Blocks, scale: float, heads: int, kv_heads: int, path: Path) -> None:
-    """Writes `blocks` to `path`; `heads` and `kv_heads` are the base's query and key heads."""
+    """Write `blocks` to `path`; `heads` and `kv_heads` are the numbers of the base's query and key heads."""
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_type(gguf.GGUFType.ADAPTER)
     writer.add_string(gguf.Keys.Adapter.TYPE, "lora")

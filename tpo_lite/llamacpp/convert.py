@@ -1,8 +1,8 @@
-"""A Llama checkpoint in Hugging Face's layout as a GGUF file that llama.cpp reads, and its quantization.
+"""Converts a Llama checkpoint in Hugging Face's layout to a GGUF file for llama.cpp, and quantizes it.
 
-`convert` streams: it holds one tensor in memory, and imports no torch. It supports `model_type: llama` without
-biases in 16 or 32 bit safetensors, the `default` and `llama3` rotary embeddings, and byte-level BPE tokenizers that
-split text as Llama-3's or Qwen2's does; it refuses everything else. The logits are the checkpoint's. Names,
+`convert` holds one tensor in memory at a time, and imports no torch. It supports `model_type: llama` without biases, in
+16-bit or 32-bit safetensors, with `default` or `llama3` rotary embeddings and a byte-level BPE tokenizer that splits
+text as Llama-3's or Qwen2's does. It refuses everything else. The GGUF gives the logits of the checkpoint. Names,
 metadata and the rotary layout follow llama.cpp's own `convert_hf_to_gguf.py`.
 """
 
@@ -40,20 +40,20 @@ _SPLIT = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|%s| ?[^\s\p{L}\
 PRE_TOKENIZERS = {_SPLIT % r"\p{N}{1,3}": "llama-bpe", _SPLIT % r"\p{N}": "qwen2"}
 """The expression by which a tokenizer splits text before BPE -> llama.cpp's name for it."""
 
-_STORED = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "BF16": np.dtype("<u2")}
+_STORED: dict[str, np.dtype[Any]] = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "BF16": np.dtype("<u2")}
 _CHUNK = 1 << 24
 """Elements widened to 32 bits at a time."""
 _QUANTIZE_BUFFER = 1 << 30
-"""Bytes of 32-bit rows that llama.cpp holds while it quantizes; its default is 8 GiB."""
+"""Bytes of 32-bit rows that llama.cpp holds in memory while it quantizes; its default is 8 GiB."""
 _NO_CONVERSION = "Convert it with llama.cpp's convert_hf_to_gguf.py."
 
 
 def convert(folder: Path, out: Path, type: Literal["F16", "F32"] = "F16", name: str | None = None) -> None:
-    """Writes the Llama checkpoint in `folder`, its tokenizer and its chat template to the GGUF file `out`.
+    """Write the Llama checkpoint in `folder`, its tokenizer and its chat template to the GGUF file `out`.
 
-    Matrices get `type`, norms 32 bits. `name` is the model's name in the metadata, by default the folder's.
-    `out` appears only when it is whole. Raises `InputError` for a checkpoint that is not supported or lacks a
-    tensor, and `TpoError` where the disk is too small.
+    Matrices are stored as `type`, norms in 32 bits. `name` is the model's name in the metadata, by default that of the
+    folder. `out` appears only when it is complete. Raises `InputError` for a checkpoint that is not supported or lacks
+    a tensor, and `TpoError` if there is too little disk space.
     """
     config = json.loads(_required(folder, "config.json").read_text(encoding="utf-8"))
     if config["model_type"] != "llama":
@@ -77,14 +77,14 @@ def convert(folder: Path, out: Path, type: Literal["F16", "F32"] = "F16", name: 
     if factors is not None:
         writer.add_tensor_info("rope_freqs.weight", factors.shape, factors.dtype, factors.nbytes)
     dtypes = [np.dtype(np.float32) if len(source.shape) == 1 else matrix for _, source, _ in tensors]
-    for (target, source, _), dtype in zip(tensors, dtypes):
+    for (target, source, _), dtype in zip(tensors, dtypes, strict=True):
         writer.add_tensor_info(target, source.shape, dtype, math.prod(source.shape) * dtype.itemsize)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
     if factors is not None:
         writer.write_tensor_data(factors)
-    for (_, source, heads), dtype in zip(tensors, dtypes):
+    for (_, source, heads), dtype in zip(tensors, dtypes, strict=True):
         weight = source.read(dtype)
         writer.write_tensor_data(interleaved(weight, heads) if heads else weight)
     writer.close()
@@ -92,38 +92,38 @@ def convert(folder: Path, out: Path, type: Literal["F16", "F32"] = "F16", name: 
 
 
 def quantize(f16: Path, out: Path, type: Literal["Q4_K_M", "Q8_0"]) -> None:
-    """Writes the GGUF file `f16` quantized to `out`, by llama.cpp, on all cores.
+    """Quantize the GGUF file `f16` to `out` with llama.cpp, on all cores.
 
-    `out` appears only when it is whole. Rows whose width is no multiple of 256 get a larger type than Q4_K, as
-    llama.cpp chooses. Raises `TpoError` if llama.cpp refuses, with its last words.
+    `out` appears only when it is complete. For rows whose width is not a multiple of 256, llama.cpp chooses a larger
+    type than Q4_K. Raises `TpoError` with llama.cpp's last messages if it fails.
     """
     import llama_cpp
 
-    said: list[str] = []
+    messages: list[str] = []
 
-    @llama_cpp.llama_log_callback
     def keep(_level: int, text: bytes, _data: Any) -> None:
-        said.append(text.decode(errors="replace"))
+        messages.append(text.decode(errors="replace"))
 
+    callback = llama_cpp.llama_log_callback(keep)
     params = llama_cpp.llama_model_quantize_default_params()
     params.ftype = getattr(llama_cpp, f"LLAMA_FTYPE_MOSTLY_{type}")
     params.max_buf_size = _QUANTIZE_BUFFER
     temporary = out.with_name(out.name + ".tmp")
-    logger, its_data = llama_cpp.llama_log_callback(), ctypes.c_void_p()
-    llama_cpp.llama_log_get(ctypes.byref(logger), ctypes.byref(its_data))
-    llama_cpp.llama_log_set(keep, None)
+    before, its_data = llama_cpp.llama_log_callback(), ctypes.c_void_p()
+    llama_cpp.llama_log_get(ctypes.byref(before), ctypes.byref(its_data))
+    llama_cpp.llama_log_set(callback, None)
     try:
         failed = llama_cpp.llama_model_quantize(str(f16).encode(), str(temporary).encode(), ctypes.byref(params))
     finally:
-        llama_cpp.llama_log_set(logger, its_data)
+        llama_cpp.llama_log_set(before, its_data)
     if failed:
-        raise TpoError(f"{f16} could not be quantized to {type}: {' '.join(''.join(said[-3:]).split())}")
+        raise TpoError(f"{f16} could not be quantized to {type}: {' '.join(''.join(messages[-3:]).split())}")
     temporary.replace(out)
 
 
 @dataclass(frozen=True)
 class _Shape:
-    """What llama.cpp must know of a Llama's config.json."""
+    """What llama.cpp needs from a Llama's config.json."""
 
     vocab_size: int
     context: int
@@ -139,8 +139,8 @@ class _Shape:
 
     @classmethod
     def of(cls, config: dict[str, Any], folder: Path) -> _Shape:
-        # transformers 5 writes rope_parameters; checkpoints of before have rope_theta and rope_scaling, old ones
-        # with `type` for rope_type.
+        # transformers 5 writes rope_parameters. Older checkpoints have rope_theta and rope_scaling, and the oldest
+        # say `type` for rope_type.
         rope = {"rope_theta": config.get("rope_theta", 10_000.0), "rope_type": "default"}
         rope |= config.get("rope_parameters") or config.get("rope_scaling") or {}
         rope["rope_type"] = rope.get("type", rope["rope_type"])
@@ -162,9 +162,9 @@ class _Shape:
         )
 
     def frequency_factors(self) -> np.ndarray | None:
-        """By what llama3 scaling divides each of the head_dim / 2 rotary frequencies; None without scaling.
+        """Return the divisors of the head_dim / 2 rotary frequencies in llama3 scaling; None without scaling.
 
-        Long wavelengths are stretched by `factor`, short ones kept, those between interpolated
+        Long wavelengths are stretched by `factor`, short ones are kept, and those between are interpolated
         (transformers, `modeling_rope_utils._compute_llama3_parameters`).
         """
         if self.rope["rope_type"] == "default":
@@ -173,7 +173,8 @@ class _Shape:
         frequencies = self.rope["rope_theta"] ** -(np.arange(0, self.head_dim, 2) / self.head_dim)
         turns = self.rope["original_max_position_embeddings"] * frequencies / (2 * math.pi)
         kept = np.clip((turns - low) / (high - low), 0, 1)
-        return (1 / (kept + (1 - kept) / factor)).astype(np.float32)
+        divisors: np.ndarray = (1 / (kept + (1 - kept) / factor)).astype(np.float32)
+        return divisors
 
 
 @dataclass(frozen=True)
@@ -185,13 +186,13 @@ class _StoredTensor:
     dtype: str
     shape: tuple[int, ...]
 
-    def read(self, dtype: np.dtype) -> np.ndarray:
-        """The tensor as `dtype`; beside it, only a few rows are in memory at a time."""
-        stored = np.memmap(self.shard, _STORED[self.dtype], "r", self.offset, self.shape)
+    def read(self, dtype: np.dtype[Any]) -> np.ndarray:
+        """Return the tensor as `dtype`; only a few of the stored rows are in memory at a time."""
+        stored: np.ndarray = np.memmap(self.shard, _STORED[self.dtype], "r", self.offset, self.shape)
         read = np.empty(self.shape, dtype)
         rows = max(1, _CHUNK // math.prod(self.shape[1:]))
         for start in range(0, len(read), rows):
-            chunk = stored[start : start + rows]
+            chunk: np.ndarray = stored[start : start + rows]
             if self.dtype == "BF16":
                 # bfloat16 is the upper half of a float32; numpy does not have it.
                 chunk = (chunk.astype(np.uint32) << 16).view(np.float32)
@@ -218,7 +219,10 @@ def _stored_tensors(folder: Path) -> dict[str, _StoredTensor]:
 def _tensors(
     shape: _Shape, stored: dict[str, _StoredTensor], folder: Path
 ) -> Iterator[tuple[str, _StoredTensor, int | None]]:
-    """(GGUF name, source, heads to interleave or None) of every tensor; each of `stored` has to have its place."""
+    """Yield (GGUF name, source, heads to interleave or None) for every tensor of the GGUF.
+
+    Raises `InputError` if one is not among `stored`, or one of these belongs to no plain Llama.
+    """
     names = {"token_embd": "model.embed_tokens", "output_norm": "model.norm"}
     if not shape.tied:
         names["output"] = "lm_head"
@@ -226,19 +230,24 @@ def _tensors(
         names |= {f"blk.{layer}.{ours}": f"model.layers.{layer}.{theirs}" for theirs, ours in LAYER_NAMES.items()}
     missing = {f"{theirs}.weight" for theirs in names.values()} - stored.keys()
     if missing:
-        raise InputError(f"{folder} lacks the tensor {min(missing)!r}. Copy or download the model anew.")
-    # Tied checkpoints may repeat the embedding as lm_head, and old ones store what follows from rope_theta.
+        raise InputError(f"{folder} lacks the tensor {min(missing)!r}. Copy or download the model again.")
+    # Tied checkpoints may repeat the embedding as lm_head, and old ones store frequencies that follow from rope_theta.
     known = {f"{theirs}.weight" for theirs in names.values()} | {"lm_head.weight"}
     unknown = {name for name in stored if name not in known and not name.endswith("rotary_emb.inv_freq")}
     if unknown:
-        raise InputError(f"{folder} has the tensor {min(unknown)!r}, which a plain Llama has not. {_NO_CONVERSION}")
+        raise InputError(
+            f"{folder} has the tensor {min(unknown)!r}, which a plain Llama does not have. {_NO_CONVERSION}"
+        )
     heads = {"attn_q": shape.heads, "attn_k": shape.kv_heads}
     for ours, theirs in names.items():
         yield f"{ours}.weight", stored[f"{theirs}.weight"], heads.get(ours.split(".")[-1])
 
 
 def interleaved(weight: np.ndarray, heads: int) -> np.ndarray:
-    """A query or key projection's rows in llama.cpp's rotary order: it pairs (2i, 2i+1), transformers (i, i+d/2)."""
+    """Return a query or key projection's rows in llama.cpp's rotary order.
+
+    In a head of width d, llama.cpp rotates rows 2i and 2i + 1 together, and transformers rows i and i + d/2.
+    """
     rows, columns = weight.shape
     return weight.reshape(heads, 2, rows // heads // 2, columns).swapaxes(1, 2).reshape(rows, columns)
 
@@ -260,7 +269,7 @@ def _add_shape(writer: gguf.GGUFWriter, shape: _Shape) -> None:
 
 
 def _add_tokenizer(writer: gguf.GGUFWriter, folder: Path, rows: int) -> None:
-    """Adds the tokenizer and chat template of `folder`; the vocabulary is padded to the embedding's `rows`."""
+    """Add the tokenizer and chat template of `folder`, with the vocabulary padded to the embedding's `rows`."""
     tokenizer = json.loads(_required(folder, "tokenizer.json").read_text(encoding="utf-8"))
     settings = json.loads(_required(folder, "tokenizer_config.json").read_text(encoding="utf-8"))
     bpe, added = tokenizer["model"], tokenizer["added_tokens"]
@@ -268,7 +277,7 @@ def _add_tokenizer(writer: gguf.GGUFWriter, folder: Path, rows: int) -> None:
     kinds = {
         token["content"]: gguf.TokenType.CONTROL if token["special"] else gguf.TokenType.USER_DEFINED for token in added
     }
-    tokens = sorted(ids, key=ids.get)
+    tokens = sorted(ids, key=lambda token: ids[token])
     padding = rows - len(tokens)
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre(_pre_tokenizer(tokenizer, folder))
@@ -278,13 +287,13 @@ def _add_tokenizer(writer: gguf.GGUFWriter, folder: Path, rows: int) -> None:
     )
     # Older tokenizer.json files have "a b" where newer ones have ["a", "b"].
     writer.add_token_merges([merge if isinstance(merge, str) else " ".join(merge) for merge in bpe["merges"]])
-    bos, eos, pad = (_text(settings.get(key)) for key in ("bos_token", "eos_token", "pad_token"))
+    bos, eos = _text(settings["bos_token"]), _text(settings["eos_token"])
     writer.add_bos_token_id(ids[bos])
     writer.add_eos_token_id(ids[eos])
     writer.add_eot_token_id(ids[eos])
-    if pad is not None:
-        writer.add_pad_token_id(ids[pad])
-    # Who puts BOS before a text is the post-processor.
+    if settings.get("pad_token") is not None:
+        writer.add_pad_token_id(ids[_text(settings["pad_token"])])
+    # The post-processor is what puts BOS before a text.
     writer.add_add_bos_token(bos in json.dumps(tokenizer["post_processor"]))
     template = folder / "chat_template.jinja"
     chat_template = template.read_text(encoding="utf-8") if template.exists() else settings.get("chat_template")
@@ -293,7 +302,7 @@ def _add_tokenizer(writer: gguf.GGUFWriter, folder: Path, rows: int) -> None:
 
 
 def _pre_tokenizer(tokenizer: dict[str, Any], folder: Path) -> str:
-    """llama.cpp's name for how `tokenizer` splits text before BPE."""
+    """Return llama.cpp's name for how `tokenizer` splits text before BPE."""
     pre = tokenizer["pre_tokenizer"] or {}
     for step in pre.get("pretokenizers", [pre]):
         expression = step.get("pattern", {}).get("Regex")
@@ -302,8 +311,8 @@ def _pre_tokenizer(tokenizer: dict[str, Any], folder: Path) -> str:
     raise InputError(f"{folder}/tokenizer.json splits text in a way that is not supported. {_NO_CONVERSION}")
 
 
-def _text(token: str | dict[str, Any] | None) -> str | None:
-    """A special token of tokenizer_config.json, which holds it as text or with its properties."""
+def _text(token: str | dict[str, str]) -> str:
+    """Return the text of a special token in tokenizer_config.json, which holds it as text or with its properties."""
     return token["content"] if isinstance(token, dict) else token
 
 

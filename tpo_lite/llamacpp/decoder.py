@@ -1,258 +1,54 @@
 """A batched llama.cpp decoder for token sequences that share prefixes.
 
-`llama_cpp.Llama` decodes one sequence at a time. This module uses the low-level functions of
-llama-cpp-python 0.3.36 instead: `LlamaCpp.decode` takes leaves (whole token sequences), builds the
-tree of their shared prefixes (`tpo_lite.llamacpp.prefix_tree`), decodes each shared prefix once, copies it
-between sequences (`llama_memory_seq_cp`), and lets the suffixes and continuations of many leaves share each
-`llama_decode` (`tpo_lite.llamacpp.schedule`). Works on token ids; knows nothing of judges.
+`LlamaCpp.decode` takes leaves (whole token sequences), builds the tree of the prefixes that they share
+(`tpo_lite.llamacpp.prefix_tree`), decodes each shared prefix once, copies it between sequences, and lets the suffixes
+and continuations of many leaves share each decode (`tpo_lite.llamacpp.schedule`). Works on token ids; knows nothing of
+judges.
 
-The KV cache is unified or in streams. Unified: all sequences share its cells, copying a prefix is a matter of labels,
-and attention looks at every cell in use, masking those of other sequences. In streams: each sequence has cells of its
-own, copying copies, and attention sees nothing else. Masked cells cost a CPU more than the copies do: with 32 sequences
-of 800 tokens a prompt token took 835 microseconds against 262, a step of the continuations 90 milliseconds against 60
-(4 layers of 512, Q4_K_M, one thread). A small model gains more from large, ragged batches, which streams cannot
-share, and so does a GPU.
-
-The same leaves in the same order with the same settings give bit-identical results on one machine:
-the schedule depends on the leaves alone, and every call starts from an empty cache.
+On one machine, the same leaves in the same order with the same settings give bit-identical results: the schedule
+depends on the leaves alone, and every call starts with an empty cache.
 """
 
 from __future__ import annotations
 
-import ctypes
-import math
-import os
-import weakref
 from collections.abc import Iterator, Sequence
-from pathlib import Path
-from typing import Any, Literal
 
-import llama_cpp
-import numpy as np
-
-from tpo_lite.errors import InputError, OutOfMemory, TpoError
-from tpo_lite.llamacpp.model import GgufModel, clear_log, last_log, memory_ran_out
-from tpo_lite.llamacpp.prefix_tree import Continuation, Decision, Decoded, Leaf, Segment
+from tpo_lite.errors import InputError
+from tpo_lite.llamacpp.context import LlamaContext
+from tpo_lite.llamacpp.leaves import Decoded, Leaf, whole_cells
 from tpo_lite.llamacpp.schedule import Schedule, StreamSchedule
 
-__all__ = ["Continuation", "Decision", "Decoded", "Leaf", "LlamaCpp"]
 
-ALLOC_FAILED = -2
-"""What `llama_decode` returns where memory ran out (ggml's GGML_STATUS_ALLOC_FAILED)."""
+class LlamaCpp(LlamaContext):
+    """A GGUF model that decodes many sequences at a time; `LlamaContext` describes the arguments.
 
-CELLS = 256
-"""llama.cpp makes a stream's cells a multiple of this."""
-
-SMALL_MODEL = 64 << 20
-"""Bytes of weights below which one thread decodes, and a KV cache is unified: threads meet after every operation, and
-where operations are this short, another process on one of the cores made two threads 60 times slower than one."""
-
-
-class LlamaCpp(GgufModel):
-    """A GGUF model that decodes many sequences at a time.
-
-    `n_ctx` is the number of KV cells that all sequences in flight hold together, `n_batch` the most
-    tokens in one decode, `n_seq_max` the most sequences in flight (at most 256, a limit of llama.cpp,
-    and at most `n_batch`); a leaf takes one sequence and so does each shared prefix above it. `kv_unified` None: on a
-    GPU and for a model smaller than SMALL_MODEL; in streams, there are as many sequences as have room for the longest
-    leaf each.
-    `kv_type` is the type of keys and values alike; q8_0 needs `flash_attn`. `n_gpu_layers` is the number
-    of layers on the GPU (-1: all). `n_threads` None takes the CPUs that this process may use, and one for
-    a model smaller than SMALL_MODEL. `adapter` is a LoRA as GGUF (`tpo_lite.llamacpp.adapter`), attached.
-
-    Raises `InputError` as `GgufModel` does, and `OutOfMemory` where the memory does not suffice.
+    A leaf takes one sequence, and so does each shared prefix above it. In streams, there are as many sequences as have
+    room for the longest leaf each, at most `n_seq_max`.
     """
 
-    def __init__(
-        self,
-        path: str | Path,
-        n_ctx: int = 8192,
-        n_batch: int = 512,
-        n_seq_max: int = 32,
-        n_gpu_layers: int = 0,
-        kv_type: Literal["f16", "q8_0"] = "f16",
-        flash_attn: bool = True,
-        n_threads: int | None = None,
-        adapter: Path | None = None,
-        kv_unified: bool | None = None,
-    ):
-        if kv_type == "q8_0" and not flash_attn:
-            raise InputError("A q8_0 KV cache needs flash attention. Turn it on, or take kv_type f16.")
-        super().__init__(path, n_gpu_layers)
-        self.n_ctx, self.n_batch = n_ctx, n_batch
-        self.n_seq_max = min(n_seq_max, n_batch, llama_cpp.llama_max_parallel_sequences())
-        small = llama_cpp.llama_model_size(self._model) < SMALL_MODEL
-        self.kv_unified = (small or n_gpu_layers != 0) if kv_unified is None else kv_unified
-        if n_threads is None:
-            n_threads = 1 if small else len(os.sched_getaffinity(0))
-        self.tokens_decoded = 0
-        """Tokens evaluated by all `decode` calls so far."""
-        self.check_context(n_ctx, kv_type, on_gpu=n_gpu_layers != 0)
-
-        # Before the context, which sizes its graph for the adapters that the model has by then.
-        self._adapter = None if adapter is None else _load_adapter(self._model, adapter)
-        self._adapter_attached = adapter is not None
-        self._params = self._context_params(kv_type, flash_attn, n_threads)
-        self._context: Any = None
-        self.max_leaf = min(n_ctx, llama_cpp.llama_model_n_ctx_train(self._model))
-        """Most tokens of one leaf, its continuation included: by the KV cache and the model's training."""
-        self._make_context(self.n_seq_max if self.kv_unified else max(1, min(self.n_seq_max, n_ctx // CELLS)))
-        self._copied = (ctypes.c_uint8 * 0)()
-        self._allocate_batch()
-
-    def _context_params(self, kv_type: str, flash_attn: bool, n_threads: int) -> Any:
-        params = llama_cpp.llama_context_default_params()
-        params.n_batch = params.n_ubatch = self.n_batch
-        params.kv_unified = self.kv_unified
-        params.type_k = params.type_v = getattr(llama_cpp, f"GGML_TYPE_{kv_type.upper()}")
-        params.flash_attn_type = int(flash_attn)
-        params.offload_kqv = True
-        params.n_threads = params.n_threads_batch = n_threads
-        return params
-
-    def _make_context(self, sequences: int) -> None:
-        """A context for so many sequences in the place of the one there was."""
-        if self._context is not None:
-            self._free_context()
-        params = self._params
-        params.n_ctx = self.n_ctx
-        if sequences > 1 and not self.kv_unified:  # each stream has its share of the cells, rounded down, not up
-            params.n_ctx = sequences * (self.n_ctx // sequences // CELLS * CELLS)
-        params.n_seq_max = params.n_outputs_max = sequences
-        clear_log()
-        context = llama_cpp.llama_init_from_model(self._model, params)
-        if not context:
-            # Now, and not when the error is forgotten: whoever tries fewer GPU layers needs the memory.
-            self._free_model()
-            kind = OutOfMemory if memory_ran_out() else InputError
-            kv_type = "q8_0" if params.type_k == llama_cpp.GGML_TYPE_Q8_0 else "f16"
-            raise kind(
-                f"{self.path}: no context of {self.n_ctx} tokens ({kv_type} KV cache) could be made: "
-                f"{last_log()}. Take a smaller context or, where memory ran out, kv_type q8_0."
-            )
-        pooled = llama_cpp.llama_pooling_type(context) != llama_cpp.LLAMA_POOLING_TYPE_NONE
-        if pooled or not llama_cpp.llama_get_causal_attn(context):
-            llama_cpp.llama_free(context)
-            raise self.embedding_error()
-        self._context, self._sequence_count = context, sequences
-        self._free_context = weakref.finalize(self, llama_cpp.llama_free, context)
-        self.memory = llama_cpp.llama_get_memory(context)
-        if self._adapter is not None:
-            self.attach_adapter(self._adapter_attached)
-
-    def _allocate_batch(self) -> None:
-        n = self.n_batch
-        self._tokens, self._positions = np.zeros(n, np.int32), np.zeros(n, np.int32)
-        self._sequences, self._wanted = np.zeros(n, np.int32), np.zeros(n, np.int8)
-        self._ones = np.ones(n, np.int32)
-        # A token's sequences are a pointer to an array of ids; each of ours has one, in self._sequences.
-        ids = ctypes.POINTER(ctypes.c_int32)
-        address = self._sequences.ctypes.data
-        self._sequence_pointers = (ids * n)(*[ctypes.cast(address + 4 * i, ids) for i in range(n)])
-        self._batch = llama_cpp.llama_batch(
-            n_tokens=0,
-            token=self._tokens.ctypes.data_as(ids),
-            embd=None,
-            pos=self._positions.ctypes.data_as(ids),
-            n_seq_id=self._ones.ctypes.data_as(ids),
-            seq_id=self._sequence_pointers,
-            logits=self._wanted.ctypes.data_as(ctypes.POINTER(ctypes.c_int8)),
-        )
-
-    def attach_adapter(self, attached: bool) -> None:
-        """Whether the next `decode` uses the adapter."""
-        self._adapter_attached = attached
-        adapters = (llama_cpp.llama_adapter_lora_p_ctypes * 1)(self._adapter)
-        llama_cpp.llama_set_adapters_lora(self._context, adapters, int(attached), (ctypes.c_float * 1)(1.0))
-
-    # Decoding
-
     def decode(self, leaves: Sequence[Leaf]) -> list[Decoded]:
-        """What becomes of all leaves, in the order given; see `stream`."""
+        """Return what becomes of all leaves, in the order given; see `stream`."""
         ended = dict(self.stream(leaves))
         return [ended[index] for index in range(len(leaves))]
 
     def stream(self, leaves: Sequence[Leaf]) -> Iterator[tuple[int, Decoded]]:
-        """Decodes all leaves; gives each leaf's number and what became of it as soon as it has ended.
+        """Decode all leaves, and yield each leaf's number and what became of it as soon as it has ended.
 
-        Only one stream at a time: each begins with an empty cache. A leaf enters when a sequence and all the KV cells that it may need are free, so that nothing ever
-        has to be taken back. Raises `InputError` naming a leaf that does not fit even alone, before any
-        work is done; what no leaf may ask for, `Continuation` refuses.
+        Only one stream may be open at a time, because each begins with an empty cache. A leaf enters when a sequence
+        and all the KV cells that it can need are free, so nothing ever has to be evicted. Raises `InputError` naming a
+        leaf that does not fit even alone, before any work is done.
         """
         for index, leaf in enumerate(leaves):
             if not leaf.tokens or leaf.room > self.max_leaf:
                 raise InputError(
-                    f"Leaf {index} needs {leaf.room} tokens ({len(leaf.tokens)} given); it must have one at "
-                    f"least and fit {self.max_leaf}. Shorten it, or take a larger context."
+                    f"Leaf {index} needs {leaf.room} tokens ({len(leaf.tokens)} given); it must have at least one and "
+                    f"fit {self.max_leaf}. Shorten it, or use a larger context."
                 )
         if self.kv_unified:
-            schedule: Schedule = Schedule(self, leaves, self.n_seq_max, self.n_ctx)
+            schedule = Schedule(self, leaves, self.n_seq_max, self.n_ctx)
         else:
             longest = max((leaf.room for leaf in leaves), default=1)
-            sequences = max(1, min(self.n_seq_max, self.n_ctx // (CELLS * math.ceil(longest / CELLS))))
-            if sequences != self._sequence_count:
-                self._make_context(sequences)
+            sequences = max(1, min(self.n_seq_max, self.n_ctx // whole_cells(longest)))
+            self.use_streams(sequences)
             schedule = StreamSchedule(self, leaves, sequences, sum(leaf.room for leaf in leaves))
         yield from schedule.run()
-
-    def decode_batch(self, parts: Sequence[tuple[Segment, int]]) -> list[Segment]:
-        """Decodes the next so many tokens of each segment; returns the segments that are complete by it."""
-        tokens: list[int] = []
-        positions: list[int] = []
-        sequences: list[int] = []
-        completed, wanted = [], []
-        for segment, take in parts:
-            start = segment.start + segment.done
-            tokens.extend(segment.tokens[segment.done : segment.done + take])
-            positions += range(start, start + take)
-            sequences += [segment.seq] * take
-            segment.done += take
-            if segment.complete:
-                completed.append(segment)
-                if segment.leaf is not None:
-                    wanted.append(len(tokens) - 1)
-        n = len(tokens)
-        self._tokens[:n], self._positions[:n], self._sequences[:n] = tokens, positions, sequences
-        self._wanted[:n] = 0
-        self._wanted[wanted] = 1
-        self._batch.n_tokens = n
-        clear_log()
-        status = llama_cpp.llama_decode(self._context, self._batch)
-        if status != 0:
-            kind = OutOfMemory if status == ALLOC_FAILED else TpoError
-            raise kind(
-                f"{self.path}: llama.cpp could not decode {n} tokens (status {status}): "
-                f"{last_log()}. Take a smaller batch or context."
-            )
-        self.tokens_decoded += n
-        return completed
-
-    def copy_sequence(self, source: int, target: int) -> None:
-        """Copies the cells of one stream to an empty other one.
-
-        `llama_memory_seq_cp` would copy unused cells, too, and lays out the compute graph anew after each copy.
-        """
-        size = llama_cpp.llama_state_seq_get_size(self._context, source)
-        if len(self._copied) < size:
-            self._copied = (ctypes.c_uint8 * size)()
-        read = llama_cpp.llama_state_seq_get_data(self._context, self._copied, size, source)
-        if read != size or llama_cpp.llama_state_seq_set_data(self._context, self._copied, size, target) != size:
-            raise TpoError(f"{self.path}: llama.cpp could not copy a sequence of {size} bytes: {last_log()}.")
-
-    def all_logits(self, rows: int) -> np.ndarray:
-        """The last decode's logits, (rows, vocabulary): of the last tokens of completed leaves, in their order.
-
-        A view of llama.cpp's memory, good until the next decode.
-        """
-        if rows == 0:
-            return np.empty((0, self.n_vocab), np.float32)
-        return np.ctypeslib.as_array(llama_cpp.llama_get_logits(self._context), (rows, self.n_vocab))
-
-
-def _load_adapter(model: Any, path: Path) -> Any:
-    """A LoRA as GGUF, loaded beside the model that it belongs to; it is freed with the model."""
-    clear_log()
-    adapter = llama_cpp.llama_adapter_lora_init(model, str(path).encode())
-    if not adapter:
-        raise TpoError(f"{path} is no adapter of this model: {last_log()}. Delete it; it is made again.")
-    return adapter

@@ -1,42 +1,40 @@
-"""Which tokens `tpo_lite.llamacpp.decoder.LlamaCpp` decodes when: continuous batches over the leaves' prefix tree.
+"""Decides which tokens are decoded when: continuous batching over the leaves' prefix tree.
 
-A leaf or shared prefix is admitted when a llama.cpp sequence is free for it, and leaves give theirs up as soon as they
-end. `Schedule` fills each decode with tokens of many sequences of one unified KV cache; `StreamSchedule`
-serves a cache with a stream of cells for each sequence.
+A leaf or shared prefix is admitted when a llama.cpp sequence is free for it. A leaf frees its sequence as soon as it
+ends. `Schedule` fills each decode with tokens of many sequences of one unified KV cache; `StreamSchedule` is for a
+cache with a stream of cells for each sequence (`tpo_lite.llamacpp.context` compares the two).
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
 
 import llama_cpp
 import numpy as np
 
+from tpo_lite.llamacpp.context import LlamaContext
+from tpo_lite.llamacpp.leaves import Continuation, Decoded, Ended, Leaf
 from tpo_lite.llamacpp.nucleus import nucleus_token
-from tpo_lite.llamacpp.prefix_tree import Continuation, Decoded, Leaf, Segment, prefix_tree
+from tpo_lite.llamacpp.prefix_tree import Segment, prefix_tree
 from tpo_lite.seeds import generator
 
-if TYPE_CHECKING:
-    from tpo_lite.llamacpp.decoder import LlamaCpp
-
 MIN_SHARED = 8
-"""Tokens from which on a shared prefix is worth a sequence of its own, where it costs labels."""
+"""The fewest tokens for which a shared prefix gets its own sequence, in a unified cache, where copies are labels."""
 MIN_COPIED = 32
-"""The same where it costs a copy and a decode of its own."""
+"""The same in streams, where a shared prefix costs a decode and copies of cells."""
 TOGETHER = 128
-"""Prompt tokens up to which a decode in streams takes another sequence's: beyond it gains nothing on a CPU."""
+"""In streams, prompts share a decode while they have at most this many tokens: more gains nothing on a CPU."""
 
 
 class Schedule:
-    """The state of one `LlamaCpp.decode` call on a unified cache of `cells` cells."""
+    """The state of one `LlamaCpp.stream` call on a unified cache of `cells` cells."""
 
     min_shared = MIN_SHARED
 
-    def __init__(self, engine: LlamaCpp, leaves: Sequence[Leaf], sequences: int, cells: int):
-        self.engine, self.leaves = engine, leaves
-        self.memory = engine.memory
+    def __init__(self, context: LlamaContext, leaves: Sequence[Leaf], sequences: int, cells: int):
+        self.context, self.leaves = context, leaves
+        self.memory = context.memory
         self.waiting = deque(prefix_tree(leaves, sequences, self.min_shared))
         self.resident: list[Segment] = []
         """Segments in the KV cache, in the order of admission."""
@@ -44,15 +42,15 @@ class Schedule:
         """In ascending order; leaves take the first, shared prefixes the last."""
         self.free_cells = cells
         self.ended: list[tuple[int, Decoded]] = []
-        """What has ended in the last decode."""
+        """The leaves that ended with the last decode, and what became of them."""
 
     def run(self) -> Iterator[tuple[int, Decoded]]:
-        """Each leaf's number and what became of it, as soon as it has ended."""
+        """Yield each leaf's number and what became of it, as soon as it has ended."""
         llama_cpp.llama_memory_clear(self.memory, False)
         while self.waiting or self.resident:
             self._admit()
-            completed = self.engine.decode_batch(self._next_batch())
-            logits = self.engine.all_logits(sum(segment.leaf is not None for segment in completed))
+            completed = self.context.decode_batch(self._next_batch())
+            logits = self.context.all_logits(sum(segment.leaf is not None for segment in completed))
             row = 0
             for segment in completed:
                 if segment.leaf is None:
@@ -66,16 +64,16 @@ class Schedule:
             self.ended.clear()
 
     def _admit(self) -> None:
-        """Takes waiting leaves, depth first, until a decode is full or room runs out.
+        """Admit waiting leaves, depth first, until a decode is full or room runs out.
 
-        Depth-first order makes this free of deadlock: when no admitted leaf is left, all that is resident
-        is shared prefixes of the next leaf, and `LlamaCpp.stream` has checked that one leaf fits alone.
+        Depth-first order prevents deadlock: when no admitted leaf is left, only shared prefixes of the next leaf are
+        resident, and `LlamaCpp.stream` has checked that each leaf fits alone.
         """
         pending = sum(len(s.tokens) - s.done for s in self.resident if s.ready)
-        while self.waiting and pending < self.engine.n_batch:
+        while self.waiting and pending < self.context.n_batch:
             path = []
             segment: Segment | None = self.waiting[0]
-            while segment is not None and segment.seq is None:
+            while segment is not None and segment.seq < 0:
                 path.append(segment)
                 segment = segment.parent
             cells = sum(s.cells for s in path)
@@ -92,17 +90,20 @@ class Schedule:
                     pending += len(segment.tokens)
 
     def _copy_prefix(self, segment: Segment) -> None:
+        """Copy the shared prefix before a segment, once it is complete, to the segment's sequence."""
+        assert segment.parent is not None
         llama_cpp.llama_memory_seq_cp(self.memory, segment.parent.seq, segment.seq, -1, -1)
 
     def _next_batch(self) -> list[tuple[Segment, int]]:
-        """Segments and how many of their tokens the next decode takes."""
+        """Return what the next decode takes: segments, and how many tokens of each."""
         # Continuations first: each needs one token, and n_batch has room for one of every sequence.
         ready = sorted((s for s in self.resident if s.ready), key=lambda s: not s.sampled)
         return self._fill(ready)
 
     def _fill(self, segments: Sequence[Segment]) -> list[tuple[Segment, int]]:
-        """As many tokens of these, in order, as a decode takes."""
-        batch, room = [], self.engine.n_batch
+        """Return as many tokens of these segments, in order, as a decode takes."""
+        batch: list[tuple[Segment, int]] = []
+        room = self.context.n_batch
         for segment in segments:
             if room == 0:
                 break
@@ -112,19 +113,21 @@ class Schedule:
         return batch
 
     def _advance(self, segment: Segment, logits: np.ndarray) -> None:
-        """Takes the logits (vocabulary,) of a leaf's last token: ends the leaf or gives it the tokens that come next."""
+        """End a leaf, or give it the tokens that come next, by the logits (vocabulary,) after its last token."""
+        assert segment.leaf is not None
         leaf = self.leaves[segment.leaf]
         plan = leaf.continuation
         if plan is None:
             return self._finish(segment, "prompt", _chosen(logits, leaf.logits_of))
         decision = plan.decision
         if segment.ended is not None:
+            assert decision is not None  # only its forced tokens are decoded after the end
             return self._finish(segment, segment.ended, _chosen(logits, decision.among))
         token = _next_token(segment, plan, logits)
         if decision is not None:
             if token in decision.among and segment.text.endswith(decision.after):
                 return self._finish(segment, "decision", _chosen(logits, decision.among))
-            segment.text += self.engine.token_bytes(token)
+            segment.text += self.context.token_bytes(token)
         segment.sampled.append(token)
         following = [] if token in plan.stop_tokens else [token]
         if not following:
@@ -140,7 +143,9 @@ class Schedule:
             return segment.follow_with(following)
         self._finish(segment, segment.ended, _chosen(logits, decision.among))
 
-    def _finish(self, segment: Segment, ended: Any, logits: np.ndarray | None) -> None:
+    def _finish(self, segment: Segment, ended: Ended, logits: np.ndarray | None) -> None:
+        """Record what became of a leaf, and free its sequence and the shared prefixes that no other leaf needs."""
+        assert segment.leaf is not None
         self.ended.append((segment.leaf, Decoded(segment.sampled, ended, logits)))
         done: Segment | None = segment
         while done is not None and done.children == 0:
@@ -152,17 +157,18 @@ class Schedule:
                 done.children -= 1
 
     def _release(self, segment: Segment) -> None:
+        """Empty a segment's sequence and free it."""
         llama_cpp.llama_memory_seq_rm(self.memory, segment.seq, -1, -1)
         self.free_sequences.append(segment.seq)
         self.free_sequences.sort()
 
 
 class StreamSchedule(Schedule):
-    """The state of one `LlamaCpp.decode` call on a cache with a stream of cells for each sequence.
+    """The state of one `LlamaCpp.stream` call on a cache with a stream of cells for each sequence.
 
-    llama.cpp decodes streams together where their numbers are consecutive and each has as many tokens; what sticks out is
-    decoded apart. So prompts are not mixed with continuations, and continuations keep to the lowest numbers: where one
-    ends and no leaf waits, the highest moves into its place.
+    llama.cpp decodes streams together only if their numbers are consecutive and they have equally many tokens. The
+    other tokens are decoded separately. So prompts are not mixed with continuations, and continuations use the lowest
+    numbers: if one ends and no leaf waits, the one with the highest number moves into its place.
     """
 
     min_shared = MIN_COPIED
@@ -172,17 +178,19 @@ class StreamSchedule(Schedule):
         prompts = [s for s in ready if not s.sampled]
         if not prompts:
             return self._fill(sorted(ready, key=lambda s: s.seq))
-        batch, tokens = [], 0
+        batch: list[tuple[Segment, int]] = []
+        tokens = 0
         for segment in prompts:
-            take = min(len(segment.tokens) - segment.done, self.engine.n_batch)
-            if batch and tokens + take > min(TOGETHER, self.engine.n_batch):
+            take = min(len(segment.tokens) - segment.done, self.context.n_batch)
+            if batch and tokens + take > min(TOGETHER, self.context.n_batch):
                 break
             batch.append((segment, take))
             tokens += take
         return sorted(batch, key=lambda part: part[0].seq)
 
     def _copy_prefix(self, segment: Segment) -> None:
-        self.engine.copy_sequence(segment.parent.seq, segment.seq)
+        assert segment.parent is not None
+        self.context.copy_sequence(segment.parent.seq, segment.seq)
 
     def _release(self, segment: Segment) -> None:
         super()._release(segment)
@@ -191,7 +199,7 @@ class StreamSchedule(Schedule):
         last = max((s for s in self.resident if s.leaf is not None), key=lambda s: s.seq, default=segment)
         if last.seq > segment.seq:
             self.free_sequences.remove(segment.seq)
-            self.engine.copy_sequence(last.seq, segment.seq)
+            self.context.copy_sequence(last.seq, segment.seq)
             moved, last.seq = last.seq, segment.seq
             llama_cpp.llama_memory_seq_rm(self.memory, moved, -1, -1)
             self.free_sequences.append(moved)
@@ -199,10 +207,12 @@ class StreamSchedule(Schedule):
 
 
 def _chosen(logits: np.ndarray, tokens: Sequence[int] | None) -> np.ndarray:
+    """Return the logits of `tokens` (None: of all), copied out of llama.cpp's memory."""
     return logits.copy() if tokens is None else logits[list(tokens)]
 
 
 def _next_token(segment: Segment, plan: Continuation, logits: np.ndarray) -> int:
+    """Return the next token of a continuation: the most likely one, or a random one of the nucleus."""
     if plan.temperature == 0:
         return int(logits.argmax())
     if segment.random is None:

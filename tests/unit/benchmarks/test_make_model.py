@@ -17,7 +17,8 @@ from benchmarks.texts import corpus
 from tests.helpers.vocabulary import read_vocabulary
 from tpo_lite.errors import InputError
 from tpo_lite.hub import model_path
-from tpo_lite.llamacpp.decoder import Leaf, LlamaCpp
+from tpo_lite.llamacpp.decoder import LlamaCpp
+from tpo_lite.llamacpp.leaves import Leaf
 
 TEXT = "A dog, a cat and 1234 mice:  don't they all think before they answer? Żółw 你好 🐢" * 3
 

@@ -22,7 +22,8 @@ from tpo_lite.errors import InputError
 from tpo_lite.hub import judge_path, model_path
 from tpo_lite.judges.gguf import GgufJudge
 from tpo_lite.judges.protocol import JudgeRequest
-from tpo_lite.llamacpp.decoder import Leaf, LlamaCpp
+from tpo_lite.llamacpp.decoder import LlamaCpp
+from tpo_lite.llamacpp.leaves import Leaf
 from tpo_lite.thoughts import GENERIC, parse
 
 TOKENIZER = load_tokenizer(model_path("embedded"))

@@ -68,7 +68,7 @@ def test_a_batch_is_no_larger_than_the_context(tiny_judge):
 @pytest.mark.parametrize("use", [open_judge, check_judge])
 def test_a_context_beyond_the_memory_is_refused_at_once(tiny_judge, context, use):
     began = time.monotonic()
-    with pytest.raises(OutOfMemory, match=rf"no context of {context} tokens .*GB of memory are free. Take a smaller"):
+    with pytest.raises(OutOfMemory, match=rf"no context of {context} tokens .*GB of memory are free. Use a smaller"):
         use(JudgeSettings(model=str(tiny_judge), context=context))
     assert time.monotonic() - began < 5
 

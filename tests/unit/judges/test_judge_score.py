@@ -18,7 +18,8 @@ from tpo_lite.judges.open import open_judge
 from tpo_lite.judges.prompts import CUT_MARK, SCORE_FIELDS, SCORE_TEMPLATE
 from tpo_lite.judges.protocol import JudgeRequest
 from tpo_lite.judges.score import RATINGS, ScoreJudge, p_better
-from tpo_lite.llamacpp.decoder import Leaf, LlamaCpp
+from tpo_lite.llamacpp.decoder import LlamaCpp
+from tpo_lite.llamacpp.leaves import Leaf
 from tpo_lite.recipe import JudgeSettings
 
 SHORT = "{instruction}|{response}"

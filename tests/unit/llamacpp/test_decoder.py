@@ -7,7 +7,8 @@ import pytest
 
 from tests.helpers.reference import ROUNDING, assert_greedy, reference_logits
 from tpo_lite.errors import InputError
-from tpo_lite.llamacpp.decoder import Continuation, Decision, Leaf, LlamaCpp
+from tpo_lite.llamacpp.decoder import LlamaCpp
+from tpo_lite.llamacpp.leaves import Continuation, Decision, Leaf
 from tpo_lite.llamacpp.schedule import Schedule
 
 

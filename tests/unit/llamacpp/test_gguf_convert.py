@@ -19,7 +19,8 @@ from tpo_lite.embedded.tokenizer import train_tokenizer
 from tpo_lite.errors import InputError, TpoError
 from tpo_lite.hub import judge_path
 from tpo_lite.llamacpp.convert import LAYER_NAMES, _Shape, _stored_tensors, convert, quantize
-from tpo_lite.llamacpp.decoder import Leaf, LlamaCpp
+from tpo_lite.llamacpp.decoder import LlamaCpp
+from tpo_lite.llamacpp.leaves import Leaf
 
 IDS = [0, 17, 42, 5, 99, 7, 7, 200, 31, 64, 3, 11, 250, 8, 90, 91] * 4
 

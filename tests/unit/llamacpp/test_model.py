@@ -11,7 +11,8 @@ import pytest
 from tests.helpers.shared import SHARED
 from tests.helpers.tiny_gguf import write_tiny_gguf
 from tpo_lite.errors import InputError
-from tpo_lite.llamacpp.decoder import Leaf, LlamaCpp
+from tpo_lite.llamacpp.decoder import LlamaCpp
+from tpo_lite.llamacpp.leaves import Leaf
 
 
 def test_control_tokens_are_parsed_only_on_request(engine):

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tpo_lite.llamacpp import prefix_tree
-from tpo_lite.llamacpp.decoder import Leaf
+from tpo_lite.llamacpp.leaves import Leaf
 
 
 def test_prefix_tree_shares_and_keeps_last_tokens():

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from tests.helpers.reference import ROUNDING, reference_logits
-from tpo_lite.llamacpp.decoder import Continuation, Decision, Leaf, LlamaCpp
+from tpo_lite.llamacpp.decoder import LlamaCpp
+from tpo_lite.llamacpp.leaves import Continuation, Decision, Leaf
 
 
 def test_streams_take_the_size_of_the_longest_leaf(model, prompts, reference):

@@ -126,7 +126,7 @@ def test_the_compute_buffer_of_llama_cpp(n_embd, n_ctx, n_batch, tmp_path):
     params.type_k = params.type_v = llama_cpp.GGML_TYPE_Q8_0
     llama_cpp.llama_log_set(collect, None)
     context = llama_cpp.llama_init_from_model(model, params)
-    llama_cpp.llama_log_set(gguf_model._keep_log, None)
+    llama_cpp.llama_log_set(gguf_model._LOG_CALLBACK, None)
     llama_cpp.llama_free(context)
     llama_cpp.llama_model_free(model)
     found = re.findall(r"CPU (\w+) buffer size = +([\d.]+) MiB", "".join(said))

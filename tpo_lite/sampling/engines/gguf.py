@@ -15,7 +15,8 @@ from tpo_lite.errors import TpoError
 from tpo_lite.hub import local_folder
 from tpo_lite.llamacpp.adapter import write_adapter_gguf
 from tpo_lite.llamacpp.convert import convert, quantize
-from tpo_lite.llamacpp.decoder import Continuation, Leaf, LlamaCpp
+from tpo_lite.llamacpp.decoder import LlamaCpp
+from tpo_lite.llamacpp.leaves import Continuation, Leaf
 from tpo_lite.recipe import Recipe
 from tpo_lite.sampling.policy import Policy
 from tpo_lite.sampling.room import gguf_room
