@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from tpo_lite.llamacpp.leaves import whole_cells
 from tpo_lite.machine.cards import Card
 from tpo_lite.plan.memory import Need, longest_comparison, needs
 from tpo_lite.plan.shapes import JudgeShape, ModelShape
@@ -66,7 +67,7 @@ def _candidates(recipe: Recipe, phase: str) -> Iterator[Keys]:
         return values if value_of(recipe, key) == "auto" else [value_of(recipe, key)]
 
     if phase == "judge":
-        least = 256 * -(-longest_comparison(recipe) // 256)
+        least = whole_cells(longest_comparison(recipe))
         contexts = [least * sequences for sequences in range(recipe.judge.sequences, 0, -1)]
         contexts = options("judge.context", contexts)
         types = options("judge.kv_type", ["f16", "q8_0"])

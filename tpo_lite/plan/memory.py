@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from tpo_lite.llamacpp.leaves import whole_cells
 from tpo_lite.machine.cards import Card
 from tpo_lite.plan.shapes import GGUF_BITS, JudgeShape, ModelShape
 from tpo_lite.recipe import Recipe
@@ -315,7 +316,7 @@ def judging(recipe: Recipe, judge: JudgeShape | None, card: Card) -> Terms:
 
 def judge_cells(recipe: Recipe) -> int:
     """KV cells of a GGUF judge: llama.cpp rounds its context up."""
-    return 256 * math.ceil(recipe.judge.context / 256)
+    return whole_cells(recipe.judge.context)
 
 
 def share_on_card(recipe: Recipe, judge: JudgeShape, card: Card) -> float:
