@@ -1,9 +1,9 @@
 """Writes a LoRA adapter of a Llama to a GGUF file that llama.cpp attaches to a GGUF of the same base.
 
 llama.cpp adds alpha / rank * B A x to each layer's output, and reads the rank from the tensors. So alpha is
-scale * rank. Its rotary embedding pairs other rows of the query and key projections than that of transformers, so the rows of their
-B are permuted like those of the base. The factors stay in float32: in 16 bits, the small B after a few steps at a small
-learning rate would lose digits.
+scale * rank. Its rotary embedding pairs other rows of the query and key projections than that of transformers, so the
+rows of their B are permuted like those of the base. The factors stay in float32: in 16 bits, the small B after a few
+steps at a small learning rate would lose digits.
 """
 
 from __future__ import annotations
