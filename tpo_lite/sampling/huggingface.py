@@ -1,9 +1,9 @@
-"""K samples a prompt, each with random numbers of its own, from a Hugging Face model.
+"""Sampling from a Hugging Face model: K samples per prompt, each with random numbers of its own.
 
-A sample's random numbers (`tpo_lite.llamacpp.nucleus`) depend on (seed, purpose, iteration, prompt, k) and on nothing
-else, and batches are planned over the whole list of prompts before anything is sampled. So a run that was
-killed goes on with the very tokens it would have drawn. (Across batch sizes and engines rounding differs, so
-equal tokens are not promised there.)
+A sample's random numbers (`tpo_lite.seeds`) depend only on its key (seed, arm, model, purpose, instruction, k), and
+batches are planned over the whole list of prompts before anything is sampled. So a run that was killed goes on with
+exactly the tokens that it would have drawn. (Rounding differs between batch sizes and between engines, so equal tokens
+are not promised across those.)
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -19,19 +19,20 @@ from torch.nn.functional import pad
 from transformers import DynamicCache, LogitsProcessor, LogitsProcessorList
 
 from tpo_lite.adapters import read_adapter, state_dict
-from tpo_lite.recipe import Sampling
 from tpo_lite.sampling.sampler import ROUNDS, Sampler
 from tpo_lite.seeds import uniforms
+from tpo_lite.settled import SettledSampling
 
 REFILL = 4
-"""`ContinuousSampler` fills up when one place in so many is free: a prefill at a time costs more than it wins."""
+"""`ContinuousSampler` refills when one row in this many is free. Refilling rows one by one costs more than it gains."""
 
 
 def nucleus_choice(logits: torch.Tensor, draws: torch.Tensor, temperature: float, top_p: float) -> torch.Tensor:
-    """Samples by inverting the cumulative distribution of the nucleus.
+    """Sample a token per row by inverting the cumulative distribution of the nucleus.
 
-    logits (rows, vocabulary), draws (rows,) in [0, 1). Returns token ids (rows,). The nucleus is the
-    smallest set of most likely tokens whose probability reaches `top_p`, as in transformers.
+    `logits`: (rows, vocabulary). `draws`: (rows,), in [0, 1). Returns token ids (rows,). The nucleus is the smallest
+    set of most likely tokens whose probability reaches `top_p` (Holtzman et al., arXiv 1904.09751), as in
+    transformers.
     """
     probabilities, order = torch.softmax(logits.float() / temperature, dim=-1).sort(
         dim=-1, descending=True, stable=True
@@ -40,13 +41,13 @@ def nucleus_choice(logits: torch.Tensor, draws: torch.Tensor, temperature: float
     inside = cumulative - probabilities < top_p
     mass = (probabilities * inside).sum(dim=-1)
     position = torch.searchsorted(cumulative, (draws.to(mass) * mass)[:, None], right=True)
-    # Rounding can put a draw just past the last token of the nucleus.
+    # Rounding can place a draw just past the last token of the nucleus.
     position = position.clamp(max=inside.sum(dim=-1, keepdim=True) - 1)
     return order.gather(-1, position).squeeze(-1)
 
 
 class OwnRandomNumbers(LogitsProcessor):
-    """Makes greedy `generate` sample: all but the token drawn from the row's own numbers become -inf."""
+    """Makes a greedy `generate` sample: all but the token drawn with the row's own numbers become -inf."""
 
     def __init__(self, draws: torch.Tensor, prompt_length: int, temperature: float, top_p: float):
         self.draws = draws  # (rows, max_new_tokens)
@@ -54,18 +55,21 @@ class OwnRandomNumbers(LogitsProcessor):
         self.temperature, self.top_p = temperature, top_p
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
+        """Return scores (rows, vocabulary) that leave one token per row. `input_ids`: (rows, length so far)."""
         step = input_ids.shape[1] - self.prompt_length
         chosen = nucleus_choice(scores, self.draws[:, step], self.temperature, self.top_p)
-        return torch.full_like(scores, float("-inf")).scatter_(-1, chosen[:, None], 0.0)
+        only_chosen = torch.full_like(scores, float("-inf")).scatter_(-1, chosen[:, None], 0.0)
+        return cast(torch.FloatTensor, only_chosen)
 
 
 class GenerateSampler(Sampler):
-    """Samples with a model's Hugging Face `generate`, which an engine may have replaced by a faster one.
+    """Samples with the model's Hugging Face `generate`, which an engine may have replaced by a faster one.
 
-    All rows of a call run until the longest of them ends, and each has a prefill of its own.
+    All rows of a call run until the longest of them ends, and each has its own prefill. `stops`: tokens that end a
+    row. `pad`: the token that fills up prompts of unequal length.
     """
 
-    def __init__(self, model: Any, stops: list[int], pad: int, settings: Sampling):
+    def __init__(self, model: Any, stops: list[int], pad: int, settings: SettledSampling):
         self.model, self.stops, self.pad, self.settings = model, stops, pad, settings
         self.rows = settings.batch
 
@@ -81,7 +85,7 @@ class GenerateSampler(Sampler):
                 attention_mask=mask,
                 max_new_tokens=limit,
                 do_sample=False,
-                # A model's own defaults (Llama-3.1 ships temperature 0.6) must not work on the scores first.
+                # The model's own defaults (Llama-3.1 ships temperature 0.6) must not change the scores first.
                 temperature=None,
                 top_p=None,
                 top_k=None,
@@ -112,18 +116,19 @@ class GenerateSampler(Sampler):
         set_peft_model_state_dict(self.model, state_dict(read_adapter(folder)[0]))
 
     def _left_padded(self, prompts: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Token ids and attention mask, both (prompts, longest)."""
+        """Return token ids and attention mask, both (prompts, longest)."""
         length = max(map(len, prompts))
         ids = torch.tensor([[self.pad] * (length - len(p)) + list(p) for p in prompts], device=self.model.device)
         mask = torch.tensor([[0] * (length - len(p)) + [1] * len(p) for p in prompts], device=self.model.device)
         return ids, mask
 
     def _draws(self, keys: Sequence[str]) -> torch.Tensor:
-        """Each row's random numbers: (rows, max_new_tokens)."""
+        """Return each row's random numbers: (rows, max_new_tokens)."""
         numbers = np.stack([uniforms(key, self.settings.max_new_tokens) for key in keys])
         return torch.tensor(numbers, device=self.model.device)
 
     def _until_stop(self, ids: list[int]) -> list[int]:
+        """Return the tokens up to and including the first stop token."""
         for index, token in enumerate(ids):
             if token in self.stops:
                 return ids[: index + 1]
@@ -132,29 +137,30 @@ class GenerateSampler(Sampler):
 
 @dataclass
 class Rows:
-    """Sequences that are being continued together, each at the right end of its row."""
+    """Sequences that are being continued together, padded on the left."""
 
     indices: list[int]
-    """Which prompts of the call they continue."""
+    """The prompts of the call that the rows continue, by index."""
     cache: DynamicCache
-    """Keys and values: (rows, heads, length, head size) a layer."""
+    """Keys and values of each layer: (rows, heads, length, head size)."""
     mask: torch.Tensor
-    """(rows, length): 0 left of where a row begins."""
+    """(rows, length): 0 before a row begins."""
     logits: torch.Tensor
-    """(rows, vocabulary): of each row's next token."""
+    """(rows, vocabulary), for the next token of each row."""
 
     def select(self, rows: list[int]) -> None:
-        """Keeps these rows, and no column in which none of them has begun."""
+        """Keep only these rows, and drop the columns before the first of them begins."""
         self.indices = [self.indices[row] for row in rows]
         at = torch.tensor(rows, device=self.mask.device)
         self.mask, self.logits = self.mask[at], self.logits[at]
         empty = int(self.mask.any(0).int().argmax())
         self.mask = self.mask[:, empty:]
+        layer: Any
         for layer in self.cache.layers:
             layer.keys, layer.values = layer.keys[at, :, empty:], layer.values[at, :, empty:]
 
     def join(self, other: Rows) -> None:
-        """Appends the rows of `other`; the shorter of the two is padded on the left."""
+        """Append the rows of `other`. The shorter of the two is padded on the left."""
         length = max(self.mask.shape[1], other.mask.shape[1])
         self.indices += other.indices
         self.logits = torch.cat([self.logits, other.logits])
@@ -167,12 +173,12 @@ class Rows:
 
 
 class ContinuousSampler(GenerateSampler):
-    """Samples with a loop of its own: equal prompts share a prefill, and places of ended rows are filled again.
+    """Samples with a loop of its own, in which equal prompts share a prefill and ended rows make room for new ones.
 
     At most `settings.batch` rows are in the KV cache at a time.
     """
 
-    def __init__(self, model: Any, stops: list[int], pad: int, settings: Sampling):
+    def __init__(self, model: Any, stops: list[int], pad: int, settings: SettledSampling):
         super().__init__(model, stops, pad, settings)
         self.rows = ROUNDS * settings.batch
 
@@ -213,7 +219,7 @@ class ContinuousSampler(GenerateSampler):
                 return
 
     def _prefill(self, prompts: Sequence[list[int]], indices: list[int]) -> Rows:
-        """Rows for these prompts; a prompt that is there several times is computed once."""
+        """Return rows for these prompts. A prompt that occurs several times is computed once."""
         number = {prompt: row for row, prompt in enumerate(dict.fromkeys(tuple(prompts[index]) for index in indices))}
         ids, mask = self._left_padded(list(number))
         cache = DynamicCache()
@@ -223,13 +229,18 @@ class ContinuousSampler(GenerateSampler):
         return rows
 
     def _next_logits(self, ids: torch.Tensor, cache: DynamicCache, mask: torch.Tensor) -> torch.Tensor:
-        """Runs the model on `ids` (rows, new), which are the last of `mask`'s columns; extends the cache."""
+        """Run the model on `ids` (rows, new), the last columns of `mask`, and extend the cache.
+
+        Returns the next token's logits: (rows, vocabulary).
+        """
         positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, -ids.shape[1] :]
-        return self.model(
+        output = self.model(
             input_ids=ids,
             attention_mask=mask,
             position_ids=positions,
             past_key_values=cache,
             use_cache=True,
             logits_to_keep=1,
-        ).logits[:, -1]
+        )
+        logits: torch.Tensor = output.logits
+        return logits[:, -1]

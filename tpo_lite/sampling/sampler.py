@@ -7,39 +7,44 @@ from pathlib import Path
 from typing import Protocol
 
 ROUNDS = 4
-"""Rows for a continuous sampler's call, in batches: the more, the less its emptying batch at the end weighs."""
+"""Batches of rows in one call of a continuous sampler. The more there are, the less the emptying last one matters."""
 
 
 class Sampler(Protocol):
-    """M_t, ready to draw one continuation for each of many prompts."""
+    """M_t, ready to draw one continuation for each of many prompts.
+
+    An engine subclasses it and defines `rows`, `stream`, `probe` and `use_adapter`.
+    """
 
     rows: int
-    """Prompts a call, each counted as often as it is given."""
+    """The most rows per call. A prompt counts as often as it is given."""
 
     def stream(self, prompts: Sequence[list[int]], keys: Sequence[str]) -> Iterator[tuple[int, list[int]]]:
-        """`prompts`: token ids; `keys`: what seeds each row. Gives each row's number and its ids, up to and with
-        the stop token, as soon as it has ended.
+        """Continue each prompt, and yield each row's number and its new token ids as soon as the row has ended.
+
+        `prompts`: token ids of each row. `keys`: what seeds each row's random numbers (`tpo_lite.seeds`). A row ends
+        with a stop token, which is included, or at the longest output allowed.
         """
         ...
 
     def sample(self, prompts: Sequence[list[int]], keys: Sequence[str]) -> list[list[int]]:
-        """What `stream` gives, by row."""
+        """Return what `stream` yields, in the order of the rows."""
         return [ids for _, ids in sorted(self.stream(prompts, keys))]
 
     def probe(self, prompts: Sequence[list[int]]) -> float:
-        """The largest change in next-token log-probability that the live adapter makes on `prompts`.
+        """Return the largest change in next-token log-probability that the live adapter makes on `prompts`.
 
         Zero means that the engine ignores the adapter and would sample M_0 for ever.
         """
         ...
 
     def use_adapter(self, folder: Path) -> None:
-        """Puts another adapter of the same shape in the place of the live one."""
+        """Replace the live adapter by another one of the same shape, read from `folder`."""
         ...
 
 
 def batches(prompts: Sequence[list[int]], size: int) -> list[list[int]]:
-    """Indices of `prompts` in batches of at most `size`, prompts of like length together.
+    """Return the indices of `prompts` in batches of at most `size`, with prompts of similar length together.
 
     >>> batches([[1, 2, 3], [1], [1, 2]], 2)
     [[1, 2], [0]]

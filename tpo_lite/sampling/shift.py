@@ -1,8 +1,8 @@
 """How far the policy that samples is from the policy that trains.
 
-With `engine: gguf` both are M_t in 4 bit with the same adapter, but rounded differently: Q4_K_M here, NF4
-there. DPO on another policy's samples is still DPO, but its reference gives them other probabilities than they
-were drawn with. So the distance is measured in each iteration.
+With `engine: gguf` both are M_t in 4 bits with the same adapter, but the base is rounded differently: Q4_K_M for
+sampling, NF4 for training. DPO on another policy's samples is still DPO, but its reference gives them probabilities
+other than those they were drawn with. So the distance is measured in every iteration.
 """
 
 from __future__ import annotations
@@ -17,18 +17,19 @@ from tpo_lite.sampling.engines.gguf import GgufSampler
 from tpo_lite.sampling.policy import Policy
 
 PROMPTS = 8
+"""The first prompts of the phase, on whose first samples the distance is measured."""
 POSITIONS = 32
-"""Output tokens a prompt: 8 * 32 rows of a 128k vocabulary are 131 MB in float32."""
+"""Output tokens per prompt: 8 * 32 rows of a 128k vocabulary are 131 MB in float32."""
 
 
 def sampling_shift(sampler: GgufSampler, policy: Policy, device: str, records: Sequence[PromptSamples]) -> float:
-    """Mean KL(sampler || trainer) in nats a token, where the first samples of the first prompts begin.
+    """Return the mean KL(sampler || trainer) in nats per token, over the beginnings of some samples.
 
-    Closes the sampler: there is room for one model at a time.
+    `records`: this iteration's samples. Closes the sampler, since there is room for one model at a time.
     """
     outputs = [(record.prompt_ids, record.samples[0].token_ids[:POSITIONS]) for record in records[:PROMPTS]]
     contexts = [prompt + output[:position] for prompt, output in outputs for position in range(len(output))]
-    p = torch.from_numpy(sampler.log_probabilities(contexts)).double()
+    sampled = torch.from_numpy(sampler.log_probabilities(contexts)).double()
     sampler.close()
     model = nf4.load(policy.model, policy.adapter, device)
     with torch.inference_mode():
@@ -36,5 +37,5 @@ def sampling_shift(sampler: GgufSampler, policy: Policy, device: str, records: S
             model(input_ids=torch.tensor([prompt + output], device=device)).logits[0, len(prompt) - 1 : -1].cpu()
             for prompt, output in outputs
         ]
-    q = torch.cat(rows).double().log_softmax(-1)
-    return (p.exp() * (p - q)).sum(-1).mean().item()
+    trained = torch.cat(rows).double().log_softmax(-1)
+    return (sampled.exp() * (sampled - trained)).sum(-1).mean().item()
