@@ -1,7 +1,7 @@
-"""Instructions of the evaluation sets, known by hash, so that training can leave them out.
+"""The instructions of evaluation sets, known by their hashes, so that training can leave them out.
 
-The list holds AlpacaEval's 805 instructions and Arena-Hard v0.1's 500. Their texts are not shipped.
-Write it anew from the published files (JSONL, an instruction a line) with
+The list holds AlpacaEval's 805 instructions and Arena-Hard v0.1's 500. Their texts are not shipped. To write the list
+anew from the published files (JSONL, one instruction per line):
 
     python -m tpo_lite.instructions.leakage ALPACA_EVAL.jsonl ARENA_HARD.jsonl > tpo_lite/instructions/leakage.txt
 """
@@ -18,33 +18,37 @@ from tpo_lite.errors import TpoError
 
 
 def normalise(text: str) -> str:
-    """The text with compatibility forms, case and runs of white space made one (NFKC, casefold).
+    r"""Return the text in one form: NFKC, case folded, and each run of white space replaced by one space.
 
-    >>> normalise("What  is\\nTPO? ")
+    >>> normalise("What  is\nTPO? ")
     'what is tpo?'
     """
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
 def fingerprint(text: str) -> str:
-    """The first 16 hex digits of the SHA-256 of the normalised text."""
+    """Return the first 16 hex digits of the SHA-256 of the normalised text. It is an instruction's id.
+
+    Ids are part of the keys of all random numbers (`tpo_lite.seeds`), so this must not change.
+    """
     return hashlib.sha256(normalise(text).encode()).hexdigest()[:16]
 
 
 def is_leaked(text: str) -> bool:
-    """Whether the text is an instruction of AlpacaEval or Arena-Hard v0.1, up to `normalise`."""
+    """Return whether the text is an instruction of AlpacaEval or Arena-Hard v0.1, after `normalise`."""
     return fingerprint(text) in _known()
 
 
 @cache
 def _known() -> frozenset[str]:
+    """Return the fingerprints in leakage.txt."""
     lines = resources.files("tpo_lite.instructions").joinpath("leakage.txt").read_text("utf-8").splitlines()
     return frozenset(line for line in lines if not line.startswith("#"))
 
 
 def main(paths: list[str]) -> int:
-    """Prints the list for the given instruction files; returns the exit code."""
-    # instructions.py asks this module for leaks, so it can be imported only here.
+    """Print the list for the given instruction files, and return the exit code."""
+    # load.py imports this module, so it can be imported only here.
     from tpo_lite.instructions.load import load
 
     try:

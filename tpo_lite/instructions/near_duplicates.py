@@ -1,18 +1,18 @@
-"""Near duplicates among instructions: the same text but for a few words.
+"""Near duplicates among instructions: texts that are the same except for a few words.
 
-Two texts are near duplicates if all of these hold:
+Two texts are near duplicates if all of the following hold.
 
-1. the Jaccard similarity of their word 3-shingles is at least 0.9. Texts are padded at both ends, so that
-   a word changed at an end weighs as much as one in the middle: nothing shorter than about 45 words is a
-   near duplicate of a text with other words;
-2. what carries the data is the same in the same order: numbers, single letters, symbols, and words that
-   the text says more than once. "add 3 then 4" and "add 3 then 5" are two tasks however long the text
-   around them, and so are two lists of swaps of the same cups;
-3. they are not the same words in another order.
+1. The Jaccard similarity of their word 3-shingles is at least 0.9. Texts are padded at both ends, so that a word
+   changed at an end weighs as much as one in the middle. So no text shorter than about 45 words is a near duplicate of
+   a text with other words.
+2. The words that carry the data are the same, in the same order: numbers, single letters, symbols, and words that
+   occur more than once in the text. "add 3 then 4" and "add 3 then 5" are two tasks however long the text around
+   them, and so are two lists of swaps of the same cups.
+3. They are not the same words in another order.
 
-Case, white space and sentence punctuation do not count. The search is exact: of 10 shingles at most one
-may differ, so two near duplicates share one of the rarest shingles of each (prefix filtering; Chaudhuri,
-Ganti and Kaushik 2006). Linear in the text: seconds for 100,000 instructions.
+Case, white space and sentence punctuation do not count. The search is exact: at most one shingle in ten may differ, so
+two near duplicates share one of the rarest shingles of each (prefix filtering; Chaudhuri, Ganti and Kaushik 2006). It
+is linear in the text: seconds for 100,000 instructions.
 """
 
 from __future__ import annotations
@@ -23,13 +23,14 @@ import unicodedata
 from collections import Counter
 
 SIMILARITY = 0.9
+"""The least Jaccard similarity of two near duplicates."""
 
 # Numbers with their separators, words, and any symbol that is not sentence punctuation (+, *, <, emoji).
 _TOKEN = re.compile(r"""\d+(?:[.,]\d+)*|\w+|[^\w\s.,;:!?"'()‘’“”…]""")
 
 
 def near_duplicates(texts: list[str]) -> set[int]:
-    """Indices of the texts that are near duplicates of an earlier text which is not one itself.
+    """Return the indices of the texts that are near duplicates of an earlier text that is kept itself.
 
     >>> near_duplicates(["What is AI?", "what is AI", "Add 3 and 4.", "Add 3 and 5."])
     {1}
@@ -37,7 +38,7 @@ def near_duplicates(texts: list[str]) -> set[int]:
     groups: dict[str, list[int]] = {}
     for index, text in enumerate(texts):
         groups.setdefault(_data(_words(text)), []).append(index)
-    # Most texts of natural data are alone with their data, and need no shingles.
+    # In natural data, most texts share their data with no other text and need no shingles.
     group_of = {index: number for number, group in enumerate(groups.values()) if len(group) > 1 for index in group}
     words = {index: line for index in sorted(group_of) if (line := _words(texts[index]))}
     shingles = {index: _shingles(line) for index, line in words.items()}
@@ -63,15 +64,18 @@ def near_duplicates(texts: list[str]) -> set[int]:
 
 
 def _words(text: str) -> list[str]:
+    """Return words, numbers and symbols, without case or sentence punctuation."""
     return _TOKEN.findall(unicodedata.normalize("NFKC", text).casefold())
 
 
 def _data(words: list[str]) -> str:
+    """Return the words that carry the data (rule 2), in their order."""
     counts = Counter(words)
     return " ".join(word for word in words if len(word) == 1 or word[0].isdigit() or counts[word] > 1)
 
 
 def _shingles(words: list[str]) -> set[tuple[str, str, str]]:
+    """Return all runs of three words, padded at both ends."""
     padded = ["", "", *words, "", ""]
     return set(zip(padded, padded[1:], padded[2:], strict=False))
 

@@ -1,4 +1,4 @@
-"""Which instructions are kept, and how they are cut into disjoint slices."""
+"""Which instructions are fit for training, and how they are divided into disjoint slices."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from tpo_lite.seeds import keyed_hash
 
 @dataclass(frozen=True)
 class Prepared:
-    """Instructions fit for training, and what became of the others."""
+    """Instructions fit for training, and how many were dropped for which reason."""
 
     kept: list[Instruction]
-    """In their order."""
+    """In their order before."""
     counts: dict[str, int]
-    """"read", then those dropped, each under the first reason that holds: "empty", "duplicates", "leaked",
-    "too_long", "near_duplicates"; then "kept", and "leaked_kept", those of the kept that are in an
-    evaluation set (`allow_leakage`)."""
+    """How many there were. "read" is all of them. Those dropped are counted under the first reason that applies:
+    "empty", "duplicates", "leaked", "too_long", "near_duplicates". "kept" are left, of which "leaked_kept" are in an
+    evaluation set (0 without `allow_leakage`)."""
 
 
 @dataclass(frozen=True)
 class Slices:
-    """Disjoint sets of instructions."""
+    """Disjoint lists of instructions."""
 
     validation: list[Instruction]
     """Held out from training in every iteration."""
     iterations: list[list[Instruction]]
-    """One list an iteration; no instruction is used twice."""
+    """One list per iteration. No instruction is used twice."""
 
 
 def prepare(
@@ -41,9 +41,11 @@ def prepare(
     max_tokens: int,
     allow_leakage: bool,
 ) -> Prepared:
-    """Drops what should not be trained on: empty instructions, duplicates (equal up to case and white
-    space), instructions of an evaluation set, those of more than `max_tokens` tokens by `token_count`, and
-    near duplicates (`tpo_lite.instructions.near_duplicates`). The first of several duplicates stays.
+    """Drop the instructions that should not be trained on.
+
+    Dropped are empty instructions, duplicates (equal except for case and white space), instructions of an evaluation
+    set unless `allow_leakage` is set, those of more than `max_tokens` tokens by `token_count`, and near duplicates
+    (`tpo_lite.instructions.near_duplicates`). The first of several duplicates is kept.
     """
     counts = dict.fromkeys(
         ("read", "empty", "duplicates", "leaked", "too_long", "near_duplicates", "kept", "leaked_kept"), 0
@@ -74,15 +76,16 @@ def prepare(
 def slices(
     instructions: list[Instruction], *, seed: int, iterations: int, per_iteration: int, validation: int
 ) -> Slices:
-    """A validation slice and one of `per_iteration` instructions for each iteration, all disjoint.
+    """Draw a validation slice and one slice of `per_iteration` instructions for each iteration, all disjoint.
 
-    Drawn in the order of a hash of (seed, id), validation first: the order of the input does not matter,
-    and more iterations leave the earlier slices as they are. Raises `InputError` if there are too few.
+    Instructions are drawn in the order of `keyed_hash(seed, id)`, the validation slice first. So the order of the
+    input does not matter, and more iterations leave the earlier slices unchanged. Raises `InputError` if there are too
+    few instructions.
     """
     needed = validation + iterations * per_iteration
     if len(instructions) < needed:
         raise InputError(
-            f"{len(instructions)} usable instructions are there, but {needed} are needed ({validation} for "
+            f"there are {len(instructions)} usable instructions, but {needed} are needed ({validation} for "
             f"validation + {iterations} iterations x {per_iteration}). "
             "Add instructions or lower these settings."
         )

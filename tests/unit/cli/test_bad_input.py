@@ -43,7 +43,7 @@ def check_refused(arguments, text, code=2):
         (
             "few.txt",
             "One.\nTwo.\n",
-            "2 usable instructions are there, but 22 are needed (6 for validation + 2 iterations x 8)",
+            "there are 2 usable instructions, but 22 are needed (6 for validation + 2 iterations x 8)",
         ),
     ],
 )

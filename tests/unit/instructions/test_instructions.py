@@ -103,9 +103,9 @@ def test_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert texts(name) == ["a"]
     assert texts(f"{name}:test") == ["b"]
     assert texts(f"{name}:test:other") == ["d"]
-    with pytest.raises(InputError, match="no column 'none'; there are prompt, other"):
+    with pytest.raises(InputError, match="has no column 'none'. Name one of those it has: prompt, other"):
         load(f"{name}:test:none")
-    with pytest.raises(InputError, match=r"cannot be loaded .*Check name, split"):
+    with pytest.raises(InputError, match=r"cannot be loaded .*Check its name, its split"):
         load(f"{name}:validation")
 
 
@@ -132,12 +132,12 @@ GOOD = '{"prompt": "a"}\n'
     [
         ("a.jsonl", GOOD + "{\n", "a.jsonl:2: not JSON"),
         ("a.jsonl", GOOD + "[" * 100_000 + "\n", "a.jsonl:2: not JSON"),
-        ("a.jsonl", GOOD + "3\n", "a.jsonl:2: a JSON object is expected, not int"),
-        ("a.jsonl", GOOD + '{"story": "a"}\n', "a.jsonl:2: none of the columns instruction, prompt"),
+        ("a.jsonl", GOOD + "3\n", "a.jsonl:2: it is not a JSON object but int"),
+        ("a.jsonl", GOOD + '{"story": "a"}\n', "a.jsonl:2: it has none of the columns instruction, prompt"),
         ("a.jsonl", GOOD + '{"prompt": 3}\n', "a.jsonl:2: 'prompt' is not text but int"),
         ("a.jsonl", GOOD + '{"messages": []}\n', "a.jsonl:2: 'messages' has no user turn"),
         ("a.jsonl", GOOD + '{"messages": [{"role": "system", "content": "a"}]}\n', "no user turn"),
-        ("a.jsonl", GOOD + '{"prompt": "\\ud800"}\n', "a.jsonl:2: half a surrogate pair"),
+        ("a.jsonl", GOOD + '{"prompt": "\\ud800"}\n', "a.jsonl:2: it holds half a surrogate pair"),
         ("a.csv", "prompt,b\na,b\nc\n", "a.csv:3: 1 columns, but the header has 2"),
         ("a.csv", 'prompt\na\n"b"c\n', "a.csv:3: not CSV"),
         ("a.csv", 'prompt\na\n"open\n', "a.csv:3: not CSV"),
@@ -309,4 +309,4 @@ def test_slices_running_out() -> None:
     rows = [instruction(f"task {number}") for number in range(18)]
     with pytest.raises(InputError) as error:
         slices(rows, seed=1, iterations=3, per_iteration=5, validation=4)
-    assert "18 usable instructions are there, but 19 are needed" in str(error.value)
+    assert "there are 18 usable instructions, but 19 are needed" in str(error.value)
