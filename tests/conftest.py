@@ -9,9 +9,17 @@ os.environ["TPO_LITE_DEVICE"] = "cpu"
 import pytest
 import yaml
 
+from tests.helpers.shared import need_shared_data
 from tests.helpers.tiny_gguf import write_tiny_gguf
 from tests.helpers.tiny_model import write_tiny_model
 from tests.helpers.tiny_run import finished_run, write_prompts
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item):
+    """Skip a test marked `shared` where its data is missing, or fail it where the data is required."""
+    if item.get_closest_marker("shared"):
+        need_shared_data()
 
 
 @pytest.fixture(scope="session")

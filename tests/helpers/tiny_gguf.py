@@ -1,8 +1,9 @@
-"""Writes tiny Llama GGUFs with random weights, on a byte-level BPE vocabulary made here or on a real one."""
+"""Writes tiny Llama GGUFs with random weights, on a byte-level BPE or SentencePiece vocabulary made here, or on a real one."""
 
 from __future__ import annotations
 
 import struct
+from itertools import pairwise
 from pathlib import Path
 
 import gguf
@@ -40,11 +41,12 @@ def write_tiny_gguf(
     extra_merges: tuple[str, ...] = (),
     extra_controls: tuple[str, ...] = (),
     embedding: bool = False,
+    weights: bool = True,
     name: str = "tiny",
     pre_tokenizer: str = "llama-bpe",
     script: tuple[str, ...] = (),
 ) -> Path:
-    """A random Llama; `left_out` are symbols that the vocabulary lacks.
+    """Write a random Llama; `left_out` are symbols that the vocabulary lacks.
 
     With a `script`, e.g. ("ĊĊ", "O", "k", "[[", "A"), the model says the next of these tokens after each of
     them, whatever came before: its layers add nothing, and its output row of each token points to the
@@ -56,15 +58,7 @@ def write_tiny_gguf(
     tokens = [*symbols, *(merge.replace(" ", "") for merge in merges), *controls]
     normal = len(tokens) - len(controls)
     writer = gguf.GGUFWriter(path, "llama")
-    writer.add_name(name)
-    writer.add_context_length(n_ctx)
-    writer.add_embedding_length(n_embd)
-    writer.add_block_count(n_layer)
-    writer.add_feed_forward_length(2 * n_embd)
-    writer.add_head_count(n_head)
-    writer.add_layer_norm_rms_eps(1e-5)
-    writer.add_rope_freq_base(10_000.0)
-    writer.add_vocab_size(len(tokens))
+    _add_shape(writer, name, len(tokens), n_layer=n_layer, n_embd=n_embd, n_head=n_head, n_ctx=n_ctx)
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre(pre_tokenizer)
     writer.add_token_list(tokens)
@@ -79,9 +73,57 @@ def write_tiny_gguf(
     if embedding:
         writer.add_causal_attention(False)
         writer.add_pooling_type(gguf.PoolingType.MEAN)
+    if weights:
+        _add_weights(writer, tokens, np.random.default_rng(seed), n_layer=n_layer, n_embd=n_embd, script=script)
+    return _finished(writer, path)
 
-    rng = np.random.default_rng(seed)
 
+def write_tiny_sentencepiece(path: Path, chat_template: str) -> Path:
+    """Write a random Llama on a SentencePiece vocabulary: bytes, printable ASCII and some longer pieces."""
+    letters = ["\u2581", *(chr(code) for code in range(33, 127))]
+    pieces = ["[[", "]]", "th", "es", "yes", "\u2581the", "\u2581W", "\u2581y", "\u2581yes"]
+    tokens = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), *letters, *pieces]
+    kinds = [gguf.TokenType.UNKNOWN, *[gguf.TokenType.CONTROL] * 2, *[gguf.TokenType.BYTE] * 256]
+    writer = gguf.GGUFWriter(path, "llama")
+    _add_shape(writer, "tiny", len(tokens), n_layer=1, n_embd=64, n_head=2, n_ctx=4096)
+    writer.add_tokenizer_model("llama")
+    writer.add_token_list(tokens)
+    writer.add_token_scores([-float(number) for number in range(len(tokens))])
+    writer.add_token_types([*kinds, *[gguf.TokenType.NORMAL] * (len(tokens) - len(kinds))])
+    writer.add_unk_token_id(0)
+    writer.add_bos_token_id(1)
+    writer.add_eos_token_id(2)
+    writer.add_add_bos_token(True)
+    writer.add_add_space_prefix(True)
+    writer.add_chat_template(chat_template)
+    _add_weights(writer, tokens, np.random.default_rng(0), n_layer=1, n_embd=64)
+    return _finished(writer, path)
+
+
+def _add_shape(
+    writer: gguf.GGUFWriter, name: str, n_vocab: int, *, n_layer: int, n_embd: int, n_head: int, n_ctx: int
+) -> None:
+    writer.add_name(name)
+    writer.add_context_length(n_ctx)
+    writer.add_embedding_length(n_embd)
+    writer.add_block_count(n_layer)
+    writer.add_feed_forward_length(2 * n_embd)
+    writer.add_head_count(n_head)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_rope_freq_base(10_000.0)
+    writer.add_vocab_size(n_vocab)
+
+
+def _add_weights(
+    writer: gguf.GGUFWriter,
+    tokens: list[str],
+    rng: np.random.Generator,
+    *,
+    n_layer: int,
+    n_embd: int,
+    script: tuple[str, ...] = (),
+) -> None:
+    """Random matrices; with a `script`, those that `write_tiny_gguf` describes."""
     residual = 0.0 if script else 1.0
 
     def matrix(name: str, rows: int, columns: int, scale: float = 1.0) -> None:
@@ -103,9 +145,12 @@ def write_tiny_gguf(
         matrix(f"blk.{layer}.ffn_down.weight", n_embd, 2 * n_embd, residual)
     norm("output_norm.weight")
     output = rng.normal(0, n_embd**-0.5, (len(tokens), n_embd)).astype(np.float32)
-    for before, after in zip(script, script[1:]):
+    for before, after in pairwise(script):
         output[tokens.index(after)] += embeddings[tokens.index(before)]
     writer.add_tensor("output.weight", output)
+
+
+def _finished(writer: gguf.GGUFWriter, path: Path) -> Path:
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

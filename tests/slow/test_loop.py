@@ -13,7 +13,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from tests.helpers.second_iteration import DEAD, check_sampled, second_iteration_to_sample, with_dead_adapter
-from tests.helpers.shared import SHARED
+from tests.helpers.shared import DATA, SHARED
 from tests.helpers.tiny_run import finished_run, tpo_lite, train_here
 from tpo_lite.adapters import rank_of, read_adapter
 from tpo_lite.errors import TpoError
@@ -25,6 +25,9 @@ from tpo_lite.records import PromptSamples, read_jsonl
 from tpo_lite.run import PHASES, RunFolder
 from tpo_lite.sampling.policy import LoadedPolicy, policy, sampling_key
 from tpo_lite.thoughts import OUTCOMES
+
+
+pytestmark = pytest.mark.slow
 
 
 def iterations(run):
@@ -167,9 +170,11 @@ def test_an_iteration_whose_checkpoints_the_judge_likes_no_better_keeps_its_mode
     )
 
 
+TASKS = DATA / "prompts" / "tasks.jsonl"
 SEED_TASKS = SHARED / "data" / "prompts" / "self_instruct_seed_tasks.jsonl"
 
 
+@pytest.mark.shared
 def test_real_instructions_are_trained_on(tiny_arguments, tmp_path):
     arguments = [*tiny_arguments, "--prompts", str(SEED_TASKS), "--set", "instructions.max_tokens=300"]
     run = finished_run(tmp_path / "run", [*arguments, "--iterations", "1"])
@@ -180,8 +185,17 @@ def test_real_instructions_are_trained_on(tiny_arguments, tmp_path):
     assert all(str(SEED_TASKS) in prompt.instruction.source for prompt in samples)
 
 
+def test_instructions_of_a_file_are_trained_on(tiny_arguments, tmp_path):
+    run = finished_run(tmp_path / "run", [*tiny_arguments, "--prompts", str(TASKS), "--iterations", "1"])
+    results = read_json(run / "results.json")
+    assert results["instructions"]["read"] == 24
+    assert len(results["arms"]["direct"]["iterations"]) == 1
+    samples = list(read_jsonl(run / "direct" / "iteration-0" / "samples.jsonl", PromptSamples))
+    assert all(str(TASKS) in prompt.instruction.source for prompt in samples)
+
+
 def test_a_model_that_never_follows_the_thought_prompt_stops_with_the_reason(tiny_arguments, tmp_path):
-    arguments = [*tiny_arguments, "--prompts", str(SEED_TASKS), "--set", "instructions.max_tokens=300"]
+    arguments = [*tiny_arguments, "--prompts", str(TASKS), "--set", "instructions.max_tokens=300"]
     done = tpo_lite("train", *arguments, "--set", "thought.style=generic", "--out", tmp_path / "run")
     assert done.returncode == 1
     assert "thinking, iteration 1: no prompt has a pair (8 prompts, 8 no_well_formed)" in done.stdout

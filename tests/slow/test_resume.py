@@ -18,6 +18,8 @@ from tpo_lite.files import read_json
 from tpo_lite.phases.process import run_phase
 from tpo_lite.run import PHASES, RunFolder
 
+pytestmark = pytest.mark.slow
+
 BEGUN = {
     "generate": "samples.jsonl",
     "judge": "judgements.jsonl",

@@ -46,6 +46,8 @@ from tpo_lite.run import RunFolder
 from tpo_lite.sampling.policy import LoadedPolicy
 from tpo_lite.training.requantize import merge_to_disk
 
+pytestmark = pytest.mark.slow
+
 VOCABULARY = 128_256
 ENDS = 16_000
 """Tokens that end a turn: a random model draws one of all tokens about as often as any other, so outputs have a mean

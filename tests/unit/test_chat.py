@@ -52,6 +52,7 @@ def test_special_tokens_in_an_output_are_shown(tokenizer):
     assert Chat(tokenizer).text(ids) == "<|start_header_id|>user"
 
 
+@pytest.mark.shared
 @pytest.mark.parametrize(
     "template", ["meta-llama-Llama-3.1-8B-Instruct", "Qwen-Qwen2.5-7B-Instruct", "google-gemma-2-2b-it"]
 )
@@ -60,6 +61,27 @@ def test_real_templates_give_their_own_ids(tokenizer, template):
         tokenizer_object=tokenizer._tokenizer, bos_token=tokenizer.bos_token, eos_token=tokenizer.eos_token
     )
     clone.chat_template = (SHARED / "data" / "tokenizer" / "templates" / f"{template}.jinja").read_text()
+    assert Chat(clone).prompt_ids("What is 2 + 2?") == rendered_ids(clone, "What is 2 + 2?")
+
+
+CHATML = (
+    "{% if messages[0].role != 'system' %}<|start_header_id|>system\nAnswer in one sentence.<|eot_id|>\n{% endif %}"
+    "{% for message in messages %}<|start_header_id|>{{ message.role }}\n{{ message.content }}<|eot_id|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|start_header_id|>assistant\n{% endif %}"
+)
+"""A form with a system turn of its own and no BOS, as Qwen's."""
+MODEL_TURNS = (
+    "{{ bos_token }}{% for message in messages %}<start_of_turn>{{ 'user' if message.role == 'user' else 'model' }}\n"
+    "{{ message.content | trim }}<end_of_turn>\n{% endfor %}"
+    "{% if add_generation_prompt %}<start_of_turn>model\n{% endif %}"
+)
+"""A form whose markers are no special tokens of this tokenizer."""
+
+
+@pytest.mark.parametrize("template", [CHATML, MODEL_TURNS], ids=["system turn", "plain markers"])
+def test_other_forms_of_template_give_their_own_ids(tokenizer, template):
+    clone = copy.deepcopy(tokenizer)
+    clone.chat_template = template
     assert Chat(clone).prompt_ids("What is 2 + 2?") == rendered_ids(clone, "What is 2 + 2?")
 
 

@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 
-from tests.helpers.shared import SHARED
+from tests.helpers.shared import DATA, SHARED
 from tpo_lite.calibration.gold_pairs import ResponsePair, read_pairs
 from tpo_lite.errors import InputError
 
@@ -23,6 +23,7 @@ LLMBAR_SIZES = {
 }
 
 
+@pytest.mark.shared
 @pytest.mark.parametrize("name", LLMBAR_SIZES)
 def test_llmbar_as_it_is(name):
     path = SHARED / f"data/llmbar/{name}.json"
@@ -34,6 +35,7 @@ def test_llmbar_as_it_is(name):
         assert pair == ResponsePair(f"{name}:{i}", name, *texts, row["label"])
 
 
+@pytest.mark.shared
 def test_judgebench_as_it_is():
     path = SHARED / "data/judgebench/pairs_gpt4o.jsonl"
     pairs = read_pairs(path)
@@ -45,6 +47,24 @@ def test_judgebench_as_it_is():
     assert Counter(pair.label for pair in pairs) == {1: 193, 2: 157}
     sizes = {"mmlu-pro": 154, "livebench-reasoning": 98, "livebench-math": 56, "livecodebench": 42}
     assert Counter(pair.group for pair in pairs) == sizes
+
+
+def test_llmbars_form():
+    path = DATA / "llmbar/Natural.json"
+    pairs = read_pairs(path)
+    assert [pair.label for pair in pairs] == [1, 2, 1, 2]
+    for i, (pair, row) in enumerate(zip(pairs, json.loads(path.read_text()), strict=True)):
+        texts = row["input"], row["output_1"], row["output_2"]
+        assert pair == ResponsePair(f"Natural:{i}", "Natural", *texts, row["label"])
+
+
+def test_judgebenchs_form():
+    pairs = read_pairs(DATA / "judgebench/pairs.jsonl")
+    doubt = "I looked at 0 for long, and I cannot tell."
+    assert pairs[0] == ResponsePair("one", "mmlu-pro", "Question 0: is 0 an even number?", "0 is even.", doubt, 1)
+    assert pairs[0].lengths == [10, 42]
+    assert [pair.label for pair in pairs] == [1, 2, 1, 2]
+    assert [pair.group for pair in pairs] == ["mmlu-pro", "mmlu-pro", "livecodebench", "livebench-math"]
 
 
 def test_our_own_form(tmp_path):

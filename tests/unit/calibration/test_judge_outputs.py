@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from tests.helpers.shared import SHARED
+from tests.helpers.shared import DATA, SHARED
 from tpo_lite.calibration.gold_pairs import read_pairs
 from tpo_lite.calibration.judge_outputs import (
     judge_both_orders,
@@ -22,10 +22,11 @@ from tpo_lite.errors import InputError
 from tpo_lite.judges.protocol import Verdict
 from tpo_lite.judges.verdicts import bracketed_label, final_label
 
-DATA = SHARED / "data"
-LLMBAR = DATA / "llmbar"
-JUDGEBENCH = DATA / "judgebench/arena_hard_o1-mini_on_gpt4o.jsonl"
-ARENA_HARD = DATA / "arena_hard/judgments_gpt4turbo_llama31_8b_82q.jsonl"
+OURS = DATA / "llmbar"
+PLAIN = OURS / "judge_outputs/plain.jsonl"
+LLMBAR = SHARED / "data/llmbar"
+JUDGEBENCH = SHARED / "data/judgebench/arena_hard_o1-mini_on_gpt4o.jsonl"
+ARENA_HARD = SHARED / "data/arena_hard/judgments_gpt4turbo_llama31_8b_82q.jsonl"
 
 
 @pytest.mark.parametrize(
@@ -91,6 +92,7 @@ def test_the_rule_that_reads_most():
     assert label_parser(["1.5", ""]) is None
 
 
+@pytest.mark.shared
 @pytest.mark.parametrize("name", ["GPT-4_CoT", "LLaMA2_Vanilla"])
 def test_llmbar_comes_out_as_published(name):
     outputs = read_outputs(LLMBAR / f"judge_outputs/{name}.jsonl")
@@ -111,6 +113,7 @@ def test_llmbar_comes_out_as_published(name):
         assert f"/ {found.pairs} =" in figures["equal"]
 
 
+@pytest.mark.shared
 def test_judgebench_comes_out_as_published():
     outputs = read_outputs(JUDGEBENCH)
     assert (len(outputs.pairs), outputs.recorded, outputs.differing) == (350, 700, [])
@@ -135,6 +138,7 @@ def test_judgebench_comes_out_as_published():
     assert round(100 * found.more_right.value, 2) == 65.71
 
 
+@pytest.mark.shared
 def test_arena_hard_labels_parse_as_recorded():
     outputs = read_outputs(ARENA_HARD)
     assert (len(outputs.pairs), outputs.recorded, outputs.differing) == (82, 164, [])
@@ -146,21 +150,50 @@ def test_arena_hard_labels_parse_as_recorded():
     assert found.accuracy.n == 0
 
 
+@pytest.mark.parametrize("name", ["plain", "explained"])
+def test_llmbars_form_by_hand(name):
+    """Right in order and swapped: yes yes, yes yes, yes no, no no; and no yes, yes yes."""
+    outputs = read_outputs(OURS / f"judge_outputs/{name}.jsonl")
+    assert (len(outputs.pairs), outputs.recorded, outputs.differing) == (6, 12, [])
+    expected = {"Natural": [75.0, 50.0, 62.5, 50.0, 75.0], "Adversarial_Manual": [50.0, 100.0, 75.0, 50.0, 50.0]}
+    assert list(dict.fromkeys(pair.group for pair in outputs.pairs)) == list(expected)
+    for group, figures in expected.items():
+        found = report([pair for pair in outputs.pairs if pair.group == group])
+        shares = found.accuracy_in_order, found.accuracy_swapped, found.accuracy, found.both_right, found.agreement
+        assert [100 * share.value for share in shares] == figures
+
+
+def test_judgebenchs_form_by_hand():
+    """Right twice; once of two; wrong twice; a tie and once right."""
+    outputs = read_outputs(DATA / "judgebench/outputs.jsonl")
+    assert (len(outputs.pairs), outputs.recorded, outputs.differing) == (4, 8, [])
+    found = report(outputs.pairs)
+    assert (found.more_right.value, found.agreement.value) == (0.5, 0.5)
+
+
+def test_arena_hards_form_by_hand():
+    outputs = read_outputs(DATA / "arena_hard/judgments.jsonl")
+    assert (len(outputs.pairs), outputs.recorded, outputs.differing) == (2, 4, [])
+    found = report(outputs.pairs)
+    assert (found.unparsed.value, found.ties.value) == (1 / 4, 1 / 4)
+    assert found.accuracy.n == 0
+
+
 def test_a_verdict_other_than_the_recorded_one_is_counted(tmp_path):
-    lines = (LLMBAR / "judge_outputs/LLaMA2_Vanilla.jsonl").read_text().splitlines()[:3]
+    lines = PLAIN.read_text().splitlines()[:3]
     row = json.loads(lines[1])
     row["winner_swapped"] = {"1": "2", "2": "1"}[row["winner_swapped"]]
     path = tmp_path / "outputs.jsonl"
     path.write_text("\n".join([lines[0], json.dumps(row), lines[2]]))
     outputs = read_outputs(path)
     assert outputs.differing == ["Natural:1"]
-    assert outputs.pairs == read_outputs(LLMBAR / "judge_outputs/LLaMA2_Vanilla.jsonl").pairs[:3]
+    assert outputs.pairs == read_outputs(PLAIN).pairs[:3]
 
 
 def test_llmbars_own_result_json(tmp_path):
     """The list that its evaluator writes, rebuilt from the dataset and the recorded texts."""
-    dataset = json.loads((LLMBAR / "Natural.json").read_text())
-    lines = (LLMBAR / "judge_outputs/GPT-4_CoT.jsonl").read_text().splitlines()[:100]
+    dataset = json.loads((OURS / "Natural.json").read_text())
+    lines = (OURS / "judge_outputs/explained.jsonl").read_text().splitlines()[:4]
     for instance, row in zip(dataset, map(json.loads, lines), strict=True):
         instance["results"] = [
             {
@@ -171,9 +204,9 @@ def test_llmbars_own_result_json(tmp_path):
     path = tmp_path / "Natural.json"
     path.write_text(json.dumps(dataset, indent=2))
     outputs = read_outputs(path)
-    recorded = read_outputs(LLMBAR / "judge_outputs/GPT-4_CoT.jsonl")
+    recorded = read_outputs(OURS / "judge_outputs/explained.jsonl")
     assert outputs.differing == []
-    assert outputs.pairs == with_gold(recorded.pairs, read_pairs(LLMBAR / "Natural.json"))
+    assert outputs.pairs == with_gold(recorded.pairs, read_pairs(OURS / "Natural.json"))
 
 
 def test_judgebenchs_own_lines_and_judges_without_readable_texts(tmp_path):
@@ -264,21 +297,21 @@ def test_labels_are_read_as_in_gold_files(tmp_path):
 
 def test_a_pair_that_comes_twice_is_named(tmp_path):
     path = tmp_path / "o.jsonl"
-    path.write_text((LLMBAR / "judge_outputs/GPT-4_CoT.jsonl").read_text() * 2)
-    with pytest.raises(InputError, match="o.jsonl:420 judges the pair 'Natural:0' of .*o.jsonl:1 again. Give the file"):
+    path.write_text(PLAIN.read_text() * 2)
+    with pytest.raises(InputError, match="o.jsonl:7 judges the pair 'Natural:0' of .*o.jsonl:1 again. Give the file"):
         read_outputs(path)
 
 
-def test_gold_chooses_and_checks():
-    outputs = read_outputs(LLMBAR / "judge_outputs/LLaMA2_Vanilla.jsonl").pairs
-    manual = read_pairs(LLMBAR / "Adversarial_Manual.json")
+def test_gold_chooses_and_checks(tmp_path):
+    outputs = read_outputs(PLAIN).pairs
+    manual = read_pairs(OURS / "Adversarial_Manual.json")
     joined = with_gold(outputs, manual)
     assert [pair.id for pair in joined] == [pair.id for pair in manual]
     assert [pair.lengths for pair in joined] == [pair.lengths for pair in manual]
-    with pytest.raises(
-        InputError, match="none of the 419 judged pairs is in --gold: ids there are like 'MT-Bench200:0'"
-    ):
-        with_gold(outputs, read_pairs(LLMBAR / "MT-Bench200.json"))
+    other_set = tmp_path / "Other.json"
+    other_set.write_bytes((OURS / "Natural.json").read_bytes())
+    with pytest.raises(InputError, match="none of the 6 judged pairs is in --gold: ids there are like 'Other:0'"):
+        with_gold(outputs, read_pairs(other_set))
     other = [pair.__class__(**vars(pair) | {"label": 3 - pair.label}) for pair in manual]
     with pytest.raises(InputError, match=r"recorded with label \d, but --gold says \d"):
         with_gold(outputs, other)
@@ -295,7 +328,7 @@ class PrefersLonger:
 
 
 def test_both_orders_are_asked_and_survive_the_file(tmp_path):
-    pairs = read_pairs(LLMBAR / "Adversarial_GPTOut.json")
+    pairs = read_pairs(OURS / "Natural.json")
     judged = judge_both_orders(PrefersLonger(), pairs, "longer")
     path = tmp_path / "out.jsonl"
     path.write_text("".join(pair.to_json() + "\n" for pair in judged))

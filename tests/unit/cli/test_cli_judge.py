@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from tests.helpers.shared import SHARED
+from tests.helpers.shared import DATA, SHARED
 from tests.helpers.tiny_gguf import write_tiny_gguf
 from tests.helpers.tiny_run import command, invoke
 from tpo_lite.calibration import judge_outputs
@@ -16,6 +16,8 @@ from tpo_lite.calibration.judge_outputs import read_outputs
 from tpo_lite.cli.judge import PAIRS_AT_ONCE
 
 LLMBAR = SHARED / "data/llmbar"
+OURS = DATA / "llmbar"
+PLAIN = OURS / "judge_outputs/plain.jsonl"
 GPT4 = LLMBAR / "judge_outputs/GPT-4_CoT.jsonl"
 
 
@@ -39,7 +41,8 @@ def pairs(tmp_path):
     return path
 
 
-def test_stats_of_recorded_outputs():
+@pytest.mark.shared
+def test_stats_of_published_outputs():
     done = invoke("judge", "stats", GPT4)
     assert done.exit_code == 0
     assert done.output.startswith(
@@ -51,14 +54,27 @@ def test_stats_of_recorded_outputs():
     assert "longer wins" not in done.output
 
 
+def test_stats_of_recorded_outputs():
+    done = invoke("judge", "stats", PLAIN)
+    assert done.exit_code == 0
+    assert done.output.startswith(
+        "plain.jsonl: 6 pairs, both orders\n"
+        "12 verdicts parsed from text, and compared with the recorded ones: 0 pairs differ\n"
+    )
+    (natural,) = [line for line in done.output.splitlines() if line.startswith("Natural")]
+    assert natural.split()[:12] == "Natural 4 62.5 % 75.0 % 50.0 % 50.0 % 50.0 %".split()
+    assert "longer wins" not in done.output
+
+
 def test_a_reader_that_goes_is_no_error():
-    process = subprocess.Popen(command("judge", "stats", GPT4), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process = subprocess.Popen(command("judge", "stats", PLAIN), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     process.stdout.close()
     assert process.stderr.read() == b""
     assert process.wait() == 1
 
 
-def test_stats_with_gold_as_json():
+@pytest.mark.shared
+def test_stats_of_a_published_judge_as_json():
     done = invoke("judge", "stats", GPT4, "--gold", LLMBAR / "Natural.json", "--json")
     found = json.loads(done.output)
     assert (found["recorded"], found["differing"], list(found["groups"])) == (838, [], ["Natural"])
@@ -66,6 +82,16 @@ def test_stats_with_gold_as_json():
     assert (found["report"]["pairs"], found["report"]["accuracy"]["value"]) == (100, 0.945)
     # One of the pairs has responses of equal length.
     assert found["report"]["length_bias"]["longer_wins"]["n"] == 198
+    assert found["report"]["reliability"] is None
+
+
+def test_stats_with_gold_as_json():
+    done = invoke("judge", "stats", PLAIN, "--gold", OURS / "Natural.json", "--json")
+    found = json.loads(done.output)
+    assert (found["recorded"], found["differing"], list(found["groups"])) == (12, [], ["Natural"])
+    assert found["report"] == found["groups"]["Natural"]
+    assert (found["report"]["pairs"], found["report"]["accuracy"]["value"]) == (4, 0.625)
+    assert found["report"]["length_bias"]["longer_wins"]["n"] == 8
     assert found["report"]["reliability"] is None
 
 
@@ -286,7 +312,7 @@ def test_bad_input(arguments, text, tmp_path, monkeypatch):
 
 
 def test_plots_need_probabilities_and_a_place(judges, pairs, tmp_path):
-    done = invoke("judge", "stats", GPT4, "--plot", tmp_path / "plot.svg")
+    done = invoke("judge", "stats", PLAIN, "--plot", tmp_path / "plot.svg")
     assert done.exit_code == 2
     assert "error: --plot needs probabilities and labels." in done.output
     done = invoke("judge", "calibrate", "--judge", judges["random"], pairs, "--plot", tmp_path / "no" / "plot.svg")

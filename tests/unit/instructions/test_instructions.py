@@ -11,7 +11,7 @@ import datasets
 import pandas
 import pytest
 
-from tests.helpers.shared import SHARED
+from tests.helpers.shared import DATA, SHARED
 from tpo_lite.errors import InputError
 from tpo_lite.instructions.leakage import fingerprint
 from tpo_lite.instructions.load import load
@@ -109,6 +109,7 @@ def test_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         load(f"{name}:validation")
 
 
+@pytest.mark.shared
 @pytest.mark.parametrize(
     ("name", "rows", "first"),
     [
@@ -287,10 +288,17 @@ def test_the_search_misses_nothing() -> None:
     assert near_duplicates(lines) == set(range(len(lines))) - set(kept)
 
 
+@pytest.mark.shared
 def test_real_instructions_are_no_near_duplicates() -> None:
     rows = load(PROMPTS / "self_instruct_seed_tasks.jsonl").instructions
     prepared = prepare(rows, token_count=len, max_tokens=10_000, allow_leakage=False)
     assert prepared.counts["kept"] == 175
+
+
+def test_our_own_instructions_are_no_near_duplicates() -> None:
+    rows = load(DATA / "prompts/tasks.jsonl").instructions
+    prepared = prepare(rows, token_count=len, max_tokens=10_000, allow_leakage=False)
+    assert prepared.counts["read"] == prepared.counts["kept"] == 24
 
 
 def test_slices() -> None:

@@ -8,7 +8,7 @@ import pytest
 from llama_cpp.llama_chat_format import Jinja2ChatFormatter
 
 from tests.helpers.shared import SHARED
-from tests.helpers.tiny_gguf import CHAT_TEMPLATE, write_gguf_on_vocabulary, write_tiny_gguf
+from tests.helpers.tiny_gguf import CHAT_TEMPLATE, write_gguf_on_vocabulary, write_tiny_gguf, write_tiny_sentencepiece
 from tests.helpers.tiny_judge import REQUESTS, SHORT, prompt_of
 from tpo_lite.errors import InputError
 from tpo_lite.judges.gguf import GgufJudge
@@ -20,6 +20,10 @@ def test_template_texts():
     assert VERDICT_TEMPLATE.startswith("Please act as an impartial judge")
     assert "Answer with just the verdict string and nothing else.\n\n[User Question]\n" in VERDICT_TEMPLATE
     assert "After providing your explanation, output your final verdict by strictly" in EXPLAIN_TEMPLATE
+
+
+@pytest.mark.shared
+def test_template_text_is_that_of_the_write_up():
     # Word for word the prompt of the write-up that the project began with, apart from its curled quotes.
     seed = next((SHARED / "design/seeds").glob("003_*.txt")).read_text()
     for curled, straight in (("’", "'"), ("“", '"'), ("”", '"')):
@@ -65,6 +69,7 @@ def test_turns_are_opened_by_the_models_own_template(tiny_judge):
     )
 
 
+@pytest.mark.shared
 @pytest.mark.parametrize("mode", ["verdict", "explain"])
 def test_prompt_on_the_real_llama_3_vocabulary(tmp_path, mode, monkeypatch):
     """Token for token what llama.cpp makes of the whole text, rendered by llama-cpp-python."""
@@ -87,7 +92,8 @@ def test_prompt_on_the_real_llama_3_vocabulary(tmp_path, mode, monkeypatch):
     assert judge.engine.detokenize(among) == "AB"
 
 
-def test_prompt_on_a_sentencepiece_vocabulary(tmp_path):
+@pytest.mark.shared
+def test_prompt_on_a_published_sentencepiece_vocabulary(tmp_path):
     """Its tokenizer puts a space before each text that follows a control token."""
     chat_template = "{{ bos_token }}[INST] {{ messages[0].content }} [/INST]"
     vocabulary = SHARED / "data/tokenizer/llama_cpp/ggml-vocab-llama-spm.gguf"
@@ -99,6 +105,30 @@ def test_prompt_on_a_sentencepiece_vocabulary(tmp_path):
     assert leaf.tokens == judge.engine.tokenize(rendered, special=True)
     assert [judge.engine.detokenize([token]) for token in leaf.logits_of] == ["A", "B"]
     assert judge.compare(REQUESTS)
+
+
+def test_prompt_on_a_sentencepiece_vocabulary(tmp_path):
+    """Its tokenizer puts a space before each text that follows a control token."""
+    template = "{{ bos_token }}[INST] {{ messages[0].content }} [/INST]"
+    judge = GgufJudge(write_tiny_sentencepiece(tmp_path / "spm.gguf", template), template=SHORT, n_threads=1)
+    rendered = "<s>[INST] Which?\nA: [/INST] yes\nB:  no 3 [/INST][["
+
+    leaf = judge._leaf(JudgeRequest("Which?", "[/INST] yes", " no 3"))
+    assert leaf.tokens == judge.engine.tokenize(rendered, special=True)
+    assert [judge.engine.detokenize([token]) for token in leaf.logits_of] == ["A", "B"]
+    assert judge.compare(REQUESTS)
+
+
+@pytest.mark.parametrize("mode", ["verdict", "explain"])
+def test_prompt_is_token_for_token_that_of_the_whole_text(tiny_judge, mode):
+    judge = GgufJudge(tiny_judge, mode, n_threads=1)
+    formatter = Jinja2ChatFormatter(CHAT_TEMPLATE, eos_token="<|end_of_text|>", bos_token="<|begin_of_text|>")
+    for text in ("plain", " spaced ", "Émigré 😀 1234567\r\n\r\n\tdef f(x):", "'ll [[A]] {response_b}", ""):
+        request = JudgeRequest(text, text + "!", "?" + text)
+        user = fill(VERDICT_TEMPLATE if mode == "verdict" else EXPLAIN_TEMPLATE, asdict(request))
+        rendered = formatter(messages=[{"role": "user", "content": user}]).prompt
+        rendered += "[[" if mode == "verdict" else ""
+        assert judge._leaf(request).tokens == judge.engine.tokenize(rendered, special=True)
 
 
 def test_control_tokens_that_swallow_the_space_after_them(tmp_path):

@@ -108,6 +108,7 @@ def test_a_judge_that_says_a_rating(tmp_path, script, vocabulary, rating):
     assert judge.ratings(ITEMS[:1])[0] @ RATINGS == pytest.approx(rating, abs=1)
 
 
+@pytest.mark.shared
 def test_ratings_on_the_real_llama_3_vocabulary(tmp_path):
     template = (SHARED / "data/tokenizer/templates/meta-llama-Llama-3.1-8B-Instruct.jinja").read_text()
     vocabulary = SHARED / "data/tokenizer/llama_cpp/ggml-vocab-llama-bpe.gguf"

@@ -8,7 +8,6 @@ import sys
 import llama_cpp
 import pytest
 
-from tests.helpers.shared import SHARED
 from tests.helpers.tiny_gguf import write_tiny_gguf
 from tpo_lite.errors import InputError
 from tpo_lite.llamacpp.decoder import LlamaCpp
@@ -36,7 +35,7 @@ def test_unusable_files_say_what_to_do(tmp_path, model):
     with pytest.raises(InputError, match="not a GGUF file"):
         LlamaCpp(text)
     with pytest.raises(InputError, match="holds a vocabulary and no weights"):
-        LlamaCpp(SHARED / "data/tokenizer/llama_cpp/ggml-vocab-llama-bpe.gguf")
+        LlamaCpp(write_tiny_gguf(tmp_path / "vocabulary.gguf", weights=False))
     with pytest.raises(InputError, match="embedding model"):
         LlamaCpp(write_tiny_gguf(tmp_path / "embedding.gguf", embedding=True))
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.helpers.shared import SHARED
+from tests.helpers.shared import DATA
 from tpo_lite.preferences.ratings import bradley_terry, elo, win_matrix
 from tpo_lite.records import Comparison, Instruction, PromptJudgements, PromptSamples, Sample
 
@@ -27,7 +27,8 @@ def matrix(size: int, games: list[list[int]]) -> np.ndarray:
 
 @pytest.mark.parametrize("case", [1, 2])
 def test_published_cases(case: int) -> None:
-    text = (SHARED / f"data/bradley_terry/choix_testcase_pairwise_{case}.json").read_text()
+    """Those of choix's own tests."""
+    text = (DATA / f"bradley_terry/{case}.json").read_text()
     data = json.loads(text)
     strengths = bradley_terry(matrix(data["n_items"], data["data"]), NO_PRIOR)
     np.testing.assert_allclose(strengths, data["ml_est"], atol=1e-7)

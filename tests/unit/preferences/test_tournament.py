@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.tournaments import Outcome, play, simulated
+from benchmarks.tournaments import Case, Outcome, play, simulated
 from tests.helpers.alphabet import ADAPTIVE, prompt
 from tests.helpers.shared import SHARED
+from tpo_lite.judges.protocol import JudgeRequest, Verdict
 from tpo_lite.preferences.ratings import bradley_terry, win_matrix
 from tpo_lite.preferences.tournament import (
     Adaptive,
@@ -20,7 +23,7 @@ from tpo_lite.preferences.tournament import (
     saved_calls,
     uncertainty,
 )
-from tpo_lite.records import Comparison, PromptJudgements, PromptSamples, Sample
+from tpo_lite.records import Comparison, Instruction, PromptJudgements, PromptSamples, Sample
 
 
 def played(
@@ -176,6 +179,7 @@ def test_the_noise_of_a_round_robin_is_that_of_the_ratings_when_answers_vary() -
     assert change == pytest.approx(variances, rel=1e-3, abs=1e-6)
 
 
+@pytest.mark.shared
 def test_adaptive_chooses_as_the_round_robin_does_for_half_the_calls() -> None:
     """GPT-4 Turbo's scores of eight real answers each, and the noise and position bias that GPT-4 has on LLMBar."""
     data = SHARED / "data"
@@ -190,3 +194,39 @@ def test_adaptive_chooses_as_the_round_robin_does_for_half_the_calls() -> None:
     assert agreement("best", ours) >= 0.95 and agreement("worst", ours) >= 0.95
     # The same judge asked anew, in full, is further from the first round robin.
     assert agreement("best", anew) < agreement("best", ours) and agreement("worst", anew) < agreement("worst", ours)
+
+
+def noisy_case(prompts: int, noise: float, seed: int) -> Case:
+    """Eight responses to each prompt, and a judge with logistic noise, a lean to the first slot, and soft answers."""
+    numbers = np.random.default_rng(seed)
+    strengths = {str(index): numbers.normal(0, 3, 8) for index in range(prompts)}
+
+    def answers() -> dict[JudgeRequest, Verdict]:
+        said = {}
+        for index, e in strengths.items():
+            margins = e[:, None] - e[None, :] + 0.2 + noise * numbers.logistic(size=(8, 8))
+            for i, j in np.argwhere(~np.eye(8, dtype=bool)):
+                p = 1 / (1 + math.exp(-margins[i, j]))
+                said[JudgeRequest(index, f"response {i}", f"response {j}")] = Verdict(p, "A" if p > 0.5 else "B")
+        return said
+
+    samples = [
+        PromptSamples(
+            Instruction(index, index, "test"),
+            [0],
+            [Sample(k, [k], "", "ok", "", f"response {k}", 0, 1) for k in range(8)],
+        )
+        for index in strengths
+    ]
+    return Case("made up", samples, answers(), True, 0.0, lambda samples, k: 0.0, answers())
+
+
+def test_adaptive_chooses_as_the_round_robin_does_with_a_judge_made_up() -> None:
+    case = noisy_case(60, 1.0, seed=0)
+    reference, ours = play(case, RoundRobin(), case.answers), play(case, ADAPTIVE, case.answers)
+    anew = play(case, RoundRobin(), case.anew or {})
+    assert sum(ours.calls) <= 0.5 * sum(reference.calls)
+    for side in ("best", "worst"):
+        first, adaptive, again = (np.array(getattr(outcome, side)) for outcome in (reference, ours, anew))
+        assert np.mean(first == again) < np.mean(first == adaptive)
+        assert np.mean(first == adaptive) >= 0.95
