@@ -26,7 +26,6 @@ from tpo_lite.run import PHASES, RunFolder
 from tpo_lite.sampling.policy import LoadedPolicy, policy, sampling_key
 from tpo_lite.thoughts import OUTCOMES
 
-
 pytestmark = pytest.mark.slow
 
 
