@@ -32,12 +32,12 @@ from unittest.mock import patch
 import numpy as np
 
 from tpo_lite import __version__
-from tpo_lite.calibration.judge_outputs import read_outputs
 from tpo_lite.calibration.report import report
+from tpo_lite.calibration.result_files import read_outputs
 from tpo_lite.checking import is_right
 from tpo_lite.intervals import flip_rate
 from tpo_lite.judges.protocol import JudgeRequest, Verdict
-from tpo_lite.preferences.judging import judge_prompts
+from tpo_lite.preferences.play import judge_prompts
 from tpo_lite.preferences.pairs import score_prompt
 from tpo_lite.preferences.tournament import (
     MARGIN,

@@ -25,7 +25,6 @@ FORMS = (
 )
 """The text fields of our own form, LLMBar's and JudgeBench's."""
 
-
 _LABELS = {"1": 1, "2": 2, "A>B": 1, "B>A": 2}
 
 
@@ -44,25 +43,25 @@ class ResponsePair:
     response_2: str
     """The other."""
     label: int | None
-    """Which is better, 1 or 2; None where nobody says."""
+    """Which is better, 1 or 2; None without a label."""
 
     @property
     def lengths(self) -> list[int]:
-        """Lengths of both responses in characters."""
+        """The lengths of both responses in characters."""
         return [len(self.response_1), len(self.response_2)]
 
     @property
     def digest(self) -> str:
-        """A hash of the three texts."""
+        """The hash of the three texts."""
         texts = [self.instruction, self.response_1, self.response_2]
         return hashlib.sha256(json.dumps(texts).encode()).hexdigest()[:16]
 
 
 def read_pairs(path: Path) -> list[ResponsePair]:
-    """The pairs of a file, in its order.
+    """Read the pairs of a file, in its order.
 
-    Raises `InputError`, with file and line, for a line that is none of the forms, a label that is none, two
-    pairs with one id, and a file without pairs.
+    Raises `InputError`, with file and line, for a line in none of the forms, a label that is not one, two pairs with
+    one id, and a file without pairs.
     """
     pairs = []
     seen: dict[str, str] = {}
@@ -70,21 +69,26 @@ def read_pairs(path: Path) -> list[ResponsePair]:
         fields = next((form for form in FORMS if form[0] in row), None)
         if fields is None:
             known = "; ".join(", ".join(form) for form in FORMS)
-            raise InputError(f"{where} is no pair of responses. Give one of these sets of keys: {known}.")
+            raise InputError(f"{where} is not a pair of responses. Give one of these sets of keys: {known}.")
         for field in fields:
             if not isinstance(row.get(field), str):
-                raise InputError(f"{where}: {field} is missing or no text. Give all of {', '.join(fields)}.")
+                raise InputError(f"{where}: {field} is missing or not a text. Give all of {', '.join(fields)}.")
         pair_id = str(row.get("pair_id", row.get("id", f"{path.stem}:{number}")))
         if pair_id in seen:
             raise InputError(f"{where} has the id {pair_id!r} of {seen[pair_id]}. Give each pair an id of its own.")
         seen[pair_id] = where
         group = judgebench_group(str(row["source"])) if "pair_id" in row and "source" in row else path.stem
-        pairs.append(ResponsePair(pair_id, group, *(row[f] for f in fields), read_label(row.get("label"), where)))
+        instruction, response_1, response_2 = (row[field] for field in fields)
+        label = read_label(row.get("label"), where)
+        pairs.append(ResponsePair(pair_id, group, instruction, response_1, response_2, label))
     return pairs
 
 
 def read_label(label: Any, where: str) -> int | None:
-    """1 or 2 for the first or second response, None for no label; `where` is for the error's message."""
+    """Read a label: 1 or 2 for the first or second response, None for no label.
+
+    Raises `InputError` for anything else; `where` says in its message where the label was.
+    """
     if label is None:
         return None
     if isinstance(label, bool) or str(label) not in _LABELS:
@@ -93,7 +97,7 @@ def read_label(label: Any, where: str) -> int | None:
 
 
 def judgebench_group(source: str) -> str:
-    """The benchmark a JudgeBench pair was made from, which its paper reports on: mmlu-pro's subjects are one.
+    """Return the benchmark that a JudgeBench pair was made from; all subjects of mmlu-pro are one, as in its paper.
 
     >>> judgebench_group("mmlu-pro-computer science"), judgebench_group("livebench-math")
     ('mmlu-pro', 'livebench-math')
@@ -102,15 +106,15 @@ def judgebench_group(source: str) -> str:
 
 
 def read_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The objects of a JSONL file or of one JSON list, each with where it stands ("file:line" or "file, item").
+    """Yield the objects of a JSONL file or of one JSON list, each with its place ("file:line" or "file, item").
 
-    Texts are `well_formed`. Raises `InputError` for a file that cannot be read or holds none, and for what is
-    no JSON object.
+    Texts are `well_formed`. Raises `InputError` for a file that cannot be read or is empty, and for anything in it that
+    is not a JSON object.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is no UTF-8 text"
+        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
         raise InputError(f"{path} cannot be read: {reason}. Give a JSON or JSONL file.") from error
     if text.lstrip().startswith("["):
         rows = [(f"{path}, item {index}", row) for index, row in enumerate(_parse(text, str(path)))]
@@ -119,10 +123,10 @@ def read_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         numbered = enumerate(text.split("\n"), 1)
         rows = [(f"{path}:{n}", _parse(line, f"{path}:{n}")) for n, line in numbered if line.strip()]
     if not rows:
-        raise InputError(f"{path} is empty. Give a JSON or JSONL file with a pair of responses a line.")
+        raise InputError(f"{path} is empty. Give a JSON or JSONL file with one pair of responses per line.")
     for where, row in rows:
         if not isinstance(row, dict):
-            raise InputError(f"{where} is no JSON object. Give one object a line, or a list of objects.")
+            raise InputError(f"{where} is not a JSON object. Give one object per line, or a list of objects.")
         yield where, row
 
 
@@ -130,7 +134,7 @@ def _parse(text: str, where: str) -> Any:
     try:
         parsed = json.loads(text)
     except ValueError as error:
-        raise InputError(f"{where} is no JSON ({error}). Mend that line or take it out.") from error
+        raise InputError(f"{where} is not JSON ({error}). Fix that line or remove it.") from error
     if "\\ud" in text.lower():
         parsed = json.loads(well_formed(json.dumps(parsed, ensure_ascii=False)))
     return parsed

@@ -1,6 +1,6 @@
 """How far a judge can be trusted: accuracy, position bias, length bias, and the calibration of P(A).
 
-Takes pairs judged in both orders (`tpo_lite.calibration.judge_outputs`), with gold labels where there are any.
+Takes pairs judged in both orders (`tpo_lite.calibration.judged_pair`), with gold labels where there are any.
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tpo_lite.calibration.judge_outputs import JudgedPair
+from tpo_lite.calibration.judged_pair import JudgedPair
 from tpo_lite.intervals import Share, first_slot_rate, flip_rate, share
+from tpo_lite.records import VerdictLabel
 
 
 @dataclass(frozen=True)
@@ -96,14 +97,14 @@ class Report:
 
 
 def report(pairs: Sequence[JudgedPair]) -> Report:
-    """All figures of these pairs."""
-    whole = [pair for pair in pairs if all(c.verdict != "overlong" for c in pair.comparisons)]
-    labelled = [pair for pair in whole if pair.label is not None]
+    """Return all figures of these pairs."""
+    whole = [pair for pair in pairs if not pair.overlong]
+    labelled = [(pair, pair.label) for pair in whole if pair.label is not None]
     n = len(labelled)
-    right = np.array([[winner == pair.label for winner in winners(pair)] for pair in labelled]).reshape(n, 2)
-    wrong = np.array([[winner == 3 - pair.label for winner in winners(pair)] for pair in labelled]).reshape(n, 2)
+    right = np.array([[winner == label for winner in winners(pair)] for pair, label in labelled]).reshape(n, 2)
+    wrong = np.array([[winner == 3 - label for winner in winners(pair)] for pair, label in labelled]).reshape(n, 2)
     net = right.sum(axis=1) - wrong.sum(axis=1)
-    soft = [soft_win(pair) for pair in labelled if pair.soft]
+    soft = [soft_win(pair) for pair, _ in labelled if pair.soft]
     verdicts = [c.verdict for pair in whole for c in pair.comparisons]
     agreeing = sum(outcome[0] == outcome[1] for outcome in map(winners, whole))
     return Report(
@@ -121,36 +122,44 @@ def report(pairs: Sequence[JudgedPair]) -> Report:
         ties=share(verdicts.count("tie"), len(verdicts)),
         unparsed=share(verdicts.count("unparsed"), len(verdicts)),
         length_bias=length_bias(whole),
-        reliability=_reliability_of(labelled),
+        reliability=_reliability_of([pair for pair, _ in labelled]),
     )
 
 
-def winners(pair: JudgedPair) -> list[int | str]:
-    """What the two verdicts come to: 1 or 2 for the response that wins, else "tie", "unparsed" or "overlong"."""
-    return [{"A": c.first, "B": c.second}.get(c.verdict, c.verdict) for c in pair.comparisons]
+def grouped_reports(pairs: Sequence[JudgedPair]) -> dict[str, Report]:
+    """Return a report on each group of these pairs, by the group's name."""
+    names = dict.fromkeys(pair.group for pair in pairs)
+    return {name: report([pair for pair in pairs if pair.group == name]) for name in names}
+
+
+def winners(pair: JudgedPair) -> list[int | VerdictLabel]:
+    """Return for each order which response wins, 1 or 2, or else the verdict: "tie", "unparsed" or "overlong"."""
+    return [c.first if c.verdict == "A" else c.second if c.verdict == "B" else c.verdict for c in pair.comparisons]
 
 
 def soft_win(pair: JudgedPair) -> float:
-    """The mean over both orders of the probability that the response labelled better wins."""
+    """Return the mean over both orders of the probability that the response labelled better wins."""
     return float(np.mean([c.p_first if c.first == pair.label else 1 - c.p_first for c in pair.comparisons]))
 
 
 def length_bias(pairs: Sequence[JudgedPair]) -> LengthBias | None:
-    """How often the longer response wins; None if no pair's lengths are known."""
-    known = [pair for pair in pairs if pair.lengths is not None]
+    """Return how often the longer response wins; None if no pair's lengths are known."""
+    known = [(pair, pair.lengths) for pair in pairs if pair.lengths is not None]
     if not known:
         return None
-    # One row a verdict: did the longer response win, and is it the better one (None: nobody says)?
+    # One row per verdict: did the longer response win, and is it the better one (None: no label says)?
     rows = []
-    for pair in known:
-        if pair.lengths[0] == pair.lengths[1]:
+    for pair, (first, second) in known:
+        if first == second:
             continue
-        longer = 1 if pair.lengths[0] > pair.lengths[1] else 2
+        longer = 1 if first > second else 2
         better = None if pair.label is None else pair.label == longer
         rows += [(winner == longer, better) for winner in winners(pair) if winner in (1, 2)]
     when_better = share(sum(won for won, better in rows if better is True), sum(better is True for _, better in rows))
     when_worse = share(sum(won for won, better in rows if better is False), sum(better is False for _, better in rows))
-    balanced = None if 0 in (when_better.n, when_worse.n) else (when_better.value + when_worse.value) / 2
+    balanced = None
+    if when_better.value is not None and when_worse.value is not None:
+        balanced = (when_better.value + when_worse.value) / 2
     return LengthBias(share(sum(won for won, _ in rows), len(rows)), when_better, when_worse, balanced)
 
 
@@ -162,7 +171,7 @@ def _reliability_of(labelled: Sequence[JudgedPair]) -> Reliability | None:
 
 
 def reliability(p_a: Sequence[float], a_better: Sequence[bool], n_bins: int = 10) -> Reliability:
-    """Calibration of probabilities against what was the case, both of shape (n,), n > 0.
+    """Compare probabilities with what was the case, both of shape (n,), n > 0.
 
     >>> reliability([0.1, 0.1, 0.9, 0.7], [False, False, True, False], n_bins=2).ece
     0.2
@@ -172,10 +181,9 @@ def reliability(p_a: Sequence[float], a_better: Sequence[bool], n_bins: int = 10
     bins, error = [], 0.0
     for index in range(n_bins):
         inside = which == index
-        n = int(inside.sum())
-        mean_p = float(p[inside].mean()) if n else None
-        found = share(int(hits[inside].sum()), n)
+        found = share(int(hits[inside].sum()), int(inside.sum()))
+        mean_p = float(p[inside].mean()) if found.n else None
         bins.append(Bin(index / n_bins, (index + 1) / n_bins, mean_p, found))
-        if n:
-            error += n * abs(found.value - mean_p)
+        if found.value is not None and mean_p is not None:
+            error += found.n * abs(found.value - mean_p)
     return Reliability(error / len(p), bins)

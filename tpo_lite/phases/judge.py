@@ -15,9 +15,9 @@ from tpo_lite.judges.open import open_judge, too_long
 from tpo_lite.machine.device import Device
 from tpo_lite.phases.figures import judge_figures
 from tpo_lite.phases.summaries import JudgeSummary
-from tpo_lite.preferences.judging import judge_prompts
 from tpo_lite.preferences.length_control import auto_rho
 from tpo_lite.preferences.pairs import score_prompt
+from tpo_lite.preferences.play import judge_prompts
 from tpo_lite.preferences.tournament import Adaptive, RoundRobin, Single, Tournament, round_robin, saved_calls
 from tpo_lite.progress import progress
 from tpo_lite.recipe import Arm, Recipe

@@ -20,7 +20,7 @@ from tpo_lite.judges.protocol import Judge
 from tpo_lite.machine.device import Device
 from tpo_lite.phases.figures import average, final_response
 from tpo_lite.phases.summaries import SelectSummary, WinRate
-from tpo_lite.preferences.judging import head_to_head
+from tpo_lite.preferences.play import head_to_head
 from tpo_lite.progress import Advance, progress
 from tpo_lite.recipe import Arm
 from tpo_lite.records import Instruction, MatchResult, PromptSamples, read_jsonl

@@ -114,4 +114,5 @@ def _log_posterior(strengths: np.ndarray, wins: np.ndarray, prior: float) -> flo
 
 
 def _sigmoid(values: np.ndarray) -> np.ndarray:
-    return np.exp(-np.logaddexp(0.0, -values))
+    result: np.ndarray = np.exp(-np.logaddexp(0.0, -values))
+    return result

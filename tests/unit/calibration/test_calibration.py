@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tpo_lite.calibration.judge_outputs import JudgedPair
+from tpo_lite.calibration.judged_pair import JudgedPair
 from tpo_lite.calibration.report import reliability, report, soft_win
 from tpo_lite.calibration.views import group_lines, reliability_lines, reliability_svg, report_lines
 from tpo_lite.intervals import share

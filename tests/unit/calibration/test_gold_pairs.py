@@ -90,16 +90,16 @@ GOOD = '{"instruction": "x", "response_1": "a", "response_2": "b", "id": "p"}'
     [
         ("", "bad.jsonl is empty"),
         ("[]", "bad.jsonl is empty"),
-        (GOOD + "\n{", "bad.jsonl:2 is no JSON"),
-        (GOOD + "\n3", "bad.jsonl:2 is no JSON object"),
-        ('[{"input": "x", "output_1": "a", "output_2": "b", "label": 1}, 4]', "bad.jsonl, item 1 is no JSON object"),
-        ("[{", "bad.jsonl is no JSON"),
+        (GOOD + "\n{", "bad.jsonl:2 is not JSON"),
+        (GOOD + "\n3", "bad.jsonl:2 is not a JSON object"),
+        ('[{"input": "x", "output_1": "a", "output_2": "b", "label": 1}, 4]', "bad.jsonl, item 1 is not a JSON object"),
+        ("[{", "bad.jsonl is not JSON"),
         (
             '{"prompt": "x"}',
-            "bad.jsonl:1 is no pair of responses. Give one of these sets of keys: instruction, response_1",
+            "bad.jsonl:1 is not a pair of responses. Give one of these sets of keys: instruction, response_1",
         ),
-        ('{"input": "x", "output_1": "a", "label": 1}', "bad.jsonl:1: output_2 is missing or no text"),
-        ('{"question": "x", "response_A": "a", "response_B": null}', "bad.jsonl:1: response_B is missing or no text"),
+        ('{"input": "x", "output_1": "a", "label": 1}', "bad.jsonl:1: output_2 is missing or not a text"),
+        ('{"question": "x", "response_A": "a", "response_B": null}', "bad.jsonl:1: response_B is missing or not a text"),
         (GOOD.replace('"id"', '"label": 3, "id"'), "bad.jsonl:1: the label is 3. Give 1 or 2"),
         (GOOD.replace('"id"', '"label": true, "id"'), "bad.jsonl:1: the label is True"),
         (GOOD.replace('"id"', '"label": [1], "id"'), r"bad.jsonl:1: the label is \[1\]"),
@@ -129,5 +129,5 @@ def test_unreadable_files(tmp_path):
         read_pairs(tmp_path / "none.json")
     path = tmp_path / "latin.json"
     path.write_bytes('{"instruction": "é"}'.encode("latin-1"))
-    with pytest.raises(InputError, match="latin.json cannot be read: it is no UTF-8 text"):
+    with pytest.raises(InputError, match="latin.json cannot be read: it is not UTF-8 text"):
         read_pairs(path)

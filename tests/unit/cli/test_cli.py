@@ -199,7 +199,7 @@ HEAVY = ["torch", "transformers", "peft", "trl", "datasets", "llama_cpp", "bitsa
                 "phases.pair",
                 "phases.judge",
                 "phases.select",
-                "preferences.judging",
+                "preferences.play",
                 "phases.figures",
             ],
             ["torch", "trl"],

@@ -11,9 +11,9 @@ import pytest
 from tests.helpers.shared import DATA, SHARED
 from tests.helpers.tiny_gguf import write_tiny_gguf
 from tests.helpers.tiny_run import command, invoke
-from tpo_lite.calibration import judge_outputs
-from tpo_lite.calibration.judge_outputs import read_outputs
-from tpo_lite.cli.judge import PAIRS_AT_ONCE
+from tpo_lite.calibration import ask
+from tpo_lite.calibration.ask import PAIRS_AT_ONCE
+from tpo_lite.calibration.result_files import read_outputs
 
 LLMBAR = SHARED / "data/llmbar"
 OURS = DATA / "llmbar"
@@ -154,7 +154,7 @@ def test_run_goes_on_after_a_stop(judges, pairs, tmp_path, monkeypatch):
     invoke(*arguments, whole)
 
     asked = []
-    original = judge_outputs.judge_both_orders
+    original = ask.judge_both_orders
 
     def interrupted(judge, group, name):
         asked.append([pair.id for pair in group])
@@ -162,7 +162,7 @@ def test_run_goes_on_after_a_stop(judges, pairs, tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return original(judge, group, name)
 
-    monkeypatch.setattr(judge_outputs, "judge_both_orders", interrupted)
+    monkeypatch.setattr(ask, "judge_both_orders", interrupted)
     done = invoke(*arguments, stopped)
     assert done.exit_code == 130
     assert "Run the same command to go on." in done.output
@@ -215,7 +215,7 @@ def test_run_refuses_a_file_that_is_not_its_own(judges, pairs, tmp_path):
         ("notes.txt/out.jsonl", "cannot be written (File exists). Give another file."),
         ("dangling.jsonl", "cannot be written (No such file or directory). Give another file."),
         ("x" * 300, "cannot be written (File name too long). Give another file."),
-        ("/dev/full", "error: --out /dev/full is no ordinary file. Give another."),
+        ("/dev/full", "error: --out /dev/full is not an ordinary file. Give another."),
     ],
 )
 def test_an_output_that_cannot_be_written_is_refused_before_judging(place, text, pairs, tmp_path, monkeypatch):
@@ -231,13 +231,13 @@ def test_two_processes_do_not_write_one_output(judges, pairs, tmp_path, monkeypa
     out = tmp_path / "out.jsonl"
     arguments = ("judge", "run", pairs, "--judge", judges["random"], "--out", out)
     second = []
-    original = judge_outputs.judge_both_orders
+    original = ask.judge_both_orders
 
     def meanwhile(judge, group, name):
         second.append(invoke(*arguments))
         return original(judge, group, name)
 
-    monkeypatch.setattr(judge_outputs, "judge_both_orders", meanwhile)
+    monkeypatch.setattr(ask, "judge_both_orders", meanwhile)
     assert invoke(*arguments).exit_code == 0
     assert [done.exit_code for done in second] == [1, 1]
     assert "out.jsonl is in use by another process. Wait, or give another file." in second[0].output
@@ -248,10 +248,10 @@ def test_an_interrupted_calibration_does_not_say_that_it_goes_on(judges, pairs, 
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(judge_outputs, "judge_both_orders", interrupted)
+    monkeypatch.setattr(ask, "judge_both_orders", interrupted)
     done = invoke("judge", "calibrate", pairs, "--judge", judges["random"])
     assert done.exit_code == 130
-    assert "interrupted; `judge calibrate` keeps nothing. What can be stopped is `judge run`." in done.output
+    assert "interrupted; `judge calibrate` keeps nothing. Use `judge run` if you need to stop." in done.output
 
 
 def test_pairs_too_long_for_the_context_are_named(judges, tmp_path):
@@ -278,8 +278,8 @@ def test_pairs_too_long_for_the_context_are_named(judges, tmp_path):
     ("arguments", "text"),
     [
         ("stats none.jsonl", "File 'none.jsonl' does not exist."),
-        ("stats odd.jsonl", "error: odd.jsonl:1 is no judge's output."),
-        ("stats unlabelled.jsonl", "error: unlabelled.jsonl:1 is no judge's output."),
+        ("stats odd.jsonl", "error: odd.jsonl:1 is not a judge's output."),
+        ("stats unlabelled.jsonl", "error: unlabelled.jsonl:1 is not a judge's output."),
         (
             "calibrate --judge none.gguf unlabelled.jsonl",
             "error: unlabelled.jsonl has no labels to compare a judge with.",
@@ -287,7 +287,7 @@ def test_pairs_too_long_for_the_context_are_named(judges, tmp_path):
         ("calibrate --judge none.gguf labelled.jsonl", "error: judge.model: no file 'none.gguf'."),
         ("calibrate --judge odd.jsonl labelled.jsonl", "odd.jsonl is not a GGUF file"),
         ("calibrate labelled.jsonl", "Missing option '--judge'"),
-        ("calibrate --judge x.gguf odd.jsonl", "error: odd.jsonl:1 is no pair of responses."),
+        ("calibrate --judge x.gguf odd.jsonl", "error: odd.jsonl:1 is not a pair of responses."),
         ("run labelled.jsonl --judge x --out o --set context=auto", "error: --set context=auto: what fits is worked"),
         ("calibrate labelled.jsonl --judge x --set kv_type=auto", "error: --set kv_type=auto: what fits is worked"),
         ("run labelled.jsonl --judge x.gguf", "Missing option '--out'"),

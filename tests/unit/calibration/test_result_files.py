@@ -8,16 +8,11 @@ import re
 import pytest
 
 from tests.helpers.shared import DATA, SHARED
+from tpo_lite.calibration.ask import judge_both_orders
 from tpo_lite.calibration.gold_pairs import read_pairs
-from tpo_lite.calibration.judge_outputs import (
-    judge_both_orders,
-    label_parser,
-    llmbar_explained_label,
-    llmbar_label,
-    read_outputs,
-    with_gold,
-)
+from tpo_lite.calibration.judged_pair import with_gold
 from tpo_lite.calibration.report import report
+from tpo_lite.calibration.result_files import label_parser, llmbar_explained_label, llmbar_label, read_outputs
 from tpo_lite.errors import InputError
 from tpo_lite.judges.protocol import Verdict
 from tpo_lite.judges.verdicts import bracketed_label, final_label
@@ -235,13 +230,13 @@ def test_judgebenchs_own_lines_and_judges_without_readable_texts(tmp_path):
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"prompt": "x"}, "o.jsonl:1 is no judge's output"),
+        ({"prompt": "x"}, "o.jsonl:1 is not a judge's output"),
         ({"text_swapped": "x"}, "o.jsonl:1 is a damaged judgement .KeyError: 'text'"),
         (
             {"pair_id": "p", "label": "A>B", "judgments": [{"response": "", "decision": None}]},
             "judgments has 1 entries",
         ),
-        ({"question_id": "q", "games": [{"judgment": 3, "score": None}] * 2}, "3 is no text"),
+        ({"question_id": "q", "games": [{"judgment": 3, "score": None}] * 2}, "3 is not a text"),
         ({"comparisons": []}, "o.jsonl:1 is a damaged judgement"),
         (
             {"set": [1], "i": 0, "label": 1, "text": "", "winner": "1", "text_swapped": "", "winner_swapped": "1"},

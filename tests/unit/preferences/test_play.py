@@ -8,8 +8,8 @@ from tests.helpers.alphabet import ADAPTIVE, Alphabet, prompt
 from tpo_lite.intervals import flip_rate
 from tpo_lite.judges.protocol import JudgeRequest
 from tpo_lite.phases.figures import judge_figures
-from tpo_lite.preferences.judging import judge_prompts
 from tpo_lite.preferences.pairs import score_prompt
+from tpo_lite.preferences.play import judge_prompts
 from tpo_lite.preferences.tournament import RoundRobin, Single, Tournament
 from tpo_lite.records import Comparison
 

@@ -1,4 +1,4 @@
-"""The output file of `tpo-lite judge run`: who may write it, whose it is, and which pairs in it are finished."""
+"""The output file of `tpo-lite judge run`: who may write it, which judge it belongs to, which pairs are finished."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tpo_lite.calibration.judge_outputs import JudgedPair
+from tpo_lite.calibration.judged_pair import JudgedPair
 from tpo_lite.errors import DISK_FULL, InputError, TpoError
 from tpo_lite.hub import judge_path, reward_model_path
 from tpo_lite.recipe import JudgeSettings
@@ -20,13 +20,13 @@ from tpo_lite.records import read_jsonl
 
 @contextmanager
 def held(output: Path) -> Iterator[None]:
-    """Keeps other processes from writing the output. A file in which nothing was written is not left behind.
+    """Keep other processes from writing the output. A file in which nothing was written is removed.
 
-    Raises `InputError` if it cannot be written, before hours of judging, and `TpoError` if another process does.
+    Raises `InputError` if it cannot be written, before hours of judging, and `TpoError` if another process writes it.
     """
     try:
         if output.exists() and not output.is_file():
-            raise InputError(f"--out {output} is no ordinary file. Give another.")
+            raise InputError(f"--out {output} is not an ordinary file. Give another.")
         output.parent.mkdir(parents=True, exist_ok=True)
         file = output.open("ab")
     except OSError as error:
@@ -46,24 +46,24 @@ def held(output: Path) -> Iterator[None]:
 
 
 def beside(output: Path, what: str) -> Path:
-    """The file that holds `what` of the output."""
+    """Return the file beside the output that holds `what`."""
     return output.with_name(f"{output.name}.{what}")
 
 
-def finished_pairs(output: Path, inputs: dict[str, Any], name: str) -> set[str]:
-    """Ids of the pairs in the output file; raises `InputError` if it is not one of this judge on these pairs.
+def finished_pairs(output: Path, inputs: dict[str, Any], name: str) -> dict[str, JudgedPair]:
+    """Return the pairs in the output file by id. Raises `InputError` if it is not one of this judge on these pairs.
 
-    `inputs` is what is kept beside it: "judge" as `identity` has it, and "pairs", a digest by id.
+    `inputs` is what is kept beside it: "judge" as `identity` gives it, and "pairs", their digests by id.
     """
     try:
         there = list(read_jsonl(output, JudgedPair))
     except InputError as error:
-        # Not the reader's own words, which would have a file deleted that may be anything.
-        raise InputError(f"--out {output} holds something else than judgements. Give another file.") from error
+        # Not the reader's own message: it says to delete the file, which may be anything.
+        raise InputError(f"--out {output} holds something other than judgements. Give another file.") from error
     if not there and output.exists() and output.stat().st_size:
         raise InputError(f"--out {output} holds no judgement. Give another file, or delete it.")
     if not there:
-        return set()
+        return {}
     try:
         before = json.loads(beside(output, "inputs").read_text(encoding="utf-8"))
         judge_before, digests = before["judge"], before["pairs"]
@@ -80,22 +80,22 @@ def finished_pairs(output: Path, inputs: dict[str, Any], name: str) -> set[str]:
     for what, now in inputs["judge"].items():
         if judge_before.get(what) != now:
             raise InputError(f"--out {output} was written by {name!r} with another {what}. Give another file.")
-    return {pair.id for pair in there}
+    return {pair.id: pair for pair in there}
 
 
 def identity(settings: JudgeSettings) -> dict[str, Any]:
-    """What makes a judge another one though its name is the same: its context and the contents of its files."""
+    """Return what tells judges of one name apart: the context and the contents of the files."""
     if settings.mode == "openai":
         return {}
     path = Path(reward_model_path(settings.model)) if settings.mode == "reward-model" else judge_path(settings.model)
     files = sorted(each for each in path.iterdir() if each.is_file()) if path.is_dir() else [path]
-    # A hub id is no path: the hub's name is all there is.
+    # A hub id is not a path: its name is all there is.
     prints = {each.name: _fingerprint(each) for each in files if each.is_file()}
     return {"context": settings.context, "model file": prints}
 
 
 def _fingerprint(path: Path) -> str:
-    """Tells files apart without reading gigabytes: the size and a hash of the first and the last MiB."""
+    """Return what tells files apart without reading gigabytes: the size, and a hash of the first and the last MiB."""
     size = path.stat().st_size
     with path.open("rb") as file:
         digest = hashlib.sha256(file.read(1 << 20))

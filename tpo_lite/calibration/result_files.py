@@ -1,9 +1,9 @@
-"""What a judge said about pairs of responses, each pair in both orders: recorded elsewhere, or by `judge run`.
+"""Result files of judges: what was recorded about pairs of responses, each pair in both orders.
 
-Result files are read as they are: LLMBar's (result.json, or JSONL of text, winner, text_swapped and
-winner_swapped), JudgeBench's (judgments), Arena-Hard's (games, whose first shows the baseline as A) and our
-own. Verdicts are parsed from the judge's texts by the rules of the evaluators that wrote the files, and
-where a file records a parsed verdict too, the two are compared. Knows nothing of models.
+Files are read as they are: LLMBar's (result.json, or JSONL of text, winner, text_swapped and winner_swapped),
+JudgeBench's (judgments), Arena-Hard's (games, whose first shows the baseline as A) and our own. Verdicts are parsed
+from the judge's texts by the rules of the evaluators that wrote the files. Where a file records a parsed verdict too,
+the two are compared. Knows nothing of models.
 """
 
 from __future__ import annotations
@@ -13,39 +13,13 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
-from tpo_lite.calibration.gold_pairs import ResponsePair, judgebench_group, read_label, read_rows
+from tpo_lite.calibration.gold_pairs import judgebench_group, read_label, read_rows
+from tpo_lite.calibration.judged_pair import ORDERS, JudgedPair
 from tpo_lite.errors import InputError
-from tpo_lite.judges.protocol import Judge, JudgeRequest
 from tpo_lite.judges.verdicts import VERDICTS, bracketed_label
-from tpo_lite.records import Comparison, Record
-
-
-@dataclass(frozen=True)
-class JudgedPair(Record):
-    """A judge's answers about one pair, in both orders; a line of `judge run`'s output."""
-
-    id: str
-    """The pair's id."""
-    group: str
-    """What the pair counts towards beside the whole: a set of LLMBar, a source of JudgeBench, a file's stem."""
-    label: int | None
-    """Which response is better, 1 or 2, by the gold label."""
-    lengths: list[int] | None
-    """Lengths of responses 1 and 2 in characters, where known."""
-    comparisons: list[Comparison]
-    """Two: response 1 shown first, then response 2. Verdicts are "A", "B", "tie", "unparsed" or "overlong"."""
-    soft: bool
-    """Whether p_first is the judge's probability; else it is 1, 0 or, without a winner, 0.5."""
-    judge: str = ""
-    """Who judged, where it is our own judge."""
-
-    @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> Self:
-        """The inverse of `to_dict`."""
-        comparisons = [Comparison(**comparison) for comparison in data["comparisons"]]
-        return cls(**data | {"comparisons": comparisons})
+from tpo_lite.records import VERDICT_LABELS, Comparison, VerdictLabel
 
 
 @dataclass(frozen=True)
@@ -55,7 +29,7 @@ class JudgeOutputs:
     pairs: list[JudgedPair]
     """In the file's order."""
     recorded: int
-    """Texts beside which the file records a verdict (none was readable is a verdict too)."""
+    """Texts beside which the file records a verdict; that none was readable counts as one."""
     differing: list[str]
     """Ids of pairs with a text that parses to another verdict than the recorded one."""
 
@@ -74,26 +48,26 @@ class _Row:
     def __post_init__(self) -> None:
         for value in (self.group, *(each for each in self.texts + self.recorded if each is not None)):
             if not isinstance(value, str):
-                raise ValueError(f"{value!r} is no text")
+                raise ValueError(f"{value!r} is not a text")
 
 
 def llmbar_explained_label(text: str) -> str | None:
-    """ "A" or "B" by the rule of LLMBar's evaluators that explain (CoT): the sentence "Output (a) is better"."""
+    """Read "A" or "B" by the rule of LLMBar's evaluators that explain (CoT): the sentence "Output (a) is better"."""
     return _first_found(text, r"Output \({}\) is better.")
 
 
 def llmbar_label(text: str) -> str | None:
-    """ "A" or "B" by the rule of LLMBar's other evaluators: a line that begins with "Output (a)"."""
+    """Read "A" or "B" by the rule of LLMBar's other evaluators: a line that begins with "Output (a)"."""
     return _first_found(text, r"(?:^|\n) ?Output \({}\)")
 
 
 def _first_found(text: str, pattern: str) -> str | None:
-    # (a) is looked for first in all of the text, wherever (b) may stand: so does LLMBar.
+    # As LLMBar does, look for (a) in the whole text first, even where (b) comes earlier.
     return next((letter for letter in "AB" if re.search(pattern.format(letter.lower()), text.strip())), None)
 
 
 def label_parser(texts: Sequence[str]) -> Callable[[str], str | None] | None:
-    """The rule that reads most of a judge's texts, the stricter one in a tie; None if no rule reads any.
+    """Return the rule that reads most of a judge's texts, the stricter one in a tie; None if no rule reads any.
 
     Files do not name the rule of the evaluator that wrote them, and a judge keeps to one form.
     """
@@ -103,25 +77,25 @@ def label_parser(texts: Sequence[str]) -> Callable[[str], str | None] | None:
 
 
 def read_outputs(path: Path) -> JudgeOutputs:
-    """The judge's answers in a result file.
+    """Read the judge's answers in a result file.
 
-    Texts that no rule can read leave the recorded verdicts to count alone, as with reward models. Raises
-    `InputError`, with file and line, for a line of no known form, one that lacks an order, and one on a pair that
-    came before.
+    If no rule can read the texts, as with reward models, only the recorded verdicts count. Raises `InputError`, with
+    file and line, for a line of no known form, one that lacks an order, and one about a pair that came before.
     """
-    ours, rows = [], []
+    ours: list[JudgedPair] = []
+    rows: list[_Row] = []
     seen: dict[str, str] = {}
-    for number, (where, row) in enumerate(read_rows(path)):
+    for number, (where, data) in enumerate(read_rows(path)):
         try:
-            if "comparisons" in row:
-                ours.append(_checked(JudgedPair.from_dict(row), where))
+            if "comparisons" in data:
+                ours.append(_checked(JudgedPair.from_dict(data), where))
                 id = ours[-1].id
             else:
-                rows.append(_read_row(row, where, f"{path.stem}:{number}", path.stem))
+                rows.append(_read_row(data, where, f"{path.stem}:{number}", path.stem))
                 id = rows[-1].id
         except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
             raise InputError(
-                f"{where} is a damaged judgement ({type(error).__name__}: {error}). Mend that line or take it out."
+                f"{where} is a damaged judgement ({type(error).__name__}: {error}). Fix that line or remove it."
             ) from error
         if id in seen:
             raise InputError(f"{where} judges the pair {id!r} of {seen[id]} again. Give the file of one judge, once.")
@@ -142,11 +116,12 @@ def read_outputs(path: Path) -> JudgeOutputs:
 
 
 def _read_row(row: dict[str, Any], where: str, default_id: str, stem: str) -> _Row:
+    lengths: list[int] | None
     if "text_swapped" in row:
         texts = [row["text"], row["text_swapped"]]
         winners = [row["winner"], row["winner_swapped"]]
-        where_from = f"{row['set']}:{row['i']}", row["set"]
-        return _Row(*where_from, read_label(row["label"], where), None, texts, _slots(winners))
+        id, label = f"{row['set']}:{row['i']}", read_label(row["label"], where)
+        return _Row(id, row["set"], label, None, texts, _slots(winners))
     if "results" in row:
         orders = [row["results"][-1][f"swap = {swap}"] for swap in (False, True)]
         texts = [order["completion"][0] if "completion" in order else None for order in orders]
@@ -166,7 +141,7 @@ def _read_row(row: dict[str, Any], where: str, default_id: str, stem: str) -> _R
         texts, scores = [game["judgment"] for game in games], [game["score"] for game in games]
         return _Row(str(row["question_id"]), stem, None, None, texts, scores)
     raise InputError(
-        f"{where} is no judge's output. Give a result file of LLMBar, JudgeBench, Arena-Hard or `judge run`."
+        f"{where} is not a judge's output. Give a result file of LLMBar, JudgeBench, Arena-Hard or `judge run`."
     )
 
 
@@ -177,7 +152,7 @@ def _two(answers: list[Any], key: str) -> list[Any]:
 
 
 def _slots(winners: list[str | None]) -> list[str | None]:
-    """LLMBar's winners "1" and "2" as slots: with the outputs swapped, the first slot shows output 2."""
+    """Return LLMBar's winners "1" and "2" as slots: with the outputs swapped, the first slot shows output 2."""
     return [
         None if winner is None else "AB"[("1", "2").index(winner) ^ swapped] for swapped, winner in enumerate(winners)
     ]
@@ -185,65 +160,21 @@ def _slots(winners: list[str | None]) -> list[str | None]:
 
 def _judged(row: _Row, labels: Sequence[str | None]) -> JudgedPair:
     comparisons = []
-    for (first, second), label in zip(((1, 2), (2, 1)), labels, strict=True):
-        verdict = VERDICTS.get(label, "unparsed")
+    for (first, second), label in zip(ORDERS, labels, strict=True):
+        verdict: VerdictLabel = "unparsed" if label is None else VERDICTS.get(label, "unparsed")
         comparisons.append(Comparison(first, second, {"A": 1.0, "B": 0.0}.get(verdict, 0.5), verdict))
     return JudgedPair(row.id, row.group, row.label, row.lengths, comparisons, soft=False)
 
 
 def _checked(pair: JudgedPair, where: str) -> JudgedPair:
-    if [(c.first, c.second) for c in pair.comparisons] != [(1, 2), (2, 1)]:
+    if tuple((c.first, c.second) for c in pair.comparisons) != ORDERS:
         raise ValueError("comparisons must be those of response 1 with 2 and of 2 with 1")
     if not all(0 <= c.p_first <= 1 for c in pair.comparisons):
         raise ValueError("p_first must be between 0 and 1")
-    if any(c.verdict not in ("A", "B", "tie", "unparsed", "overlong") for c in pair.comparisons):
+    if any(c.verdict not in VERDICT_LABELS for c in pair.comparisons):
         raise ValueError('a verdict must be "A", "B", "tie", "unparsed" or "overlong"')
     if not all(isinstance(text, str) for text in (pair.id, pair.group, pair.judge)):
         raise ValueError("id, group and judge must be texts")
     if pair.lengths is not None and [type(length) for length in pair.lengths] != [int, int]:
         raise ValueError("lengths must be two numbers")
     return dataclasses.replace(pair, label=read_label(pair.label, where))
-
-
-def with_gold(pairs: Sequence[JudgedPair], gold: Sequence[ResponsePair]) -> list[JudgedPair]:
-    """The judged pairs that are among the gold ones, with their labels and lengths.
-
-    Raises `InputError` if there is none, and for a label that contradicts the one recorded with the
-    judgement: then the files do not belong together.
-    """
-    by_id = {pair.id: pair for pair in gold}
-    joined = []
-    for pair in pairs:
-        known = by_id.get(pair.id)
-        if known is None:
-            continue
-        if None not in (pair.label, known.label) and pair.label != known.label:
-            raise InputError(
-                f"{pair.id}: the judgement was recorded with label {pair.label}, but --gold says {known.label}. "
-                "Give the gold file that was judged."
-            )
-        label = pair.label if known.label is None else known.label
-        joined.append(dataclasses.replace(pair, label=label, lengths=known.lengths))
-    if not joined:
-        raise InputError(
-            f"none of the {len(pairs)} judged pairs is in --gold: ids there are like {gold[0].id!r}, here like "
-            f"{pairs[0].id!r}. Give the gold file that was judged."
-        )
-    return joined
-
-
-def judge_both_orders(judge: Judge, pairs: Sequence[ResponsePair], name: str) -> list[JudgedPair]:
-    """Asks the judge about each pair in both orders, all in one call; `name` says in the records who judged."""
-    requests = []
-    for pair in pairs:
-        requests.append(JudgeRequest(pair.instruction, pair.response_1, pair.response_2))
-        requests.append(JudgeRequest(pair.instruction, pair.response_2, pair.response_1))
-    verdicts = judge.compare(requests)
-    judged = []
-    for index, pair in enumerate(pairs):
-        comparisons = [
-            Comparison(first, second, verdict.p_a, verdict.label, verdict.explanation)
-            for (first, second), verdict in zip(((1, 2), (2, 1)), verdicts[2 * index : 2 * index + 2], strict=True)
-        ]
-        judged.append(JudgedPair(pair.id, pair.group, pair.label, pair.lengths, comparisons, soft=True, judge=name))
-    return judged
