@@ -17,12 +17,13 @@ COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
 @click.option("--json", "as_json", is_flag=True, help="Print the checks as JSON.")
 @reporting
 def doctor(as_json: bool, debug: bool) -> None:
-    """Checks this machine, and says how to mend what is not right.
+    """Checks this machine and says how to fix what is wrong.
 
-    Each line is ok, warn (it runs, but not everything or not well) or fail; the exit code is 1 if one fails.
-    Without a GPU the embedded recipe runs, so want of one is no failure.
+    Each line is ok, warn (runs work, but not all of them, or not well) or fail. The exit code is 1 if a line fails.
+    A missing GPU is no failure, since the embedded recipe runs without one.
     """
-    from tpo_lite.machine.doctor import Machine, examine
+    from tpo_lite.machine.doctor import examine
+    from tpo_lite.machine.probes import Machine
 
     checks = examine(Machine())
     failed = any(check.status == "fail" for check in checks)
