@@ -29,7 +29,7 @@ class Share:
     high: float
     """Upper end of the interval; 1 where n is 0."""
     n: int
-    """How many were counted."""
+    """The number counted."""
 
 
 @dataclass(frozen=True)
@@ -39,9 +39,9 @@ class Mean:
     value: float
     """The mean."""
     half_width: float | None
-    """The interval is value +- half_width; None for a single seed, whose spread nobody knows."""
+    """The interval is value +- half_width; None for a single seed, whose spread is unknown."""
     n: int
-    """How many seeds."""
+    """The number of seeds."""
 
 
 def percent(value: float | None) -> str:
@@ -50,9 +50,9 @@ def percent(value: float | None) -> str:
 
 
 def share(successes: float, n: int) -> Share:
-    """Return successes / n with the Wilson score interval (E. B. Wilson 1927), which holds near 0 and 1 too.
+    """Return successes / n with the Wilson score interval (E. B. Wilson 1927), which is valid near 0 and 1 too.
 
-    Successes may be fractional, for ties that count half.
+    Successes may be fractional, as when ties count half.
     """
     if n == 0:
         return Share(None, 0.0, 1.0, 0)
@@ -64,9 +64,10 @@ def share(successes: float, n: int) -> Share:
 
 
 def mean(values: Sequence[float]) -> Mean:
-    """The mean of one figure per seed, with Student's t interval (sample standard deviation).
+    """Return the mean of one figure per seed, with Student's t interval (sample standard deviation).
 
-    Above 31 values the t of 31 is kept, which errs on the wide side. Raises `ValueError` without values.
+    For more than 31 values the t of 31 is used, which makes the interval slightly too wide. Raises `ValueError` without
+    values.
     """
     n = len(values)
     if n == 0:
@@ -79,15 +80,15 @@ def mean(values: Sequence[float]) -> Mean:
 
 
 def first_slot_rate(prompts: Iterable[Sequence[Comparison]]) -> Share:
-    """The share of readable verdicts that are "A"; 0.5 without position bias when both orders are asked."""
+    """Return the share of readable verdicts that are "A"; 0.5 without position bias when both orders are asked."""
     verdicts = [comparison.verdict for comparisons in prompts for comparison in comparisons]
     return share(verdicts.count("A"), verdicts.count("A") + verdicts.count("B"))
 
 
 def flip_rate(prompts: Iterable[Sequence[Comparison]]) -> Share:
-    """Of the pairs with a readable verdict in both orders, the share whose winner changes with the order.
+    """Return the share of pairs whose winner changes with the order, of those with a readable verdict in both orders.
 
-    `prompts` holds one list of comparisons a prompt, since sample ks mean something within a prompt only.
+    `prompts` holds one list of comparisons per prompt, since the ks of samples are unique within a prompt only.
     """
     flipped = pairs = 0
     for comparisons in prompts:
@@ -95,6 +96,6 @@ def flip_rate(prompts: Iterable[Sequence[Comparison]]) -> Share:
         for (first, second), verdict in verdicts.items():
             if first < second and (second, first) in verdicts:
                 pairs += 1
-                # The same slot twice is another response each time.
+                # The same slot twice means a different response each time.
                 flipped += verdict == verdicts[second, first]
     return share(flipped, pairs)

@@ -9,18 +9,19 @@ from contextlib import contextmanager
 from typing import Protocol
 
 LINE_SECONDS = 15.0
-"""Without a terminal, at most one line in so many seconds."""
+"""Without a terminal, there is at most one line in this time."""
 
 
 class Advance(Protocol):
-    """Says that `units` more are finished; `note` is shown beside the count."""
+    """Reports progress."""
 
-    def __call__(self, units: int, note: str = "") -> None: ...
+    def __call__(self, units: int, note: str = "") -> None:
+        """Report that `units` more are finished; `note` is shown beside the count."""
 
 
 @contextmanager
 def progress(label: str, total: int, unit: str, done: int = 0) -> Iterator[Advance]:
-    """Shows `done` of `total` units and what is added through the function it yields."""
+    """Show `done` of `total` units, and what is reported through the function that this yields."""
     if sys.stdout.isatty():
         yield from _bar(label, total, unit, done)
     else:
@@ -32,7 +33,7 @@ def _bar(label: str, total: int, unit: str, done: int) -> Iterator[Advance]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
     from rich.table import Column
 
-    # On eighty columns the figures need all the room that the bar would take.
+    # On eighty columns the figures need the room that the bar would take.
     bar = (BarColumn(),) if Console().width >= 120 else ()
     columns = (
         TextColumn("{task.description}"),

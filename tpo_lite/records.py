@@ -1,8 +1,8 @@
 """The typed records that flow through one iteration, one JSON line each.
 
-instructions -> samples -> judgements -> scores -> pairs. Every file is plain JSONL that
-`datasets.load_dataset("json", data_files=...)` reads. A line is one finished unit of work:
-a prompt with all its samples, a prompt with all its judgements. Knows nothing of models.
+instructions -> samples -> judgements -> scores -> pairs. Every file is plain JSONL, which
+`datasets.load_dataset("json", data_files=...)` reads. A line is one finished unit of work, such as a prompt with all
+its samples. Knows nothing of models.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class Instruction(UnitRecord):
     category: str | None = None
     """The paper's category, where the source names one."""
     answer: str | None = None
-    """The right answer, where a checker exists. It measures; it never trains or judges."""
+    """The right answer, where one is known. It is used to measure, never to train or judge."""
 
 
 @dataclass(frozen=True)
@@ -141,11 +141,11 @@ class PromptJudgements(UnitRecord):
     """All comparisons made for one instruction, between distinct responses only."""
 
     comparisons: list[Comparison]
-    """Each stands for every pair of samples with the same two response texts."""
+    """Each counts for every pair of samples with the same two response texts."""
     calls: int
     """Questions put to the judge."""
     saved: int
-    """Questions a full round robin over samples would have asked on top."""
+    """Questions that a full round robin over the samples would have asked on top."""
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Self:
@@ -163,7 +163,7 @@ class PromptScores(UnitRecord):
     """Ratings of one instruction's well-formed samples."""
 
     ks: list[int]
-    """The samples rated; malformed ones never are."""
+    """The samples that are rated; malformed ones never are."""
     ratings: list[float]
     """Bradley-Terry log-strengths e_m, natural-log scale, mean zero."""
     elo: list[float]
@@ -191,9 +191,9 @@ class Pair(UnitRecord):
     rejected_k: int
     """Which sample was rejected."""
     chosen_response_tokens: int
-    """Length of the chosen response."""
+    """Length of the chosen response in tokens."""
     rejected_response_tokens: int
-    """Length of the rejected response (0 for a malformed one)."""
+    """Length of the rejected response in tokens (0 for a malformed one)."""
 
 
 @dataclass(frozen=True)

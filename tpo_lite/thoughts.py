@@ -1,7 +1,7 @@
 """Thought prompts, and the strict parsing of an output into thought z and response y.
 
-"Thinking LLMs: General Instruction Following with Thought Generation" (arXiv 2410.10630), and its
-two thought prompts. Works on text, knows nothing of tokens, chat templates or models.
+The two thought prompts are those of "Thinking LLMs: General Instruction Following with Thought Generation" (arXiv
+2410.10630). Works on text; knows nothing of tokens, chat templates or models.
 """
 
 from __future__ import annotations
@@ -58,20 +58,20 @@ DIRECT = ThoughtStyle("direct", PLACEHOLDER, None, None)
 
 
 def custom_style(template: str, response_marker: str, thought_marker: str | None = None) -> ThoughtStyle:
-    """A recipe's own thought prompt and markers.
+    """Make a style of a recipe's own thought prompt and markers.
 
-    Raises `InputError` if `{instruction}` is not in the template exactly once, a marker is blank, one
-    marker contains the other, or the template does not tell the model to write a marker.
+    Raises `InputError` if `{instruction}` is not in the template exactly once, a marker is blank, one marker contains
+    the other, or the template does not ask the model to write a marker.
     """
     if template.count(PLACEHOLDER) != 1:
         raise InputError(
-            f"thought template: {PLACEHOLDER} is there {template.count(PLACEHOLDER)} times; write it exactly once."
+            f"thought template: it has {PLACEHOLDER} {template.count(PLACEHOLDER)} times; write it exactly once."
         )
     for key, marker in (("response_marker", response_marker), ("thought_marker", thought_marker)):
         if marker is None:
             continue
         if not marker.strip():
-            raise InputError(f"thought {key} is empty; give the text that stands in front of that part.")
+            raise InputError(f"thought {key} is empty; give the text that comes before that part.")
         if not any(marker in part for part in template.split(PLACEHOLDER)):
             raise InputError(
                 f"thought {key} {marker!r} is not in the template, so the model cannot know it; ask for it there."
@@ -84,7 +84,7 @@ def custom_style(template: str, response_marker: str, thought_marker: str | None
 
 
 def thought_prompt(style: ThoughtStyle, instruction: str) -> str:
-    """p + x: the style's prompt with the instruction in its place.
+    """Return p + x: the style's prompt with the instruction in its place.
 
     >>> thought_prompt(DIRECT, "Explain {instruction} in f-strings.")
     'Explain {instruction} in f-strings.'
@@ -95,7 +95,7 @@ def thought_prompt(style: ThoughtStyle, instruction: str) -> str:
 
 @dataclass(frozen=True)
 class Parse:
-    """One output, split; thought and response are stripped, and empty unless the outcome is "ok"."""
+    """One output, split. Thought and response have no white space around them; they are empty unless "ok"."""
 
     outcome: Outcome
     """"ok", or why the output is malformed."""
@@ -106,18 +106,17 @@ class Parse:
 
 
 def parse(style: ThoughtStyle, output: str, truncated: bool) -> Parse:
-    """Splits an output by plain string matching, as the paper does; nothing is repaired.
+    """Split an output by plain string matching, as the paper does; nothing is repaired.
 
-    `truncated` says that the token limit came before the end of turn. The first of these that holds is
-    the outcome:
+    `truncated` says that the token limit came before the end of turn. The outcome is the first of these that holds:
 
     1. truncated: an output without its end is never rated, whatever it holds so far;
     2. no_marker: a marker is missing, or the response marker does not follow the thought marker;
-    3. marker_twice: a marker is there more than once, so that the split would be a guess;
-    4. empty_thought: nothing but white space between thought and response marker;
-    5. empty_response: nothing but white space after the response marker.
+    3. marker_twice: a marker is there more than once, so any split would be a guess;
+    4. empty_thought: there is only white space between the thought marker and the response marker;
+    5. empty_response: there is only white space after the response marker.
 
-    Text in front of a thought marker is neither thought nor response.
+    Text before a thought marker is neither thought nor response.
 
     >>> parse(SPECIFIC, "Draft: 4. It is right.<R>4", truncated=False)
     Parse(outcome='ok', thought='Draft: 4. It is right.', response='4')

@@ -96,9 +96,8 @@ def reliability_lines(reliability: Reliability, width: int = 50) -> list[str]:
     lines = [f"{'P(A)':<10}{'A was better (bar), as said (|)':<{width + 3}}verdicts"]
     for found in reliability.bins:
         bar = _bar(found, width)
-        lines.append(
-            f"{found.low:.1f}-{found.high:.1f}   {bar}  {percent(found.a_better.value):>7}{found.a_better.n:>8}".rstrip()
-        )
+        rate = found.a_better
+        lines.append(f"{found.low:.1f}-{found.high:.1f}   {bar}  {percent(rate.value):>7}{rate.n:>8}".rstrip())
     return lines
 
 

@@ -57,8 +57,10 @@ def _base(folder: RunFolder, loaded: LoadedPolicy, arm: Arm) -> ValidationFigure
 
 def _shift(loaded: LoadedPolicy, current: Policy, device: Device, samples: list[PromptSamples], label: str) -> float:
     """Measure how far the policy that samples is from the one that trains, and print it."""
+    from tpo_lite.sampling.engines.gguf import GgufSampler
     from tpo_lite.sampling.shift import sampling_shift
 
+    assert isinstance(loaded.sampler, GgufSampler)
     shift = sampling_shift(loaded.sampler, current, device, samples)
     print(f"{label}: sampler and trainer are KL {shift:.4f} nats per token apart", flush=True)
     return shift

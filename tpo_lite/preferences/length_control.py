@@ -1,7 +1,7 @@
-"""Length control: the score of a response, less what it owes to its length (the paper's "length control").
+"""Length control: a response's score without the part that is due to its length (the paper's "length control").
 
-Over the K responses of one prompt, s_i = z(score_i) - rho * z(length_i). Length is the response's in
-tokens, never the thought's.
+Over the K responses of one prompt, s_i = z(score_i) - rho * z(length_i). Length is that of the response in tokens; the
+thought does not count.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 RHO_GRID = np.arange(51) / 100
-"""What `auto_rho` tries: 0 to 0.5, the paper's range, in steps of 0.01."""
+"""The values that `auto_rho` tries: 0 to 0.5, the paper's range, in steps of 0.01."""
 
 
 @dataclass(frozen=True)
@@ -21,32 +21,33 @@ class AutoRho:
     """What `auto_rho` found."""
 
     rho: float
-    """The smallest rho of the grid that keeps chosen responses from being longer; else 0.5."""
+    """The smallest rho of the grid that keeps chosen responses from being longer; 0.5 if none does."""
     reached: bool
-    """Whether at that rho they are on average not longer than the rejected ones."""
+    """Whether with that rho the chosen responses are on average not longer than the rejected ones."""
     chosen_length: float
-    """Mean length in tokens of the chosen responses at that rho (0 without any preference)."""
+    """Mean length in tokens of the chosen responses with that rho (0 without any preference)."""
     rejected_length: float
-    """Mean length in tokens of the rejected responses at that rho."""
+    """Mean length in tokens of the rejected responses with that rho (0 without any preference)."""
 
 
 def z_scores(values: Sequence[float] | np.ndarray) -> np.ndarray:
-    """(v - mean) / std with the population's std; zeros where all values are equal.
+    """Return (v - mean) / std with the population's std, or zeros where all values are equal.
 
     >>> z_scores([1, 3])
     array([-1.,  1.])
     """
     values = np.asarray(values, dtype=np.float64)
-    # Compared by value, not by std: rounding gives equal numbers such as 0.1 a std of 1e-17.
+    # Compare values, not the std: rounding gives equal numbers such as 0.1 a std of 1e-17.
     if values.size == 0 or values.min() == values.max():
         return np.zeros(len(values))
-    return (values - values.mean()) / values.std()
+    scores: np.ndarray = (values - values.mean()) / values.std()
+    return scores
 
 
 def length_controlled(
     scores: Sequence[float] | np.ndarray, lengths: Sequence[int] | np.ndarray, rho: float
 ) -> np.ndarray:
-    """s_i = z(score_i) - rho * z(length_i), shape (K,), for the K responses of one prompt.
+    """Return s_i = z(score_i) - rho * z(length_i), shape (K,), for the K responses of one prompt.
 
     >>> length_controlled([1, 3], [10, 30], rho=0.5)
     array([-0.5,  0.5])
@@ -57,12 +58,12 @@ def length_controlled(
 def auto_rho(
     prompts: Iterable[tuple[Sequence[float], Sequence[int]]], usable: Iterable[Sequence[bool]] | None = None
 ) -> AutoRho:
-    """The smallest rho in `RHO_GRID` whose chosen responses are on average not longer than the rejected.
+    """Find the smallest rho in `RHO_GRID` with which chosen responses are on average not longer than rejected ones.
 
-    Each prompt is (scores, lengths) of its well-formed responses; chosen and rejected are the first
-    highest and first lowest s_i, as in `tpo_lite.preferences.pairs`. Prompts whose scores are all equal show no
-    preference and do not count, nor do those whose chosen or rejected response is not `usable` (one flag a
-    response; None: all are). Where no rho will do, 0.5 with `reached` False.
+    Each prompt is (scores, lengths) of its well-formed responses. Chosen and rejected are the first highest and the
+    first lowest s_i, as in `tpo_lite.preferences.pairs`. Prompts whose scores are all equal show no preference and do
+    not count, nor do those whose chosen or rejected response is not `usable` (one flag per response; None: all are).
+    If no rho is enough, the result is 0.5 with `reached` False.
     """
     chosen, rejected, counted = [], [], []
     flags = itertools.repeat(None) if usable is None else usable
@@ -79,7 +80,7 @@ def auto_rho(
         rejected.append(tokens[worst] * counted[-1])
     if not chosen:
         return AutoRho(0.0, True, 0.0, 0.0)
-    # Summed as integers, so that equal means are equal.
+    # Integer sums, so that equal means are equal.
     longer, shorter = np.sum(chosen, axis=0), np.sum(rejected, axis=0)
     fits = longer <= shorter
     at = int(fits.argmax()) if fits.any() else len(RHO_GRID) - 1

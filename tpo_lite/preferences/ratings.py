@@ -1,8 +1,8 @@
 """Ratings of a prompt's responses: Bradley-Terry maximum likelihood with a weak prior.
 
-The paper, with its pairwise judge, maximises sum B_mn log sigma(e_m - e_n) and calls it Elo. That
-fit diverges where one response wins everything, so a Gaussian prior with a small precision is put on
-the log-strengths: strictly concave, one maximum, mean zero, independent of the order of matches.
+The paper, with its pairwise judge, maximises sum B_mn log sigma(e_m - e_n) and calls it Elo. That fit diverges where
+one response wins everything, so a Gaussian prior with a small precision is put on the log-strengths. Then the objective
+is strictly concave with one maximum, whose mean is zero, and the order of matches does not matter.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ ELO_PER_NAT = 400.0 / math.log(10.0)
 
 
 def bradley_terry(wins: np.ndarray, prior: float) -> np.ndarray:
-    """Log-strengths e (K,) that maximise sum B_mn log sigma(e_m - e_n) - prior / 2 * sum e_m^2.
+    """Return the log-strengths e (K,) that maximise sum B_mn log sigma(e_m - e_n) - prior / 2 * sum e_m^2.
 
-    `wins` (K, K), not negative: B_mn is how often m beat n, in whole or fractional (soft) wins; the
-    diagonal is ignored. `prior` is the precision 1 / variance of the Gaussian on each log-strength, in
-    1 / nat^2; 0.1 lets strengths differ by several hundred Elo. Natural-log scale, mean zero:
-    P(m beats n) = sigma(e_m - e_n). As prior -> 0 this is the maximum-likelihood fit where there is one.
+    `wins` (K, K), not negative: B_mn is how often m beat n, in whole or fractional (soft) wins; the diagonal is
+    ignored. `prior` is the precision 1 / variance of the Gaussian on each log-strength, in 1 / nat^2; 0.1 lets
+    strengths differ by several hundred Elo. The scale is that of the natural logarithm, with mean zero:
+    P(m beats n) = sigma(e_m - e_n). As prior -> 0 this is the maximum-likelihood fit, where there is one.
 
     Raises `ValueError` for a matrix that is not square or has negative or non-finite wins, and for a
     prior that is not positive.
@@ -55,8 +55,8 @@ def bradley_terry(wins: np.ndarray, prior: float) -> np.ndarray:
         curvature = np.diag(weights.sum(1) + prior) - weights + weights.max()
         step = np.linalg.solve(curvature, gradient)
         step -= step.mean()
-        # Newton's decrement, twice the gain still promised: once it nears what rounding lets the objective
-        # show, a last full step squares the error.
+        # Newton's decrement is twice the gain still expected. Once it is near what rounding hides in the objective, a
+        # last full step squares the error.
         if gradient @ step <= 1e-14 * max(1.0, games.sum()):
             return strengths + step
         size = 1.0
@@ -69,17 +69,17 @@ def bradley_terry(wins: np.ndarray, prior: float) -> np.ndarray:
 
 
 def elo(strengths: np.ndarray) -> np.ndarray:
-    """Log-strengths (K,) on the Elo scale: 1000 + 400 / ln(10) * e."""
+    """Return log-strengths (K,) on the Elo scale: 1000 + 400 / ln(10) * e."""
     return ELO_MEAN + ELO_PER_NAT * np.asarray(strengths, dtype=np.float64)
 
 
 def win_matrix(judgements: PromptJudgements, samples: PromptSamples, soft: bool) -> tuple[list[int], np.ndarray]:
-    """The well-formed samples' ks, in order, and their wins B (W, W).
+    """Return the well-formed samples' ks, in order, and their wins B (W, W).
 
-    A comparison stands for every pair of samples with the same two response texts. Hard wins are the
-    paper's B_mn = 1[r^mn = 1] + 1[r^nm = -1], where a forced verdict counts like any other; soft wins are
-    p_first for the first and 1 - p_first for the second. Two samples with one text have half a win each.
-    A comparison too long for the judge was not made, and counts for nobody either way.
+    A comparison counts for every pair of samples with the same two response texts. Hard wins are the paper's
+    B_mn = 1[r^mn = 1] + 1[r^nm = -1], where a forced verdict counts like any other; soft wins are p_first for the first
+    and 1 - p_first for the second. Two samples with the same text have half a win each. A comparison that is too long
+    for the judge was not made and counts for neither.
     """
     responses = {sample.k: sample.response for sample in samples.samples if sample.outcome == "ok"}
     ks = sorted(responses)
@@ -97,7 +97,7 @@ def win_matrix(judgements: PromptJudgements, samples: PromptSamples, soft: bool)
         if soft:
             first_wins, second_wins = comparison.p_first, 1.0 - comparison.p_first
         elif comparison.verdict == "unparsed":
-            # Forced out of the judge, the probability names a side; 0.5 names none.
+            # A forced probability names a side, unless it is 0.5.
             first_wins, second_wins = float(comparison.p_first > 0.5), float(comparison.p_first < 0.5)
         else:
             first_wins, second_wins = float(comparison.verdict == "A"), float(comparison.verdict == "B")

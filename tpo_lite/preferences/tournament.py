@@ -1,10 +1,10 @@
 """Which comparisons a judge is asked for: all of them (the paper's round robin), half, or those that matter.
 
-Of K responses only the best and the worst become a pair (`tpo_lite.preferences.pairs`). `Adaptive` asks about these two until
-a full round robin would not be expected to choose others: identification of the best and worst arm from noisy
-duels, with a posterior over Bradley-Terry strengths (for one such posterior and its use in choosing comparisons see
-Chen et al. 2013, "Pairwise ranking aggregation in a crowdsourced setting"). A tournament keeps no state: what to ask
-next follows from what was answered, so that a resumed run asks the same.
+Of K responses only the best and the worst become a pair (`tpo_lite.preferences.pairs`). `Adaptive` asks about these two
+until a full round robin would not be expected to choose others. This is identification of the best and worst arm from
+noisy duels, with a posterior over Bradley-Terry strengths; Chen et al. 2013, "Pairwise ranking aggregation in a
+crowdsourced setting", use such a posterior to choose comparisons. A tournament keeps no state: what to ask next follows
+from the answers so far, so a resumed run asks the same.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ Match = tuple[int, int]
 """The ks of the samples whose responses are shown first and second."""
 
 MARGIN = 0.5
-"""Ratings closer than this count as equal, in standard errors of their difference in a full round robin, which
-could not tell them apart either. benchmarks/results/tournaments.md shows what that costs and saves."""
+"""Ratings closer than this count as equal. The unit is the standard error of their difference in a full round robin,
+which could not tell them apart either. benchmarks/results/tournaments.md shows what this costs and saves."""
 
 
 class Tournament(Protocol):
-    """Chooses comparisons for one prompt, a round at a time."""
+    """Chooses comparisons for one prompt, one round at a time."""
 
     def next_round(self, prompt: PromptSamples, played: Sequence[Comparison]) -> list[Match]:
-        """What to ask next, given all that was `played` for this prompt; empty when the tournament is over."""
+        """Return what to ask next, given all that was `played` for this prompt; empty when the tournament is over."""
         ...
 
 
@@ -52,6 +52,7 @@ class Single:
     """Every pair once, in an order drawn by a hash of (seed, instruction, pair): K(K - 1) / 2 comparisons."""
 
     seed: int
+    """Decides which response of a pair is shown first."""
 
     def next_round(self, prompt: PromptSamples, played: Sequence[Comparison]) -> list[Match]:
         """All comparisons in one round."""
@@ -66,24 +67,27 @@ class Single:
 
 @dataclass(frozen=True)
 class Adaptive:
-    """Goes on where the best and the worst are still open, at most to a full round robin.
+    """Asks until the best and the worst are settled, at most a full round robin.
 
-    First every response plays two others, once in each slot. Then each round asks, in both orders, the few pairs
-    that tell most about those that may yet be better than the leader or worse than the last. It ends when both are
-    settled: the probability that the round robin's rating, length control included, would put any other response
+    First every response plays two others, once in each slot. Then each round asks, in both orders, the few pairs that
+    tell most about the responses that may still be better than the leader or worse than the last. It ends when both are
+    settled: the probability that the rating of a round robin, length control included, would put any other response
     ahead by more than `MARGIN` is at most 1 - confidence, for the best and for the worst.
-
-    `soft` and `prior` are those of `tpo_lite.preferences.ratings`, `rho` that of `tpo_lite.preferences.length_control`.
     """
 
     seed: int
+    """Decides who plays whom in the first round."""
     confidence: float
+    """How sure best and worst have to be, between 0 and 1."""
     soft: bool
+    """Whether wins are probabilities, as in `tpo_lite.preferences.ratings`."""
     prior: float
+    """Precision of the prior, as in `tpo_lite.preferences.ratings`."""
     rho: float
+    """Weight of the length, as in `tpo_lite.preferences.length_control`."""
 
     def next_round(self, prompt: PromptSamples, played: Sequence[Comparison]) -> list[Match]:
-        """One comparison a response at first, then both orders of a quarter as many pairs (at least 2)."""
+        """Return one comparison per response at first, then both orders of a quarter as many pairs (at least 2)."""
         ks = distinct_responses(prompt)
         if not played:
             return self._first_round(prompt.instruction.id, ks)
@@ -99,12 +103,12 @@ class Adaptive:
         return [match for match in orders if match not in asked]
 
     def _first_round(self, id: str, ks: list[int]) -> list[Match]:
-        # A ring in random order: the smallest balanced plan that connects all responses.
+        # A ring in random order is the smallest balanced plan that connects all responses.
         ring = sorted(ks, key=lambda k: keyed_hash(self.seed, f"{id}/{k}"))
         return list(zip(ring, ring[1:] + ring[:1], strict=True)) if len(ring) > 1 else []
 
     def _gain(self, prompt: PromptSamples, played: Sequence[Comparison], ks: list[int], left: np.ndarray) -> np.ndarray:
-        """What a comparison of each pair is worth (n, n); zeros when best and worst are settled.
+        """Return what a comparison of each pair is worth (n, n); zeros when best and worst are settled.
 
         `left` (n, n) counts the orders of each pair that are not asked yet.
         """
@@ -128,7 +132,7 @@ class Adaptive:
             risk[leader] = 0.0
             if risk.sum() <= 1.0 - self.confidence:
                 continue
-            # The share of the variance of strength_leader - strength_j that each comparison left of (a, b) takes away.
+            # The share of the variance of strength_leader - strength_j that each further comparison of (a, b) removes.
             p_win = _p_win(strengths[rows])
             per_game = p_win * p_win.T
             differences = belief[leader] - belief  # (j, a): covariance of that difference with strength_a
@@ -142,20 +146,20 @@ class Adaptive:
 def uncertainty(
     strengths: np.ndarray, games: np.ndarray, left: np.ndarray, copies: np.ndarray, prior: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(belief, change, noise), each (n, n), for n distinct responses with ratings `strengths` (n,).
+    """Return (belief, change, noise), each (n, n), for n distinct responses with ratings `strengths` (n,).
 
-    belief: covariance of the true strengths, Laplace's approximation at the posterior's maximum. change: variance
-    of what the comparisons that are left will do to the difference of each two ratings. noise: variance of that
-    difference in a full round robin, were the judge asked anew.
+    belief: covariance of the true strengths, by Laplace's approximation at the posterior's maximum. change: variance of
+    the difference of each two ratings due to the comparisons that are left. noise: variance of that difference in a
+    full round robin, if the judge were asked anew.
 
-    `games` (n, n) counts answers, `left` (n, n) the orders of each pair that are not asked, `copies` (n,) the
-    samples with each response; `prior` as in `tpo_lite.preferences.ratings`.
+    `games` (n, n) counts answers, `left` (n, n) the orders of each pair that are not asked, `copies` (n,) the samples
+    with each response; `prior` as in `tpo_lite.preferences.ratings`.
     """
     n = len(strengths)
     p_win = _p_win(strengths)
     per_game = p_win * p_win.T
     belief = np.linalg.inv(_laplacian(games * per_game) + prior * np.eye(n))
-    # In the ratings a comparison counts once for every pair of samples with the two texts.
+    # In the ratings a comparison counts for every pair of samples with the two texts.
     weight = np.outer(copies, copies)
     # Ratings move by full^-1 times the sum over comparisons of weight * (outcome - expected outcome).
     full = np.linalg.inv(_laplacian(2 * weight * per_game) + prior * np.diag(copies))
@@ -166,7 +170,7 @@ def uncertainty(
 
 
 def distinct_responses(samples: PromptSamples) -> list[int]:
-    """The ks that play: of the well-formed samples, the lowest k of each response text."""
+    """Return the ks that play: of the well-formed samples, the lowest k of each response text."""
     representatives: dict[str, int] = {}
     for sample in samples.samples:
         if sample.outcome == "ok":
@@ -175,31 +179,35 @@ def distinct_responses(samples: PromptSamples) -> list[int]:
 
 
 def round_robin(samples: PromptSamples) -> list[Match]:
-    """Every pair of distinct responses in both orders: responses a, b, a make (0, 1) and (1, 0)."""
+    """Return every pair of distinct responses in both orders: responses a, b, a make (0, 1) and (1, 0)."""
     return list(permutations(distinct_responses(samples), 2))
 
 
 def saved_calls(samples: PromptSamples, asked: int) -> int:
-    """How many more questions a round robin over all W well-formed samples asks: W(W - 1) - asked."""
+    """Return how many more questions a round robin over all W well-formed samples asks: W(W - 1) - asked."""
     well_formed = sum(sample.outcome == "ok" for sample in samples.samples)
     return well_formed * (well_formed - 1) - asked
 
 
 def _p_win(strengths: np.ndarray) -> np.ndarray:
-    return 1.0 / (1.0 + np.exp(strengths[None, :] - strengths[:, None]))
+    """Return the probability (n, n) that each beats each."""
+    p: np.ndarray = 1.0 / (1.0 + np.exp(strengths[None, :] - strengths[:, None]))
+    return p
 
 
 def _laplacian(weights: np.ndarray) -> np.ndarray:
-    """sum over pairs of w_ab x x^T, x = e_a - e_b: the Fisher information of comparisons with weights (n, n)."""
-    return np.diag(weights.sum(1)) - weights
+    """Return the Fisher information of comparisons with weights (n, n): sum of w_ab x x^T over pairs, x = e_a - e_b."""
+    information: np.ndarray = np.diag(weights.sum(1)) - weights
+    return information
 
 
 def _contrasts(covariance: np.ndarray) -> np.ndarray:
-    """Variance (n, n) of the difference of each two variables."""
+    """Return the variance (n, n) of the difference of each two variables."""
     variances = np.diag(covariance)
-    return variances[:, None] + variances[None, :] - 2.0 * covariance
+    differences: np.ndarray = variances[:, None] + variances[None, :] - 2.0 * covariance
+    return differences
 
 
 def _upper_tail(z: np.ndarray) -> np.ndarray:
-    """P(Z > z) of a standard normal Z."""
+    """Return P(Z > z) of a standard normal Z."""
     return np.array([0.5 * math.erfc(value / math.sqrt(2.0)) for value in z])
