@@ -129,8 +129,8 @@ def test_custom_style() -> None:
 @pytest.mark.parametrize(
     ("template", "response_marker", "thought_marker", "message"),
     [
-        ("Answer after [A].", "[A]", None, "there 0 times"),
-        ("[A] {instruction} {instruction}", "[A]", None, "there 2 times"),
+        ("Answer after [A].", "[A]", None, "it has {instruction} 0 times"),
+        ("[A] {instruction} {instruction}", "[A]", None, "it has {instruction} 2 times"),
         ("{instruction} [A]", " ", None, "response_marker is empty"),
         ("{instruction} [A]", "[A]", "", "thought_marker is empty"),
         ("{instruction}", "[A]", None, "'[A]' is not in the template"),
