@@ -1,12 +1,15 @@
 """Trains the embedded policy and judge from a seed: `python -m tpo_lite.embedded.build OUT [--seed N]`.
 
-    repeat    lists repeated: looking things up
-    trunk     worked steps, short chains first
-    policy    from the trunk: first much useful work, then the mixture that the loop starts from, at last as NF4 rounds it
-    judge     from the trunk: work, answer, what each assistant says, verdict
+The stages, in which both models start from the trunk:
 
-OUT then holds `policy/` (a Hugging Face folder, 16 bit), `judge.gguf`, `build.log` and the figures of both as JSON.
-Policy and judge train side by side, each on one core. The same seed, versions and kind of machine give the same bytes.
+    repeat    repeated lists, to learn looking things up
+    trunk     worked steps, short chains first
+    policy    first much useful work, then the mixture that the loop starts from, then the same as NF4 rounds it
+    judge     work, answer, what each assistant says, verdict
+
+Afterwards OUT holds `policy/` (a Hugging Face folder in 16 bits), `judge.gguf`, `build.log` and the figures of both
+models as JSON. Policy and judge train side by side, each on one core. The same seed, versions and kind of machine give
+the same bytes.
 """
 
 from __future__ import annotations
@@ -31,28 +34,35 @@ from tpo_lite.embedded.tokenizer import train_tokenizer
 from tpo_lite.embedded.training import keep_unrounded, round_to_nf4, train
 
 VOCABULARY = 768
+"""Tokens of the tokenizer that both models share."""
 REPEAT_STEPS, TRUNK_STEPS, WORK_STEPS, MIXTURE_STEPS, ROUNDED_STEPS, JUDGE_STEPS = 300, 1000, 200, 150, 180, 1200
+"""Optimizer steps of each stage; those of the policy are WORK, MIXTURE and ROUNDED, in this order."""
 EVASIVE, DIRECT, USEFUL, PRACTICE, DISTRACTED = 0.1, 0.45, 0.2, 0.3, 0.8
-"""Shares of the final mixture: evasive answers among all outputs; direct answers among the rest, useful work among
-thoughts, the trunk's examples among the rest, and talk that forgets to answer among empty talk. (Temperature and
-nucleus make rare thoughts rarer than they are in training.) A model that answers in one pass can only guess these
-tasks; what the direct baseline can learn is to commit itself to an answer."""
+"""Shares of the final mixture.
+
+EVASIVE: evasive answers among all outputs. PRACTICE: the trunk's examples among the rest. DIRECT: direct answers among
+what is left. USEFUL: useful work among thoughts. DISTRACTED: talk that forgets to answer among empty talk.
+
+Temperature and nucleus make rare thoughts rarer than they are in training. A model that answers in one pass can only
+guess at these tasks; what the direct baseline can learn is to commit itself to an answer.
+"""
 
 
 class Log:
-    """Appends lines to a file and writes them to the terminal, each at once; several processes may share one."""
+    """Appends lines to a file and prints them, each at once, so that several processes may share one log."""
 
     def __init__(self, path: Path):
         self.path = path
 
     def __call__(self, line: str) -> None:
+        """Log one line."""
         print(line, flush=True)
         with self.path.open("a") as file:
             file.write(line + "\n")
 
 
 def new_model(vocabulary: int) -> LlamaForCausalLM:
-    """An untrained Llama; every linear layer's width is a multiple of NF4's block of 64."""
+    """Return an untrained Llama. The width of each linear layer is a multiple of 64, NF4's block."""
     return LlamaForCausalLM(
         LlamaConfig(
             vocab_size=vocabulary,
@@ -68,12 +78,12 @@ def new_model(vocabulary: int) -> LlamaForCausalLM:
 
 
 def chain(rng: random.Random, progress: float) -> examples.Example:
-    """The trunk's curriculum of worked steps: short chains first."""
+    """Return an example of the trunk's curriculum: worked steps, short chains first."""
     return examples.worked(rng, longest=2 if progress < 0.1 else 4 if progress < 0.2 else None)
 
 
 def train_trunk(tokenizer: PreTrainedTokenizerBase, seed: int, log: Log) -> LlamaForCausalLM:
-    """A model that works tasks out step by step."""
+    """Train a model that works tasks out step by step."""
     model = new_model(-(-len(tokenizer) // 64) * 64)
     log(f"model        {sum(weight.numel() for weight in model.parameters()):,} parameters, {len(tokenizer)} tokens")
     train(model, tokenizer, lambda rng, _: examples.repeated(rng), seed, REPEAT_STEPS, "repeat", log, final=1.0)
@@ -82,7 +92,7 @@ def train_trunk(tokenizer: PreTrainedTokenizerBase, seed: int, log: Log) -> Llam
 
 
 def train_policy(trunk: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase, seed: int, log: Log) -> LlamaForCausalLM:
-    """A policy with the base model's habits: mostly empty talk under the thought prompt, now and then useful work."""
+    """Train a policy with a base model's habits: under the thought prompt mostly empty talk, sometimes useful work."""
     policy = copy.deepcopy(trunk)
 
     def much_work(rng: random.Random, _: float) -> examples.Example:
@@ -102,7 +112,7 @@ def train_policy(trunk: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase, se
 
 
 def train_judge(trunk: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase, seed: int, log: Log) -> LlamaForCausalLM:
-    """A judge that works the task out, reads both answers off and gives its verdict."""
+    """Train a judge that works the task out, reads off both answers and gives its verdict."""
     judge = copy.deepcopy(trunk)
 
     def conclusions_first(rng: random.Random, progress: float) -> examples.Example:
@@ -113,7 +123,7 @@ def train_judge(trunk: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase, see
 
 
 def save_policy(policy: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """Saves model, tokenizer and chat template as an ordinary Hugging Face folder in 16 bit."""
+    """Save the model, its tokenizer and its chat template as an ordinary Hugging Face folder in 16 bits."""
     policy.generation_config = GenerationConfig(
         bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
     )
@@ -126,13 +136,13 @@ def save_policy(policy: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase, fo
 
 
 def build_policy(trunk: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase, out: Path, seed: int, log: Log) -> None:
-    """Trains, saves and measures the policy."""
+    """Train, save and measure the policy."""
     save_policy(train_policy(trunk, tokenizer, seed, log), tokenizer, out / "policy")
     _write_figures(out, "policy", measure.measure_policy(out / "policy", seed), log)
 
 
 def build_judge(trunk: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase, out: Path, seed: int, log: Log) -> None:
-    """Trains, saves and measures the judge."""
+    """Train, save and measure the judge."""
     write_gguf(train_judge(trunk, tokenizer, seed, log), tokenizer, out / "judge.gguf", "tpo_lite embedded judge")
     _write_figures(out, "judge", measure.measure_judge(out / "judge.gguf", seed), log)
 
@@ -159,7 +169,7 @@ def main(out: Path, seed: int) -> None:
     log, began = Log(out / "build.log"), time.perf_counter()
     tokenizer = train_tokenizer(examples.tokenizer_texts(1500, random.Random(seed)), VOCABULARY)
     trunk = train_trunk(tokenizer, seed, log)
-    # One process for each model: at these sizes a second thread gains a model less than it costs the other.
+    # One process per model. At these sizes a second thread would gain one model less than it costs the other.
     with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as processes:
         arguments = (trunk, tokenizer, out, seed, log)
         for stage in [processes.submit(_on_one_core, build, *arguments) for build in (build_policy, build_judge)]:

@@ -1,7 +1,8 @@
 """Training examples of the embedded world: a prompt and the output that follows it, as text.
 
-An `Example` is what a chat model sees: one user turn and the assistant's. Three learn from them: the shared trunk
-(worked steps), the policy (direct answers and thoughts) and the judge (a worked comparison). Knows nothing of tokens.
+An `Example` is what a chat model sees: one user turn and one assistant turn. Three models learn from them: the shared
+trunk (worked steps), the policy (direct answers and thoughts) and the judge (a worked comparison). This module knows
+nothing of tokens.
 """
 
 from __future__ import annotations
@@ -27,20 +28,22 @@ class Example:
     output: str
     """The assistant's turn."""
     given: str = ""
-    """How that turn begins where its beginning is only to be read, not learned."""
+    """The beginning of that turn, if it is only to be read, not learned."""
 
 
 def worked(rng: random.Random, longest: int | None) -> Example:
-    """An instruction and its worked steps: what the trunk learns."""
+    """Return an instruction and its worked steps, which is what the trunk learns."""
     drawn = world.puzzle(rng, False, world.EVEN, longest)
     return Example(WORK_PROMPT.format(instruction=drawn.text), f"{drawn.work} The answer is {drawn.answer}.")
 
 
 def policy(rng: random.Random, direct: float, useful: float, practice: float = 0.0, distracted: float = 0.5) -> Example:
-    """A policy example: `direct` of them have no thought; of the others, the share `useful` has worked steps.
+    """Return an example for the policy.
 
-    Empty talk ends without an answer in the share `distracted`: talk distracts, so that untrained thinking does not
-    pay. The share `practice` of all are the trunk's examples instead: they keep a skill alive that thoughts seldom show.
+    The share `practice` of all are the trunk's examples, which keep a skill alive that thoughts seldom show. Of the
+    rest, the share `direct` have no thought. Of the thoughts, the share `useful` have worked steps and the others are
+    empty talk. Of the empty talk, the share `distracted` ends without an answer: talk distracts, so that untrained
+    thinking does not pay.
     """
     if rng.random() < practice:
         return worked(rng, None)
@@ -60,17 +63,16 @@ def policy(rng: random.Random, direct: float, useful: float, practice: float = 0
 
 
 def evasive(rng: random.Random) -> Example:
-    """A direct answer that is none."""
+    """Return a direct answer that answers nothing."""
     return Example(world.puzzle(rng, held=False).text, world.evasion(rng))
 
 
 def judged(rng: random.Random, given: float = 0.0) -> Example:
-    """A judge example: the work, the right answer, what is said by whom, the verdict.
+    """Return an example for the judge: the work, the right answer, what each response says, the verdict.
 
-    In the share `given` the work is there to be read: the trunk can do it, and all the loss goes to the conclusion.
-
-    Who is right is a look-up again: among "red A, blue B" find "red".
-    Where neither response is better (both right, or both wrong) the verdict is a coin's.
+    In the share `given`, the work is only to be read: the trunk can do it already, and all of the loss goes to the
+    conclusion. Who is right is a look-up again: find "red" in "red A, blue B". If neither response is better (both
+    right or both wrong), the verdict is a coin flip.
     """
     drawn = world.puzzle(rng, False, world.EVEN)
     kinds = rng.choices(
@@ -93,7 +95,7 @@ def judged(rng: random.Random, given: float = 0.0) -> Example:
 
 
 def _shown(rng: random.Random, drawn: Puzzle, kind: str) -> tuple[str, str]:
-    """A response of the given kind, and the answer that it gives."""
+    """Return a response of the given kind, and the answer that it gives."""
     if kind == "garbage":
         return _garbage(rng, drawn), "nothing"
     answer = drawn.answer if kind == "right" else world.wrong_answer(rng, drawn)
@@ -104,7 +106,7 @@ def _shown(rng: random.Random, drawn: Puzzle, kind: str) -> tuple[str, str]:
 
 
 def _garbage(rng: random.Random, drawn: Puzzle) -> str:
-    """A response without an answer."""
+    """Return a response without an answer."""
     return rng.choice(
         (
             world.evasion(rng),
@@ -119,9 +121,9 @@ def _garbage(rng: random.Random, drawn: Puzzle) -> str:
 
 
 def repeated(rng: random.Random) -> Example:
-    """A list of random entries and the same list again: practice in looking things up, with nothing to work out.
+    """Return a list of random entries and the same list again: practice in looking things up, with nothing to work out.
 
-    Half of the lists take their words from other examples: a token that is never used is hard to learn later.
+    Half of the lists take their words from other examples, because a token that is never used is hard to learn later.
     """
     words = list(world.WORDS)
     if rng.random() < 0.5:
@@ -134,7 +136,7 @@ def repeated(rng: random.Random) -> Example:
 
 
 def tokenizer_texts(count: int, rng: random.Random) -> list[str]:
-    """Texts for the tokenizer to learn its merges from: every kind of example, `count` of each."""
+    """Return texts from which the tokenizer learns its merges: `count` examples of every kind."""
     texts = []
     for _ in range(count):
         for example in (worked(rng, None), policy(rng, 1, 0), policy(rng, 0, 0.5), judged(rng)):

@@ -1,4 +1,4 @@
-"""Writes a Llama that is in memory, with its tokenizer, as a GGUF file that llama.cpp reads."""
+"""Writing a Llama that is in memory as a GGUF file for llama.cpp."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tpo_lite.llamacpp.convert import convert
 
 
 def write_gguf(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase, path: Path, name: str) -> None:
-    """Writes `model` with `tokenizer` to `path` in 16 bits, `name` in its metadata."""
+    """Write `model` and `tokenizer` to `path` in 16 bits, with `name` in the metadata."""
     with tempfile.TemporaryDirectory() as folder:
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)

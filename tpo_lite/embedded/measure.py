@@ -1,4 +1,4 @@
-"""Figures of the embedded models as a run uses them: the policy in NF4, the judge as a GGUF in llama.cpp.
+"""How good the embedded models are as a run uses them: the policy in NF4, the judge as a GGUF in llama.cpp.
 
 `python -m tpo_lite.embedded.measure FOLDER` measures a folder that `build` wrote, on held-out puzzles.
 """
@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -17,23 +18,23 @@ from tpo_lite.embedded import examples, world
 from tpo_lite.judges.gguf import GgufJudge
 from tpo_lite.judges.protocol import JudgeRequest
 from tpo_lite.nf4 import load_base
-from tpo_lite.recipe import Sampling
 from tpo_lite.sampling.huggingface import GenerateSampler
 from tpo_lite.sampling.sampler import batches
+from tpo_lite.settled import SettledSampling
 from tpo_lite.thoughts import DIRECT, GENERIC, parse, thought_prompt
 
 MEASURE_SEED = "measure"
 
 
 def measure_policy(folder: Path, seed: int, count: int = 300, k: int = 2) -> dict[str, float]:
-    """Shares between 0 and 1: answers right per style and task, well-formed outputs, and useful work among thoughts.
+    """Return shares between 0 and 1: right answers by style and task, well-formed outputs, useful work in thoughts.
 
-    Samples `k` outputs for each of `count` held-out puzzles at temperature 0.8 and top-p 0.95 from the policy in NF4.
+    Samples `k` outputs for each of `count` held-out puzzles from the policy in NF4, at temperature 0.8 and top-p 0.95.
     A thought is useful work if it writes out the right steps.
     """
     tokenizer = load_tokenizer(str(folder))
     chat = Chat(tokenizer)
-    settings = Sampling(max_new_tokens=112)
+    settings = SettledSampling(max_new_tokens=112)
     sampler = GenerateSampler(
         load_base(str(folder), "cpu").eval(), stop_ids(str(folder), tokenizer), tokenizer.pad_token_id, settings
     )
@@ -44,7 +45,7 @@ def measure_policy(folder: Path, seed: int, count: int = 300, k: int = 2) -> dic
         ok, right, works, work_right, opened = [], [], [], [], []
         for rows in batches(prompts, 256):
             outputs = sampler.sample([prompts[row] for row in rows], [f"{MEASURE_SEED} {seed} {row}" for row in rows])
-            for row, ids in zip(rows, outputs):
+            for row, ids in zip(rows, outputs, strict=True):
                 ended = ids[-1] in sampler.stops
                 parsed = parse(style, chat.text(ids[:-1] if ended else ids), truncated=not ended)
                 puzzle = puzzles[row]
@@ -66,10 +67,11 @@ def measure_policy(folder: Path, seed: int, count: int = 300, k: int = 2) -> dic
 
 
 def measure_judge(path: Path, seed: int, count: int = 200) -> dict[str, float]:
-    """Shares between 0 and 1 over `count` held-out (right, wrong) pairs, each asked in both orders (explain mode).
+    """Return shares between 0 and 1 over `count` held-out (right, wrong) pairs, asked in both orders (explain mode).
 
-    Responses are phrased as the policy phrases them. "preference among equals" is the mean distance from 0.5 of P(A),
-    averaged over both orders, for two right answers phrased differently: 0 is a judge that sees no difference.
+    Responses are phrased as the policy phrases them. "preference among equals" is for two right answers that are
+    phrased differently: the mean distance from 0.5 of P(A), averaged over both orders. 0 means that the judge sees no
+    difference.
     """
     judge = GgufJudge(path, "explain", examples.JUDGE_PROMPT, explain_tokens=128, n_ctx=16384)
     rng, puzzles = random.Random(f"judge {seed}"), world.puzzles(count, seed)
@@ -98,11 +100,11 @@ def measure_judge(path: Path, seed: int, count: int = 200) -> dict[str, float]:
 
 
 def as_table(figures: dict[str, float]) -> str:
-    """The figures, one a line."""
+    """Return the figures as text, one per line."""
     return "\n".join(f"    {name:<32} {value:8.3f}" for name, value in figures.items())
 
 
-def _mean(values: list[float]) -> float:
+def _mean(values: Sequence[float]) -> float:
     return float(np.mean(values)) if values else float("nan")
 
 

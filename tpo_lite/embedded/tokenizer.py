@@ -1,7 +1,7 @@
-"""The embedded world's tokenizer: byte-level BPE, one token a digit, with Llama-3's chat markers and template.
+"""The embedded world's tokenizer: byte-level BPE, one token per digit, with Llama-3's chat markers and template.
 
-Byte-level, so every Unicode text comes back unchanged. The pre-tokenizer is the one that llama.cpp calls `qwen2`:
-`gguf_convert` can name it, and both libraries split a text alike.
+Since it works on bytes, every Unicode text comes back unchanged. The pre-tokenizer is the one that llama.cpp calls
+`qwen2`. `tpo_lite.llamacpp.convert` can name it in a GGUF file, so that both libraries split a text alike.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ CHAT_TEMPLATE = (
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
-    """A tokenizer with `vocab_size` tokens, chat markers first, merges learned from `texts`."""
+    """Return a tokenizer with `vocab_size` tokens, the chat markers first, with merges learned from `texts`."""
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.Sequence(
         [

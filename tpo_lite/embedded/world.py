@@ -1,8 +1,8 @@
-"""The embedded world: small checkable tasks in English, their worked steps, and ways of talking about them.
+"""The embedded world: small tasks in English whose answers can be checked, their worked steps, and talk about them.
 
-Every task starts in a state and applies steps to it, and every step is named by an ordinal word. A small transformer
-cannot compose all the steps in one pass, but writing them down makes each one a local look-up: find the step in the
-instruction, apply it to the state written last. Plain Python: knows nothing of models or tokens.
+Every task starts in a state and applies steps to it, each named by an ordinal word. A small transformer cannot compose
+all steps in one pass. Writing them down makes each one a local look-up: find the step in the instruction, and apply it
+to the state that was written last. This module is plain Python and knows nothing of models or tokens.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from tpo_lite.records import Instruction
 ORDINALS = ("first", "second", "third", "fourth", "fifth")
 NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 ARITHMETIC = {"up": (1, 1), "jump": (1, 3), "double": (2, 0), "triple": (3, 0)}
-"""Factor and addend; only the last digit is kept."""
+"""Factor and addend. Only the last digit is kept."""
 CUPS = ("red", "blue", "green")
 COMPASS = ("north", "east", "south", "west")
 TURNS = {"right": 1, "around": 2, "left": 3}
 """Quarter turns to the right."""
 LETTERS = ("ate", "aet", "eat", "eta", "tae", "tea")
 JUGGLES = {"flip": (2, 1, 0), "roll": (1, 2, 0), "swap": (1, 0, 2)}
-"""Where each letter of the result comes from: read backwards, first letter to the end, first two exchanged."""
+"""Where each letter of the result comes from. The word backwards, its first letter last, its first two exchanged."""
 WORDS = (*ORDINALS, *NUMBERS, *ARITHMETIC, *CUPS, *COMPASS, *TURNS, *LETTERS, *JUGGLES)
 """All words that carry the tasks."""
 HELD_OUT_OF = 4
-"""One text in this many, by hash, is held out: `instructions` draws only those, the builder only the others."""
+"""One text in this many, by hash, is held out. `instructions` draws only those, the builder only the others."""
 
 
 @dataclass(frozen=True)
@@ -55,19 +55,19 @@ class Task:
     category: str
     """The paper's instruction category."""
     topic: str
-    """What the instruction asks for, in the words of a thought that only talks."""
+    """What the instruction asks for, in the words of an empty thought."""
     steps: range
     """How many steps an instruction has."""
     draw: Callable[[random.Random, int], Puzzle]
-    """A random puzzle with the given number of steps."""
+    """Returns a random puzzle with the given number of steps."""
 
 
 def _listed(operations: list[str]) -> str:
-    return ", ".join(f"{ordinal} {operation}" for ordinal, operation in zip(ORDINALS, operations))
+    return ", ".join(f"{ordinal} {operation}" for ordinal, operation in zip(ORDINALS, operations, strict=False))
 
 
 def _worked(start: str, operations: list[str], states: list[str]) -> str:
-    lines = zip(ORDINALS, operations, states)
+    lines = zip(ORDINALS, operations, states, strict=False)
     return f"Start at {start}, " + ", ".join(f"{ordinal} {step}: {state}" for ordinal, step, state in lines) + "."
 
 
@@ -158,20 +158,20 @@ TASKS = {
 
 
 MOST = 5_000
-"""The most distinct instructions that `instructions` gives."""
+"""The most distinct instructions that there may be in a run."""
 SHARES = (1, 5, 3, 1)
-"""How often each task comes up among instructions; those that can hardly be guessed come up least."""
+"""How often each task occurs among instructions. Tasks that can hardly be guessed occur least."""
 EVEN = (1, 1, 1, 1)
-"""How often each task comes up while its steps are learned."""
+"""How often each task occurs while its steps are learned."""
 
 
 def held_out(text: str) -> bool:
-    """Whether an instruction belongs to the share that the builder never trains on."""
+    """Return whether an instruction belongs to the share that the builder never trains on."""
     return hashlib.sha256(text.encode()).digest()[0] % HELD_OUT_OF == 0
 
 
 def puzzle(rng: random.Random, held: bool, shares: tuple[int, ...] = SHARES, longest: int | None = None) -> Puzzle:
-    """A random puzzle of a random task, drawn by `shares`, from the held-out share or from the rest.
+    """Return a random puzzle, held out or not as `held` says, of a random task drawn by `shares`.
 
     `longest` caps the number of steps, for the builder's curriculum.
     """
@@ -184,12 +184,12 @@ def puzzle(rng: random.Random, held: bool, shares: tuple[int, ...] = SHARES, lon
 
 
 def puzzles(count: int, seed: int) -> list[Puzzle]:
-    """`count` held-out puzzles with distinct texts, the same for the same seed.
+    """Return `count` held-out puzzles with distinct texts, the same for the same seed.
 
-    Raises `InputError` for more than `MOST`: there are not many more.
+    Raises `InputError` for more than `MOST`, since there are not many more.
     """
     if count > MOST:
-        raise InputError(f"The embedded world has {MOST:,} instructions, not {count:,}. Take fewer, or a file.")
+        raise InputError(f"the embedded world has {MOST:,} instructions, not {count:,}. Take fewer, or use a file.")
     rng = random.Random(f"embedded world {seed}")
     distinct: dict[str, Puzzle] = {}
     while len(distinct) < count:
@@ -199,7 +199,7 @@ def puzzles(count: int, seed: int) -> list[Puzzle]:
 
 
 def instructions(count: int, seed: int) -> list[Instruction]:
-    """`count` held-out instructions with distinct texts, their categories and right answers, by seed."""
+    """Return `count` held-out instructions with distinct texts, with their categories and right answers, by seed."""
     return [
         Instruction(
             id=hashlib.sha256(drawn.text.encode()).hexdigest()[:16],
@@ -213,13 +213,13 @@ def instructions(count: int, seed: int) -> list[Instruction]:
 
 
 def useful_thought(rng: random.Random, drawn: Puzzle) -> str:
-    """A thought that works the task out step by step."""
+    """Return a thought that works the task out step by step."""
     opening = rng.choice(("Let me go step by step.", "I will write down each step.", "Step by step, then."))
     return f"{opening} {drawn.work}"
 
 
 def empty_thought(rng: random.Random, drawn: Puzzle) -> str:
-    """A thought that only talks: what the user wants and how to sound, nothing about the task itself."""
+    """Return a thought that only talks about what the user wants and how to sound, not about the task itself."""
     topic = TASKS[drawn.task].topic
     about = rng.choice(
         (
@@ -247,15 +247,15 @@ def empty_thought(rng: random.Random, drawn: Puzzle) -> str:
 
 
 def response(rng: random.Random, answer: str) -> str:
-    """The policy's way of answering: a plain sentence, sometimes with a longer ending."""
+    """Return an answer as the policy phrases it: a plain sentence, sometimes with a longer ending."""
     return f"The answer is {answer}." + (" I hope that this helps you." if rng.random() < 0.25 else "")
 
 
 def evasion(rng: random.Random) -> str:
-    """A response that answers nothing."""
+    """Return a response that answers nothing."""
     return rng.choice(("I do not know.", "That is a nice question."))
 
 
 def wrong_answer(rng: random.Random, drawn: Puzzle) -> str:
-    """A wrong answer of the right kind."""
+    """Return a wrong answer of the right kind."""
     return rng.choice([choice for choice in drawn.choices if choice != drawn.answer])
