@@ -174,18 +174,18 @@ def judging(options: argparse.Namespace) -> dict[str, Any]:
     ]
     requests = [JudgeRequest(text, a, b) for text, answers in cases for a, b in itertools.permutations(answers, 2)]
     text = "\n\n".join(answer for _, answers in answers_of_eight_systems(8) for answer in answers)
-    single = judge.engine.tokenize(text, special=False)[: options.prefill]
-    judge.engine.decode([Leaf(single)])  # the first decode also loads kernels
+    single = judge.decoder.tokenize(text, special=False)[: options.prefill]
+    judge.decoder.decode([Leaf(single)])  # the first decode also loads kernels
     before, start = judge.tokens_decoded, time.perf_counter()
     judge.compare(requests)
     seconds = time.perf_counter() - start
     decoded = judge.tokens_decoded - before
     start = time.perf_counter()
-    judge.engine.decode([Leaf(single)])
+    judge.decoder.decode([Leaf(single)])
     prefill = time.perf_counter() - start
     taken = peak.bytes()
     shape = read_gguf(path)  # takes more memory than judging with a small model
-    lengths = [len(judge._leaf(request).tokens) for request in requests]
+    lengths = [len(judge.question(request).leaves[0].tokens) for request in requests]
     return {
         "seconds": seconds,
         "calls": len(requests),

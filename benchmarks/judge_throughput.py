@@ -113,7 +113,7 @@ class OneAtATime:
     def __init__(self, judge: GgufJudge, options: argparse.Namespace, fresh: bool):
         self.fresh, self.judge = fresh, judge
         self.llama = llama_cpp.Llama(
-            str(judge.engine.path),
+            str(judge.decoder.path),
             n_ctx=4096,
             n_batch=options.batch,
             n_gpu_layers=options.gpu_layers,
@@ -154,7 +154,7 @@ class OneAtATime:
             if token in plan.stop_tokens:
                 self.llama.eval(list(plan.decision.force))
                 break
-            text += self.judge.engine.token_bytes(token)
+            text += self.judge.decoder.token_bytes(token)
             if len(said) == plan.max_tokens:
                 self.llama.eval([token, *plan.decision.force])
                 break
@@ -171,9 +171,9 @@ def measure(
     """All ways over all instructions, in turns, a few instructions each as the judge phase does; who begins changes."""
 
     def batched(leaves: list[Leaf]) -> tuple[int, list]:
-        before = judge.engine.tokens_decoded
-        decoded = judge.engine.decode(leaves)
-        return judge.engine.tokens_decoded - before, [(d.tokens, d.logits) for d in decoded]
+        before = judge.decoder.tokens_decoded
+        decoded = judge.decoder.decode(leaves)
+        return judge.decoder.tokens_decoded - before, [(d.tokens, d.logits) for d in decoded]
 
     ways = {"ordered": OneAtATime(judge, options, fresh=False).decode, "batched": batched}
     if with_fresh:
@@ -181,10 +181,10 @@ def measure(
     measured = {name: Measured() for name in ways}
     for turn, first in enumerate(range(0, len(cases), options.together)):
         leaves = [
-            leaf
+            question.leaves[0]
             for instruction, answers in cases[first : first + options.together]
             for a, b in itertools.permutations(dict.fromkeys(answers), 2)
-            if (leaf := judge._leaf(JudgeRequest(instruction, a, b)))
+            if (question := judge.question(JudgeRequest(instruction, a, b)))
         ]
         names = list(ways)
         turn %= len(names)

@@ -7,6 +7,7 @@ from pathlib import Path
 from tests.helpers.tiny_gguf import write_tiny_gguf
 from tpo_lite.judges.gguf import GgufJudge
 from tpo_lite.judges.protocol import JudgeRequest
+from tpo_lite.llamacpp.leaves import Leaf
 
 SHORT = "{instruction}\nA: {response_a}\nB: {response_b}"
 REQUESTS = [
@@ -21,6 +22,13 @@ def scripted(tmp_path: Path, *script: str, **options) -> Path:
     return write_tiny_gguf(tmp_path / "scripted.gguf", script=script, **options)
 
 
+def leaf_of(judge: GgufJudge, request: JudgeRequest) -> Leaf:
+    """What the judge decodes for a request that fits."""
+    question = judge.question(request)
+    assert question is not None
+    return question.leaves[0]
+
+
 def prompt_of(judge: GgufJudge, request: JudgeRequest) -> str:
     """The tokens that the judge reads, as text with its control tokens."""
-    return judge.engine.detokenize(judge._leaf(request).tokens, special=True)
+    return judge.decoder.detokenize(leaf_of(judge, request).tokens, special=True)

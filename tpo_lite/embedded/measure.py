@@ -91,7 +91,7 @@ def measure_judge(path: Path, seed: int, count: int = 200) -> dict[str, float]:
         "flip rate": float((correct[:, 0] != correct[:, 1]).mean()),
         "first slot rate": float((differ > 0.5).mean()),
         "unparsed": float(np.mean([verdict.forced for verdict in verdicts])),
-        "explanation tokens": float(np.mean([len(judge.engine.tokenize(v.explanation, False)) for v in verdicts])),
+        "explanation tokens": float(np.mean([len(judge.decoder.tokenize(v.explanation, False)) for v in verdicts])),
         "preference among equals": float(np.abs((alike[:, 0] + 1 - alike[:, 1]) / 2 - 0.5).mean()),
     }
     for task in world.TASKS:

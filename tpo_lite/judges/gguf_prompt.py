@@ -1,7 +1,7 @@
-"""A judge prompt in a GGUF's own chat template: from texts to the token sequences whose logits are the answer.
+"""A judge prompt in a GGUF's own chat template: from texts to token sequences, and from their logits to the answer.
 
-Only what the template wrote can be a control token; whatever the judged texts say, they are text. BOS comes
-exactly once. The judge's turn is opened, and only what follows there is read.
+Only what the template wrote can become a control token; whatever the judged texts say stays text. BOS comes exactly
+once. The judge's turn is opened, and only what follows there is read.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from tpo_lite.llamacpp.leaves import Continuation, Decision, Decoded, Leaf
 from tpo_lite.llamacpp.model import GgufModel
 
 OPENING = "[["
-"""What stands before the judge's answer."""
+"""What precedes the judge's answer."""
 
 
 @dataclass(frozen=True)
@@ -36,36 +36,35 @@ class Question:
     """A filled-in prompt."""
 
     leaves: list[Leaf]
-    """What to decode: a leaf for each branch."""
+    """What to decode: one leaf per branch."""
     branches: list[Branch]
-    """Where the possible answers part."""
+    """Where the possible answers differ."""
 
     @property
     def room(self) -> int:
-        """The most KV cells that a leaf may need."""
+        """The most KV cells that a leaf can need."""
         return max(leaf.room for leaf in self.leaves)
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What the judge makes of a question."""
+    """The judge's answer to a question."""
 
     probabilities: np.ndarray
     """Of the possible answers, in their order; they sum to 1."""
     decoded: Decoded
-    """The decoded leaf of the first branch, with the explanation if one was asked for."""
+    """The decoded leaf of the first branch, with the explanation if one was requested."""
 
 
 class GgufPrompt:
-    """A judge prompt for one model: from texts to `Question`.
+    """A judge prompt for one model: turns texts into a `Question`.
 
-    `fields` are the placeholders of `template`; the first is the instruction, the others responses.
-    `answers` are what may stand between `[[` and `]]`. With `explain_tokens` the judge writes first, and
-    the answer is read where it comes to one; this takes answers that part at one token.
+    `fields` are the placeholders of `template`: first the instruction, then the responses. `answers` are what may come
+    between `[[` and `]]`. With `explain_tokens` the judge writes first, and the answer is read when it comes to one;
+    the answers must then differ in a single token.
 
-    Raises `InputError` for a template without its placeholders, a model without chat template where none
-    is given, a chat template that fails or does not show the prompt once, and a vocabulary that cannot write
-    the answers.
+    Raises `InputError` for a template without its placeholders, a model without chat template if none is given, a chat
+    template that fails or does not show the prompt exactly once, and a vocabulary that cannot write the answers.
     """
 
     def __init__(
@@ -80,11 +79,11 @@ class GgufPrompt:
     ):
         self.model = model
         self._answers = [f"{OPENING}{answer}]]" for answer in answers]
-        # Private-use characters hold the places of the judged texts while the chat template is rendered.
+        # These slots, of private-use characters, hold the places of the judged texts in the rendered chat template.
         self._slots = {field: f"\ue000{index}\ue001" for index, field in enumerate(fields)}
         self._field_of = {slot: field for field, slot in self._slots.items()}
         self._slot = re.compile("|".join(self._field_of))
-        self._pieces = self._split(self._render(check_template(template, fields), system, chat_template))
+        self._pieces, self._last = self._split(self._render(check_template(template, fields), system, chat_template))
         self.branches = self._branches("")
         self._continuation = None
         if explain_tokens:
@@ -93,10 +92,10 @@ class GgufPrompt:
             self._continuation = Continuation(explain_tokens, stop_tokens=model.end_tokens(), decision=decision)
 
     def question(self, texts: Mapping[str, str], room: int, truncate: bool) -> Question | None:
-        """The question about these texts; None if it needs more than `room` tokens.
+        """Return the question about these texts; None if it needs more than `room` tokens.
 
-        With `truncate` the middle of the longer response is cut out until it fits, if that can be, and once it
-        is no longer than the other, that of both. Both orders of a pair show the same cuts.
+        With `truncate`, the middle of the longer response is cut out until the question fits; once the responses are
+        equally long, the middle of both. Both orders of a pair show the same cuts.
         """
         cut, shown = 0, texts
         while True:
@@ -106,8 +105,8 @@ class GgufPrompt:
                 needed = max(needed, self._whole(other_order).room)
             if needed <= room:
                 return question
-            # A cut may leave halves of characters, which cost tokens of their own. So the whole texts are cut,
-            # each time by more: cutting what is cut already could come to the same text again and again.
+            # A cut can split characters, and their halves cost tokens too. So each time more is cut from the whole
+            # texts: another cut of a text that is already cut could give the same text again and again.
             cut += needed - room
             shorter = self._cut(texts, cut) if truncate else None
             if shorter is None:
@@ -115,7 +114,7 @@ class GgufPrompt:
             shown = shorter
 
     def check_room(self, room: int) -> None:
-        """Raises `InputError` if not even a question about empty texts fits `room` tokens."""
+        """Raise `InputError` if not even a question about empty texts fits `room` tokens."""
         needed = self._whole(dict.fromkeys(self._slots, "")).room
         if needed > room:
             explained, fewer = "", ""
@@ -123,26 +122,27 @@ class GgufPrompt:
                 explained, fewer = " with its explanation", ", fewer judge.explain_tokens"
             raise InputError(
                 f"judge.context: a question to {self.model.path} takes {needed} tokens{explained} before any text is "
-                f"filled in, and {room} is all it can hold. Give a larger context{fewer}, or take another judge."
+                f"filled in, and {room} is all it can hold. Give a larger context{fewer}, or use another judge."
             )
 
     def _swapped(self, texts: Mapping[str, str]) -> dict[str, str]:
-        """The texts with the responses in the other order."""
+        """Return the texts with the responses in the other order."""
         _, *responses = self._slots
         return {**texts, **{field: texts[other] for field, other in zip(responses, reversed(responses), strict=True)}}
 
     def _whole(self, texts: Mapping[str, str]) -> Question:
-        tokens = [t for piece in self._pieces[:-1] for t in self._tokens(piece, texts)]
+        """Return the question about these texts, uncut."""
+        tokens = [t for piece in self._pieces for t in self._tokens(piece, texts)]
         bos = self.model.bos
         if bos is not None and tokens[:1] != [bos]:
             tokens.insert(0, bos)
-        last = self._pieces[-1]
         if self._continuation is not None:
-            return Question([Leaf(tokens + self._tokens(last, texts), self._continuation)], self.branches)
-        found = self._branches(self._filled(last, texts))
+            return Question([Leaf(tokens + self._tokens(self._last, texts), self._continuation)], self.branches)
+        found = self._branches(self._filled(self._last, texts))
         return Question([Leaf([*tokens, *branch.path], logits_of=branch.among) for branch in found], found)
 
     def _tokens(self, piece: int | str, texts: Mapping[str, str]) -> list[int]:
+        """Return the tokens of a piece of the prompt, its slots filled."""
         if isinstance(piece, int):
             return [piece]
         return self.model.tokenize(self._filled(piece, texts), special=False)
@@ -151,9 +151,9 @@ class GgufPrompt:
         return self._slot.sub(lambda match: texts[self._field_of[match[0]]], text)
 
     def _branches(self, before: str) -> list[Branch]:
-        """Where the answers after `before` part: usually after the tokens of `before` and `[[`.
+        """Return where the answers after `before` differ: usually after the tokens of `before` and `[[`.
 
-        A vocabulary that has `[[A` as one token is served as well.
+        This also covers a vocabulary in which `[[A` is a single token.
         """
         tokens = [self.model.tokenize(before + answer, special=False) for answer in self._answers]
         for answer, written in zip(self._answers, tokens, strict=True):
@@ -161,14 +161,14 @@ class GgufPrompt:
                 other = next(each for each in self._answers if each != answer)
                 raise InputError(
                     f"{self.model.path}: no token of its vocabulary tells {answer} from {other}, so it cannot judge. "
-                    "Take another model."
+                    "Use another model."
                 )
         return branches(tokens)
 
     def _cut(self, texts: Mapping[str, str], excess: int) -> dict[str, str] | None:
-        """The texts with `excess` tokens less in the middle of the responses; None if they are too short.
+        """Return the texts with `excess` tokens less in the middle of the responses; None if they are too short.
 
-        What is cut off each response does not depend on its slot.
+        What is cut from a response does not depend on its slot.
         """
         tokenize = partial(self.model.tokenize, special=False)
         _, *responses = self._slots
@@ -188,17 +188,17 @@ class GgufPrompt:
         return found
 
     def _render(self, template: str, system: str | None, chat_template: str | None) -> str:
-        """The judge prompt in the chat template, slots in place of the texts, the judge's turn opened."""
+        """Return the judge prompt in the chat template, with slots for the texts and the judge's turn opened."""
         source = chat_template or self.model.chat_template
         if source is None:
             raise InputError(
-                f"{self.model.path} has no chat template. Give one (judge.chat_template), or take an instruct model."
+                f"{self.model.path} has no chat template. Give one (judge.chat_template), or use an instruct model."
             )
         messages = [{"role": "system", "content": system}] if system else []
         prompt = fill(template, self._slots)
         messages.append({"role": "user", "content": prompt})
-        # transformers' environment for chat templates, without its clock (strftime_now): a prompt that
-        # changes with the date could not be judged alike after a resume, and templates have a fallback.
+        # The environment of transformers, but without its clock (strftime_now), for which templates have a fallback:
+        # after a resume, a prompt that shows the date would not be judged as before.
         environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
         environment.filters["tojson"] = partial(json.dumps, ensure_ascii=False)
         try:
@@ -221,40 +221,40 @@ class GgufPrompt:
             )
         return rendered
 
-    def _split(self, rendered: str) -> list[int | str]:
-        """The rendered prompt as control tokens and the stretches of text between them; the last is text.
+    def _split(self, rendered: str) -> tuple[list[int | str], str]:
+        """Return the rendered prompt as control tokens and the texts between them, and the text after the last one.
 
-        The judged texts are filled in later, and each stretch is tokenized as a whole, so tokens merge
-        across the edges of a judged text as in any prompt.
+        The judged texts are filled in later and each text is tokenized as a whole, so tokens merge across the edges of
+        a judged text as in any prompt.
         """
         controls = self.model.control_tokens()
+        text, *rest = split_at_special_tokens(rendered, controls)
         pieces: list[int | str] = []
-        strip_next = False
-        for text in split_at_special_tokens(rendered, controls):
-            if text not in controls:
-                pieces.append(text.lstrip() if strip_next else text)
-                continue
-            token, attributes = controls[text]
-            if attributes & llama_cpp.LLAMA_TOKEN_ATTR_LSTRIP:
-                pieces[-1] = pieces[-1].rstrip()
-            strip_next = bool(attributes & llama_cpp.LLAMA_TOKEN_ATTR_RSTRIP)
-            pieces.append(token)
-        return [piece for piece in pieces[:-1] if piece != ""] + pieces[-1:]
+        for control, after in zip(rest[::2], rest[1::2], strict=True):
+            token, attributes = controls[control]
+            before = text.rstrip() if attributes & llama_cpp.LLAMA_TOKEN_ATTR_LSTRIP else text
+            pieces += [before, token] if before else [token]
+            text = after.lstrip() if attributes & llama_cpp.LLAMA_TOKEN_ATTR_RSTRIP else after
+        return pieces, text
 
 
-def ask(engine: LlamaCpp, questions: Sequence[Question | None]) -> list[Answer | None]:
-    """The answers, all decoded together; None where there is no question.
+def ask(decoder: LlamaCpp, questions: Sequence[Question | None]) -> list[Answer | None]:
+    """Return the answers, decoded all together; None where there is no question.
 
-    Raises `TpoError` if the model gives logits that are no numbers.
+    Raises `TpoError` if the model gives logits that are not finite numbers.
     """
-    decoded = iter(engine.decode([leaf for question in questions if question for leaf in question.leaves]))
-    return [question and _answer(engine, question, [next(decoded) for _ in question.leaves]) for question in questions]
+    decoded = iter(decoder.decode([leaf for question in questions if question for leaf in question.leaves]))
+    return [
+        None if question is None else _answer(decoder, question, [next(decoded) for _ in question.leaves])
+        for question in questions
+    ]
 
 
-def _answer(engine: LlamaCpp, question: Question, decoded: list[Decoded]) -> Answer:
-    chosen = probabilities(question.branches, [each.logits for each in decoded])
+def _answer(decoder: LlamaCpp, question: Question, decoded: list[Decoded]) -> Answer:
+    logits = [each.logits for each in decoded if each.logits is not None]
+    chosen = probabilities(question.branches, logits)
     if not np.isfinite(chosen).all():
-        raise TpoError(f"{engine.path} gives logits that are no numbers: replace the file.")
+        raise TpoError(f"{decoder.path} gives logits that are not finite numbers: replace the file.")
     return Answer(chosen, decoded[0])
 
 

@@ -1,10 +1,10 @@
-"""A judge behind an OpenAI-compatible server (chat completions): vLLM on another machine, or a paid one.
+"""A judge behind an OpenAI-compatible server (chat completions): vLLM on another machine, or a paid service.
 
-The judge explains itself and ends with `[[A]]` or `[[B]]`; only its reply is parsed, so a response that
-contains `[[A]]` is a text like any other. The prompt asks for the final verdict after the explanation, so of
-several verdicts in a reply the last one counts: those before it may be quotations. (`tpo_lite.judges.gguf` says
-why its explain mode takes the first.) A reply without a verdict, or cut off by the token limit, has none. The key
-comes from the environment variable OPENAI_API_KEY and goes nowhere but into the request's header.
+The judge explains itself and ends with `[[A]]` or `[[B]]`. Only its reply is parsed, so `[[A]]` in a response is a text
+like any other. The prompt asks for the final verdict after the explanation, so the last verdict in a reply counts:
+those before it may be quotations. (`tpo_lite.judges.gguf` says why its explain mode takes the first.) A reply without a
+verdict, or cut off by the token limit, is "unparsed". The key comes from the environment variable OPENAI_API_KEY and is
+used only in the request's header.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ KEY = "OPENAI_API_KEY"
 TRIES = 6
 """How often a request is sent before the judge gives up."""
 FIRST_DELAY = 1.0
-"""Seconds before a request is sent again; doubled each time, unless the server names a longer time."""
+"""Seconds before a request is sent again; doubled each time, unless the server asks for a longer time."""
 LONGEST_DELAY = 120.0
-"""Seconds: the most that a server may make a run wait."""
+"""The most seconds that a server can make a run wait."""
 TIMEOUT = httpx.Timeout(600.0, connect=20.0)
-"""Seconds that a reply may take: a small server works requests off one by one."""
+"""Seconds that a reply may take: a small server answers requests one by one."""
 
-_KEPT = "Everything judged so far is kept; run the same command again to go on."
+_KEPT = "Everything judged so far is kept; run the same command again to continue."
 _FORM = "Its form is https://host/v1; GET base_url/models lists the models there."
 _TOO_LONG = re.compile(
     "context[ _](length|size|window)|maximum context|prompt is too long|too many tokens", re.IGNORECASE
@@ -49,10 +49,10 @@ _TOO_LONG = re.compile(
 
 
 class CallBudget:
-    """How many requests may still be sent: `most` in all (None: any number).
+    """Limits the number of requests: `most` in total (None: no limit).
 
-    The count is kept in the file `path`, so that it spans the processes of a run; None keeps it in memory. It
-    is written before a request is sent: whatever happens, no more than `most` are.
+    The count is kept in the file `path`, so that it covers all processes of a run, or in memory if that is None. It is
+    written before a request is sent, so never more than `most` are sent, whatever happens.
     """
 
     def __init__(self, most: int | None, path: Path | None = None):
@@ -62,22 +62,22 @@ class CallBudget:
         if path is not None and path.exists():
             text = path.read_text(encoding="utf-8").strip()
             if not text.isdecimal():
-                raise InputError(f"{path} is damaged. Write the number of requests sent to the judge there.")
+                raise InputError(f"{path} is damaged. Write the number of requests sent to the judge into it.")
             self._sent = int(text)
 
     def check(self, count: int) -> None:
-        """Raises `TpoError` unless `count` more requests may be sent."""
+        """Raise `TpoError` unless `count` more requests may be sent."""
         if self.most is not None and self._sent + count > self.most:
             remedy = "Raise it."
             if self._path is not None:
-                remedy = f"Delete {self._path}, which counts them, to allow as many again. {_KEPT}"
+                remedy = f"Delete {self._path}, which counts them, to allow that many again. {_KEPT}"
             raise TpoError(
                 f"judge.max_calls: {self._sent} of {self.most} requests are sent, and {count} more would be needed. "
                 f"{remedy}"
             )
 
     def spend(self) -> None:
-        """Counts one request; raises `TpoError` if it may not be sent."""
+        """Count one request. Raises `TpoError` if it may not be sent."""
         if self.most is None:
             return
         with self._lock:
@@ -90,13 +90,13 @@ class CallBudget:
 class OpenAiJudge:
     """Compares responses through `base_url`/chat/completions; implements `tpo_lite.judges.protocol.Judge`.
 
-    `template` is a judge prompt with {instruction}, {response_a} and {response_b} (None: the Self-Taught
-    Evaluator's with explanation). A reply has at most `max_tokens`; `in_flight` requests wait at a time.
-    Requests that the server puts off (429), fails at (5xx) or leaves unanswered are sent again; one that was
-    answered never is, nor one whose verdict is among `paid`.
+    `template` is a judge prompt with {instruction}, {response_a} and {response_b} (None: the Self-Taught Evaluator's
+    with explanation). A reply has at most `max_tokens`, and at most `in_flight` requests wait at a time. Requests that
+    the server defers (429), fails to serve (5xx) or leaves unanswered are sent again. A request that was answered is
+    never sent again, nor is one whose verdict is among `paid`.
 
-    Raises `InputError` for what only the user can mend (address, key, model), `TpoError` where the server
-    keeps failing or the budget is used up. A request beyond the server's context is labelled "overlong".
+    Raises `InputError` for what only the user can fix (address, key, model), and `TpoError` if the server keeps failing
+    or the budget is used up. A request that exceeds the server's context is labelled "overlong".
     """
 
     pointwise = False
@@ -122,33 +122,33 @@ class OpenAiJudge:
         try:
             self._client = httpx.Client(base_url=self._url, headers=headers, timeout=TIMEOUT, limits=limits)
         except httpx.InvalidURL as error:
-            raise InputError(f"judge.base_url: {self._url!r} is no address ({error}). {_FORM}") from error
+            raise InputError(f"judge.base_url: {self._url!r} is not an address ({error}). {_FORM}") from error
         self._reached = False
         """Whether the server has answered at all."""
         self._stopping = threading.Event()
         self._lock = threading.Lock()
         self.tokens_decoded = 0
         """Tokens read and written by the server, by its own count."""
-        self.max_tokens = None
-        """A server does not say how many it takes."""
+        self.max_tokens: int | None = None
+        """None: a server does not say how long a prompt may be."""
 
     def check(self) -> None:
-        """Raises what a request would: whether the server is there and takes the key. Costs nothing."""
+        """Raise what a request would if the server does not answer or refuses the key. This costs nothing."""
         try:
             response = self._send("GET", "/models")
         except httpx.RequestError as error:
             raise InputError(
-                f"judge.base_url: {self._url} does not answer ({type(error).__name__}). Mend the address. {_FORM}"
+                f"judge.base_url: {self._url} does not answer ({type(error).__name__}). Check the address. {_FORM}"
             ) from error
-        # Not every server has this page: only what concerns every page counts.
+        # Not every server has this page, so only errors that concern all pages count.
         if response.status_code in (401, 403):
             raise self._refusal(response)
 
     def compare(self, requests: Sequence[JudgeRequest]) -> list[Verdict]:
-        """One verdict a request, in the same order; see `tpo_lite.judges.protocol.Judge`.
+        """Return one verdict per request, in the same order; see `tpo_lite.judges.protocol.Judge`.
 
-        Equal requests are sent once. Raises `TpoError` before anything is sent if the budget does not suffice
-        for all that are not paid for.
+        Equal requests are sent once. Raises `TpoError` before anything is sent if the budget is too small for all
+        requests that are not paid for yet.
         """
         keys = [self._key_of(request) for request in requests]
         given = {key: verdict for key in keys if (verdict := self._paid.get(key)) is not None}
@@ -157,14 +157,15 @@ class OpenAiJudge:
         self._stopping.clear()
         pool = ThreadPoolExecutor(self._in_flight)
         try:
-            given |= zip(asked, pool.map(self._judge, asked, asked.values()))
+            given |= zip(asked, pool.map(self._judge, asked, asked.values()), strict=True)
             return [given[key] for key in keys]
         finally:
-            # After an error or Ctrl-C: nothing more is sent, and nobody waits out a delay.
+            # After an error or Ctrl-C, nothing more is sent and no thread waits for a delay to end.
             self._stopping.set()
             pool.shutdown(cancel_futures=True)
 
     def _body(self, request: JudgeRequest) -> dict[str, Any]:
+        """Return the JSON object that is sent for a request."""
         return {
             "model": self._model,
             "messages": [{"role": "user", "content": fill(self._template, dataclasses.asdict(request))}],
@@ -173,13 +174,14 @@ class OpenAiJudge:
         }
 
     def _key_of(self, request: JudgeRequest) -> str:
-        """What one answer belongs to: the server and all that is sent."""
+        """Return a hash of the server's address and of everything that is sent."""
         return hashlib.sha256(json.dumps([self._url, self._body(request)]).encode()).hexdigest()
 
     def _judge(self, key: str, request: JudgeRequest) -> Verdict:
+        """Ask the server about one request, and save its verdict under `key`."""
         response = self._answered(self._body(request))
         if response.status_code == 400 and _TOO_LONG.search(response.text):
-            # Not kept: it costs nothing, and the server may have a larger context the next time.
+            # Not saved: it costs nothing, and the server may have a larger context next time.
             return Verdict(0.5, "overlong")
         if response.status_code != 200:
             raise self._refusal(response, f" about {request.instruction[:60]!r}")
@@ -188,17 +190,18 @@ class OpenAiJudge:
         return verdict
 
     def _parsed(self, response: httpx.Response) -> Verdict:
+        """Return the verdict in a server's answer, and count its tokens."""
         try:
             data = response.json()
             choice = data["choices"][0]
             text = well_formed(choice["message"]["content"] or "")
             cut_off = choice.get("finish_reason") == "length"
             tokens = int((data.get("usage") or {}).get("total_tokens") or 0)
-            label = None if cut_off else VERDICTS.get(final_label(text))
+            label = None if cut_off else VERDICTS.get(final_label(text) or "")
         except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
             raise InputError(
-                f"judge.base_url: {self._url} answers with something else than a chat completion: "
-                f"{self._said(response)!r}. {_FORM}"
+                f"judge.base_url: {self._url} answers with something other than a chat completion: "
+                f"{self._excerpt(response)!r}. {_FORM}"
             ) from error
         with self._lock:
             self.tokens_decoded += tokens
@@ -207,7 +210,7 @@ class OpenAiJudge:
         return Verdict(1.0 if label == "A" else 0.0, label, text)
 
     def _answered(self, body: dict[str, Any]) -> httpx.Response:
-        """The server's answer, once it is one that another try would not change."""
+        """Send a request until the server's answer is one that another try would not change, and return it."""
         for attempt in range(TRIES):
             self._budget.spend()
             try:
@@ -218,7 +221,7 @@ class OpenAiJudge:
                 if response.status_code not in (408, 429) and response.status_code < 500:
                     return response
                 delay = _retry_after(response)
-                problem = f"answers {response.status_code} ({self._said(response)})"
+                problem = f"answers {response.status_code} ({self._excerpt(response)})"
             if attempt + 1 < TRIES and self._stopping.wait(max(delay, FIRST_DELAY * 2**attempt)):
                 break
         raise TpoError(f"judge.base_url: after {TRIES} tries {self._url} still {problem}.{self._kept}")
@@ -230,41 +233,45 @@ class OpenAiJudge:
             return response
         except (httpx.ConnectError, httpx.UnsupportedProtocol) as error:
             if self._reached:
-                raise  # it restarts
+                raise  # the server restarts
             raise InputError(
-                f"judge.base_url: no server at {self._url} ({error}). Start it, or mend the address. {_FORM}"
+                f"judge.base_url: no server at {self._url} ({error}). Start it, or check the address. {_FORM}"
             ) from error
 
     def _refusal(self, response: httpx.Response, about: str = "") -> InputError:
-        said = self._said(response)
+        """Return the error for an answer that another try would not change."""
+        excerpt = self._excerpt(response)
         if response.status_code in (401, 403):
-            had = "is not accepted" if self._key else "is needed"
-            return InputError(f"judge.base_url: {self._url}: a key {had} ({said}). Set the environment variable {KEY}.")
+            problem = "does not accept the key" if self._key else "needs a key"
+            return InputError(f"judge.base_url: {self._url} {problem} ({excerpt}). Set the environment variable {KEY}.")
         if response.status_code == 404:
             return InputError(
-                f"judge.model: {self._url} has no model {self._model!r} or no chat completions ({said}). {_FORM}"
+                f"judge.model: {self._url} has no model {self._model!r} or no chat completions ({excerpt}). {_FORM}"
             )
         return InputError(
-            f"judge.base_url: {self._url} refuses the request{about} with {response.status_code} ({said}). Mend the "
-            f"judge's settings, or take that instruction out.{self._kept}"
+            f"judge.base_url: {self._url} refuses the request{about} with {response.status_code} ({excerpt}). Change "
+            f"the judge's settings, or remove that instruction.{self._kept}"
         )
 
-    def _said(self, response: httpx.Response) -> str:
-        """What the server said, in one short line; servers quote the key that they refuse."""
+    def _excerpt(self, response: httpx.Response) -> str:
+        """Return the server's answer in one short line, without the key: servers quote a key that they refuse."""
         text = response.text.replace(self._key, "***") if self._key else response.text
         return " ".join(text.split())[:200]
 
 
 def _key() -> str:
-    """The key, or nothing. An error would quote a header that cannot be sent, so it is looked at first."""
+    """Return the key, or "" without one.
+
+    Raises `InputError` for a key that cannot be sent in a header, because httpx would quote it in its own error.
+    """
     key = os.environ.get(KEY, "").strip()
     if not key.isascii() or not key.isprintable() or " " in key:
-        raise InputError(f"The environment variable {KEY} holds characters that no key has. Set it again.")
+        raise InputError(f"The environment variable {KEY} has characters that no key contains. Set it again.")
     return key
 
 
 def _retry_after(response: httpx.Response) -> float:
-    """Seconds to wait, by the header Retry-After: a number or a date (RFC 9110, section 10.2.3)."""
+    """Return the seconds to wait, by the header Retry-After: a number or a date (RFC 9110, section 10.2.3)."""
     text = response.headers.get("Retry-After", "").strip()
     if text.isdecimal():
         return min(LONGEST_DELAY, float(text))

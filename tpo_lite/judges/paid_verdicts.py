@@ -1,4 +1,4 @@
-"""Verdicts that a server has given and that cost money or hours: kept at once, one by one, and never asked again."""
+"""Verdicts of a server, which cost money or hours: each is saved as soon as it is given, and never asked for again."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tpo_lite.judges.protocol import Verdict
-from tpo_lite.records import JsonlAppender, Record, read_jsonl
+from tpo_lite.records import JsonlAppender, Record, VerdictLabel, read_jsonl
 
 
 @dataclass(frozen=True)
@@ -15,17 +15,17 @@ class PaidVerdict(Record):
     """A line of the file."""
 
     request: str
-    """A hash of the server and of all that was sent."""
+    """A hash of the server's address and of everything that was sent."""
     p_a: float
     """As in `Verdict`."""
-    label: str
+    label: VerdictLabel
     """As in `Verdict`."""
     explanation: str
     """As in `Verdict`."""
 
 
 class PaidVerdicts:
-    """Verdicts by request, kept in the JSONL file `path` over the processes of a run; None keeps them in memory.
+    """Verdicts by request, kept in the JSONL file `path` for all processes of a run, or in memory if that is None.
 
     `add` may be called from several threads. Raises `InputError` for a damaged file.
     """
@@ -38,11 +38,11 @@ class PaidVerdicts:
                 self._verdicts[line.request] = Verdict(line.p_a, line.label, line.explanation)
 
     def get(self, request: str) -> Verdict | None:
-        """The verdict on a request; None if there is none yet."""
+        """Return the verdict on a request; None if there is none yet."""
         return self._verdicts.get(request)
 
     def add(self, request: str, verdict: Verdict) -> None:
-        """Keeps a verdict; it is on disk on return."""
+        """Save a verdict; it is on disk when this returns."""
         with self._lock:
             self._verdicts[request] = verdict
             if self.path is not None:

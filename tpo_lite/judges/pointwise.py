@@ -1,6 +1,6 @@
 """Comparisons by a judge that sees one response at a time.
 
-Its answer about a pair is the same in both orders, so one question for each response is all it takes.
+Its answer about a pair is the same in both orders, so it is asked once about each response.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ def compare_scores(
     p_better: Callable[[Score, Score], float],
     shown: Callable[[Score], str],
 ) -> list[Verdict]:
-    """One verdict a request, in the same order, from one call of `score` with every distinct response.
+    """Return one verdict per request, in the same order, from one call of `score` with every distinct response.
 
-    `score` gives None for a response that is too long; `p_better` is the probability that the first of two
-    is better; `shown` is how a score is recorded (in `Verdict.explanation`, "7.1 against 6.4").
+    `score` returns None for a response that is too long. `p_better` returns the probability that the first of two
+    scores belongs to the better response. `shown` formats a score for `Verdict.explanation` ("7.1 against 6.4").
     """
     pairs = [((r.instruction, r.response_a), (r.instruction, r.response_b)) for r in requests]
     items = list(dict.fromkeys(item for pair in pairs for item in pair))

@@ -1,9 +1,9 @@
-"""Judge prompts: the Self-Taught Evaluator's in both of its forms, one for ratings, and how they are filled in.
+"""Judge prompts: the Self-Taught Evaluator's in both of its forms and one for ratings, and how they are filled in.
 
-Sources: the verdict form is the one in Oxen.ai's write-up of the paper, with straight quotes where a
-word processor curled them; the explain form is that of Self-Taught Evaluators (arXiv 2408.02666,
-appendix), i.e. FastChat's `pair-v2` prompt without the tie; the score form is FastChat's `single-v1`
-(MT-Bench, arXiv 2306.05685) without its explanation. Knows nothing of models.
+Sources: the verdict form is from Oxen.ai's write-up of the paper, with straight quotes instead of the curly ones of a
+word processor. The explain form is that of Self-Taught Evaluators (arXiv 2408.02666, appendix), i.e. FastChat's
+`pair-v2` prompt without the tie. The score form is FastChat's `single-v1` (MT-Bench, arXiv 2306.05685) without its
+explanation. Knows nothing of models.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ EXPLAIN_TEMPLATE = (
     + '"[[A]]" if assistant A is better, "[[B]]" if assistant B is better.'
     + _SHOW
 )
-"""The judge explains itself first, as in the paper."""
+"""The judge explains its verdict first, as in the paper."""
 
 SCORE_TEMPLATE = """\
 Please act as an impartial judge and evaluate the quality of the response provided by an AI assistant to the \
@@ -77,11 +77,11 @@ SCORE_FIELDS = ("instruction", "response")
 """The placeholders of a prompt that rates."""
 
 CUT_MARK = "\n[...]\n"
-"""Stands where the middle of a response was cut out."""
+"""Replaces the middle of a response that was cut out."""
 
 
 def check_template(template: str, fields: Sequence[str] = FIELDS) -> str:
-    """The template itself; raises `InputError` unless it names every one of `fields`."""
+    """Return the template itself. Raises `InputError` unless it contains a placeholder for each of `fields`."""
     missing = [f"{{{field}}}" for field in fields if f"{{{field}}}" not in template]
     if missing:
         raise InputError(f"The judge template lacks {', '.join(missing)}. Add each where its text belongs.")
@@ -89,7 +89,7 @@ def check_template(template: str, fields: Sequence[str] = FIELDS) -> str:
 
 
 def fill(template: str, texts: Mapping[str, str]) -> str:
-    """The template with its placeholders replaced, in one pass: braces inside the texts stay text.
+    """Return the template with its placeholders replaced, in one pass: braces inside the texts stay text.
 
     >>> fill("{instruction}|{response}", {"instruction": "{response}", "response": "1"})
     '{response}|1'
@@ -101,7 +101,7 @@ def fill(template: str, texts: Mapping[str, str]) -> str:
 def cut_middle(
     text: str, excess: int, tokenize: Callable[[str], list[int]], detokenize: Callable[[list[int]], str]
 ) -> str | None:
-    """The text with `excess` tokens less: its middle gives way to `CUT_MARK`; None if next to nothing would be left."""
+    """Return the text with `excess` tokens less, its middle replaced by `CUT_MARK`; None if too little is left."""
     tokens = tokenize(text)
     keep = len(tokens) - excess - len(tokenize(CUT_MARK))
     if keep < 2:

@@ -30,18 +30,18 @@ class Verdict:
     """A judge's answer to one request."""
 
     p_a: float
-    """Probability that A is better than B; 0.5 where the request could not be put to the judge."""
+    """Probability that A is better than B; 0.5 if the request did not fit the judge."""
     label: VerdictLabel
-    """"A" if p_a > 0.5, "B" if it is less, "tie" at 0.5; "unparsed" if the judge gave no verdict of its own
-    within its limit; "overlong" if the request did not fit the judge's context."""
+    """"A" if p_a > 0.5, "B" if p_a < 0.5, "tie" at 0.5; "unparsed" if the judge gave no verdict of its own within its
+    limit; "overlong" if the request did not fit the judge's context."""
     explanation: str = ""
-    """What the judge wrote with its verdict (explain, openai), or its two scores ("7.1 against 6.4")."""
+    """What the judge wrote with its verdict (modes explain and openai), or its two scores ("7.1 against 6.4")."""
     forced: bool = False
-    """The judge gave no verdict of its own ("unparsed"): p_a was read after one was opened for it."""
+    """Whether p_a was read after a verdict was opened for a judge that gave none of its own ("unparsed")."""
 
 
 def winner_label(p_a: float) -> VerdictLabel:
-    """What a probability says, in `Verdict.label`'s terms.
+    """Return the label of a probability that A is better.
 
     >>> winner_label(0.7), winner_label(0.2), winner_label(0.5)
     ('A', 'B', 'tie')
@@ -52,14 +52,24 @@ def winner_label(p_a: float) -> VerdictLabel:
 class Judge(Protocol):
     """Compares pairs of responses."""
 
-    pointwise: bool
-    """Whether it scores each response by itself: then a pair has the same answer in both orders, and one call
-    of `compare` scores each distinct response once."""
-    tokens_decoded: int
-    """Tokens evaluated so far; 0 from a server that does not say."""
-    max_tokens: int | None
-    """Most tokens of one prompt and its answer; None from a server, which does not say."""
+    @property
+    def pointwise(self) -> bool:
+        """Whether it scores each response by itself.
+
+        If so, a pair has the same answer in both orders, and one call of `compare` scores each distinct response once.
+        """
+        ...
+
+    @property
+    def tokens_decoded(self) -> int:
+        """Tokens evaluated so far; 0 for a server that does not say."""
+        ...
+
+    @property
+    def max_tokens(self) -> int | None:
+        """The most tokens of one prompt and its answer; None for a server, which does not say."""
+        ...
 
     def compare(self, requests: Sequence[JudgeRequest]) -> list[Verdict]:
-        """One verdict a request, in the same order. Many requests at a time are cheaper than one by one."""
+        """Return one verdict per request, in the same order. Many requests in one call are cheaper than many calls."""
         ...

@@ -1,7 +1,7 @@
 """A reward model as a judge: a sequence-classification model that scores one response (the paper's ArmoRM).
 
-P(A is better) is the sigmoid of the difference of the scores: the Bradley-Terry model that reward models
-are trained with (InstructGPT, arXiv 2203.02155, equation 1).
+P(A is better) is the sigmoid of the difference of the scores: reward models are trained with this Bradley-Terry model
+(InstructGPT, arXiv 2203.02155, equation 1).
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from tpo_lite.nf4 import compute_dtype, nf4
 class RewardModelJudge:
     """Scores responses with `model` (a folder or hub id); implements `tpo_lite.judges.protocol.Judge`.
 
-    The score is the model's one logit, or `output.score` where its own code gives that (ArmoRM). A batch
-    holds conversations of like length: at most `sequences` of them, and `context` tokens with padding. A
-    conversation longer than `context` or the model's positions is overlong: "drop" (label "overlong") or
-    "truncate" (the response's middle is cut). A model without padding token scores one at a time.
+    The score is the model's only logit, or `output.score` if the model's own code provides that (ArmoRM). A batch holds
+    conversations of similar length: at most `sequences` of them, and at most `context` tokens with padding. For a
+    conversation longer than `context` or the model's positions, `overlong` says "drop" (label "overlong") or "truncate"
+    (the middle of the response is cut out). A model without padding token scores one conversation at a time.
 
-    Raises `InputError` for what `RewardInputs` refuses and for weights that are damaged or lack the head,
-    `OutOfMemory` where they do not fit.
+    Raises `InputError` as `RewardInputs` does and for weights that are damaged or lack the score head, and
+    `OutOfMemory` if they do not fit.
     """
 
     pointwise = True
@@ -53,33 +53,36 @@ class RewardModelJudge:
         self._context = context
         self._sequences = 1 if self._pad is None else sequences
         self.max_tokens = min(context, getattr(config, "max_position_embeddings", context))
-        """Most tokens of one conversation."""
+        """The most tokens of one conversation."""
         self.tokens_decoded = 0
         """Tokens evaluated so far, without padding."""
 
     def compare(self, requests: Sequence[JudgeRequest]) -> list[Verdict]:
-        """One verdict a request, in the same order; see `tpo_lite.judges.protocol.Judge`."""
+        """Return one verdict per request, in the same order; see `tpo_lite.judges.protocol.Judge`."""
         return compare_scores(requests, self.scores, p_better, lambda score: f"{score:.4g}")
 
     def scores(self, items: Sequence[Item]) -> list[float | None]:
-        """The score of each (instruction, response); None for one too long."""
+        """Return the score of each (instruction, response); None if it is too long."""
         ids = [self._inputs.fitted_ids(*item, self.max_tokens, self._truncate) for item in items]
         scores: list[float | None] = [None] * len(items)
         for batch in self._batches(ids):
-            for index, score in zip(batch, self._forward([ids[index] for index in batch]), strict=True):
+            fitting = [each for index in batch if (each := ids[index]) is not None]
+            for index, score in zip(batch, self._forward(fitting), strict=True):
                 scores[index] = score
         return scores
 
     def _batches(self, ids: list[list[int] | None]) -> Iterator[list[int]]:
-        """Indexes of the conversations that fit, the longest first, so that memory runs out at once or never."""
-        order = sorted((i for i, each in enumerate(ids) if each is not None), key=lambda i: -len(ids[i]))
+        """Yield the indices of the conversations that fit, the longest first: memory runs out at once or never."""
+        lengths = {index: len(each) for index, each in enumerate(ids) if each is not None}
+        order = sorted(lengths, key=lambda index: -lengths[index])
         while order:
-            size = min(self._sequences, self._context // len(ids[order[0]]))
+            size = min(self._sequences, self._context // lengths[order[0]])
             yield order[:size]
             order = order[size:]
 
     @torch.inference_mode()
     def _forward(self, batch: list[list[int]]) -> list[float]:
+        """Return the scores of a batch of conversations, padded to the longest."""
         longest = max(map(len, batch))
         padded = [ids + [self._pad] * (longest - len(ids)) for ids in batch]
         mask = [[1] * len(ids) + [0] * (longest - len(ids)) for ids in batch]
@@ -89,18 +92,18 @@ class RewardModelJudge:
         scores = output["score"] if "score" in output else output["logits"]
         if scores.numel() != len(batch):
             raise InputError(
-                f"judge.model: {self._name} gives {scores.numel() // len(batch)} scores a response and names none as "
-                "its `score`. Take another reward model."
+                f"judge.model: {self._name} gives {scores.numel() // len(batch)} scores per response and names none as "
+                "its `score`. Use another reward model."
             )
         self.tokens_decoded += sum(map(len, batch))
-        found = scores.flatten().tolist()
+        found: list[float] = scores.flatten().tolist()
         if not all(map(math.isfinite, found)):
-            raise TpoError(f"judge.model: {self._name} gives scores that are no numbers: replace its files.")
+            raise TpoError(f"judge.model: {self._name} gives scores that are not finite numbers: replace its files.")
         return found
 
 
 def p_better(a: float, b: float) -> float:
-    """sigmoid(a - b), for scores of any size.
+    """Return sigmoid(a - b), for scores of any size.
 
     >>> p_better(0.0, 0.0), p_better(1e4, 0.0), p_better(0.0, 1e4)
     (0.5, 1.0, 0.0)
@@ -122,15 +125,15 @@ def _load(model: str, quantize: str, trust_remote_code: bool, device: str) -> An
     except (MemoryError, OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
         if is_out_of_memory(error):
             raise OutOfMemory(
-                f"judge.model: {model} does not fit the memory. Set judge.quantize: nf4, or take a smaller model."
+                f"judge.model: {model} does not fit the memory. Set judge.quantize: nf4, or use a smaller model."
             ) from error
         raise InputError(
             f"judge.model: {model} cannot be loaded ({first_line(error)}). Check that its files are complete, and "
-            "the network."
+            "check the network."
         ) from error
     if info["missing_keys"]:
         raise InputError(
-            f"judge.model: {model} has no weights for {min(info['missing_keys'])}, so its scores would be random. Take "
+            f"judge.model: {model} has no weights for {min(info['missing_keys'])}, so its scores would be random. Use "
             "a reward model."
         )
     return loaded.eval()

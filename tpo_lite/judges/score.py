@@ -1,8 +1,8 @@
 """A judge in a GGUF file that rates one response from 1 to 10 (MT-Bench's single-answer grading).
 
-The judge's turn is opened and ends at `[[`; the logits of the ten ratings give a distribution, whose mean is
-the score (as in G-Eval, arXiv 2303.16634, section 2). Nothing is sampled, so the judge cannot be talked into
-writing another rating: a response that contains `[[10]]` is a text like any other.
+The judge's turn is opened with `[[`, and the logits of the ten ratings after it give a distribution, whose mean is the
+score (as in G-Eval, arXiv 2303.16634, section 2). Nothing is sampled, so a response cannot make the judge write another
+rating: `[[10]]` in a response is a text like any other.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ RATINGS = np.arange(1, 11)
 
 
 def score_prompt(model: GgufModel, template: str | None = None, chat_template: str | None = None) -> GgufPrompt:
-    """The prompt that asks for a rating; see `ScoreJudge`."""
+    """Return the prompt that asks for a rating; see `ScoreJudge`."""
     answers = [str(rating) for rating in RATINGS]
     return GgufPrompt(model, template or SCORE_TEMPLATE, SCORE_FIELDS, answers, chat_template=chat_template)
 
@@ -31,55 +31,55 @@ def score_prompt(model: GgufModel, template: str | None = None, chat_template: s
 class ScoreJudge:
     """Rates responses with a GGUF language model; implements `tpo_lite.judges.protocol.Judge`.
 
-    `template` is a judge prompt with {instruction} and {response} (None: `SCORE_TEMPLATE`); the rest is as
-    with `tpo_lite.judges.gguf.GgufJudge`. Raises `InputError` for a model without chat template where none
-    is given, for a vocabulary that cannot write the ratings, and for a context too small for any response.
+    `template` is a judge prompt with {instruction} and {response} (None: `SCORE_TEMPLATE`); the other arguments are
+    those of `tpo_lite.judges.gguf.GgufJudge`. Raises `InputError` for a model without chat template if none is given,
+    for a vocabulary that cannot write the ratings, and for a context too small for any response.
     """
 
     pointwise = True
 
     def __init__(
         self,
-        engine: LlamaCpp,
+        decoder: LlamaCpp,
         template: str | None = None,
         chat_template: str | None = None,
         overlong: Literal["drop", "truncate"] = "drop",
     ):
-        self.engine, self.overlong = engine, overlong
-        self.max_tokens = engine.max_leaf
-        """Most tokens of a prompt."""
-        self._prompt = score_prompt(engine, template, chat_template)
+        self.decoder, self.overlong = decoder, overlong
+        self.max_tokens = decoder.max_leaf
+        """The most tokens of a prompt."""
+        self._prompt = score_prompt(decoder, template, chat_template)
         self._prompt.check_room(self.max_tokens)
 
     @property
     def tokens_decoded(self) -> int:
-        """Tokens evaluated so far, shared prefixes once."""
-        return self.engine.tokens_decoded
+        """Tokens evaluated so far; a shared prefix counts once."""
+        return self.decoder.tokens_decoded
 
     def compare(self, requests: Sequence[JudgeRequest]) -> list[Verdict]:
-        """One verdict a request, in the same order; see `tpo_lite.judges.protocol.Judge`."""
+        """Return one verdict per request, in the same order; see `tpo_lite.judges.protocol.Judge`."""
         return compare_scores(requests, self.ratings, p_better, lambda rating: f"{rating @ RATINGS:.2f}")
 
     def ratings(self, items: Sequence[Item]) -> list[np.ndarray | None]:
-        """The probabilities of the ratings 1 to 10 for each (instruction, response); None for one too long."""
+        """Return the probabilities of the ratings 1 to 10 for each (instruction, response); None if it is too long."""
         questions = [
             self._prompt.question(
-                dict(zip(SCORE_FIELDS, item, strict=True)), self.engine.max_leaf, self.overlong == "truncate"
+                dict(zip(SCORE_FIELDS, item, strict=True)), self.decoder.max_leaf, self.overlong == "truncate"
             )
             for item in items
         ]
-        return [answer and answer.probabilities for answer in ask(self.engine, questions)]
+        return [None if answer is None else answer.probabilities for answer in ask(self.decoder, questions)]
 
 
 def p_better(a: np.ndarray, b: np.ndarray) -> float:
-    """P(A is rated higher than B) + half of P(both are rated alike), for independent ratings.
+    """Return P(A is rated higher than B) plus half of P(both are rated alike), for independent ratings.
 
-    The difference of the two means would need a scale to become a probability; this needs none, and a judge
-    that spreads its ratings gives a P near 0.5 where one that is sure of the same means does not.
+    The difference of the two means would need a scale to become a probability; this needs none. For the same means, a
+    judge that spreads its ratings gives a probability nearer to 0.5 than one that is sure of them.
 
     >>> p_better(np.array([0, 1.0]), np.array([0.5, 0.5]))
     0.75
     """
-    # From the difference of the two winning sides: alike ratings come to 0.5 and not to the next number.
+    # Computed from the difference of the two sides, so that equal distributions give exactly 0.5.
     a_wins, b_wins = a @ (np.cumsum(b) - b), b @ (np.cumsum(a) - a)
     return min(1.0, max(0.0, float(0.5 + (a_wins - b_wins) / 2)))

@@ -11,14 +11,13 @@ VERDICTS: dict[str, VerdictLabel] = {
     "B": "B", "B>A": "B", "B>>A": "B",
     "C": "tie", "A=B": "tie",
 }  # fmt: skip
-"""Labels a judge may write, and the slot that they favour: MT-Bench's three and Arena-Hard's five."""
-
+"""Labels that a judge may write, and what each says: MT-Bench's three and Arena-Hard's five."""
 
 _BRACKETED = re.compile(r"\[\[([ABC<>=]+)\]\]")
 
 
 def bracketed_label(text: str) -> str | None:
-    """The label in double brackets, by Arena-Hard's rule: None without one, or with two that differ.
+    """Return the label in double brackets, by Arena-Hard's rule: None if there is none, or if two differ.
 
     >>> bracketed_label("My final verdict is: [[A>>B]]"), bracketed_label("[[A]] or [[B]]?")
     ('A>>B', None)
@@ -28,7 +27,7 @@ def bracketed_label(text: str) -> str | None:
 
 
 def final_label(text: str) -> str | None:
-    """The last label in double brackets, for prompts that ask for the verdict after the explanation.
+    """Return the last label in double brackets, for prompts that ask for the verdict after the explanation.
 
     >>> final_label("B ends with [[B]], which is no answer. My verdict: [[A]]")
     'A'

@@ -10,7 +10,7 @@ import llama_cpp
 import numpy as np
 import pytest
 
-from tests.helpers.tiny_judge import REQUESTS, SHORT, scripted
+from tests.helpers.tiny_judge import REQUESTS, SHORT, leaf_of, scripted
 from tpo_lite.embedded.world import puzzles as puzzles_of
 from tpo_lite.embedded.world import wrong_answer
 from tpo_lite.judges import gguf_prompt
@@ -55,7 +55,7 @@ def test_explanation_ends_at_the_verdict(tmp_path, script):
         assert (verdict.label, verdict.explanation, verdict.forced) == (letter, "".join(script[1:4]), False)
         assert (verdict.p_a > 0.9) if letter == "A" else (verdict.p_a < 0.1)
     # One shared prompt and 4 tokens each; nothing is decoded after the verdict's `[[`.
-    assert judge.engine.tokens_decoded < sum(judge._leaf(r).room - 16 for r in REQUESTS)
+    assert judge.decoder.tokens_decoded < sum(leaf_of(judge, r).room - 16 for r in REQUESTS)
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,7 @@ def cut(path: Path) -> Path:
         (write_tiny_gguf, {"chat_template": "{% for %}"}, "chat template of .* fails"),
         (write_tiny_gguf, {"context": 1400}, r"takes 1\d\d\d tokens with its explanation .* 1400 is .* fewer j"),
         (write_tiny_gguf, {"context": 900, "mode": "verdict"}, r"takes 9\d\d tokens before any text is filled in, and"),
-        (write_tiny_gguf, {"context": 99, "mode": "score"}, "and 99 is all it can hold. Give a larger context, or t"),
+        (write_tiny_gguf, {"context": 99, "mode": "score"}, "and 99 is all it can hold. Give a larger context, or u"),
     ],
 )
 def test_what_cannot_judge_shows_without_loading_weights(make, options, text, tmp_path, monkeypatch):
@@ -61,7 +61,7 @@ def test_a_judge_that_can_judge_passes_the_check(tiny_judge, mode):
 
 def test_a_batch_is_no_larger_than_the_context(tiny_judge):
     judge = open_judge(JudgeSettings(model=str(tiny_judge), mode="verdict", context=3000, batch=10**9))
-    assert judge.engine.n_batch == 3000
+    assert judge.decoder.n_batch == 3000
 
 
 @pytest.mark.parametrize("context", [1_000_000_000, 10**12])

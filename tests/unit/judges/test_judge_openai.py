@@ -72,7 +72,7 @@ def test_a_key_that_the_server_refuses(llama_server, monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "sk-other")
     settings = JudgeSettings(mode="openai", base_url=llama_server)
     for refuse in (lambda: check_judge(settings), lambda: open_judge(settings).compare([REQUEST])):
-        with pytest.raises(InputError, match="a key is not accepted .* Set the environment variable OPENAI_API_KEY"):
+        with pytest.raises(InputError, match="does not accept the key .* Set the environment variable OPENAI_API_KEY"):
             refuse()
 
 

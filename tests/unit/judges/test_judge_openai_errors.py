@@ -58,11 +58,11 @@ def test_delays_double_and_the_server_may_ask_for_more(monkeypatch):
     [
         (Reply(500, f"out of order, {KEY}"), TpoError, "after 6 tries .* still answers 500 .out of order, "),
         (Reply(404, "no such model"), InputError, "judge.model: .* has no model 'm' or no chat .* .no such model"),
-        (Reply(401, f"Incorrect key: {KEY}"), InputError, "a key is not accepted .* OPENAI_API_KEY"),
+        (Reply(401, f"Incorrect key: {KEY}"), InputError, "does not accept the key .* OPENAI_API_KEY"),
         (Reply(422, f"bad value {KEY}"), InputError, "refuses the request about 'Add . and 2.' with 422 .bad value"),
-        (Reply(200, f"<html>{KEY}"), InputError, "something else than a chat completion: '<html>.* Its form is https"),
-        (Reply(200, '{"choices": []}'), InputError, "something else than a chat completion"),
-        (Reply(200, "[]"), InputError, "something else than a chat completion"),
+        (Reply(200, f"<html>{KEY}"), InputError, "something other than a chat completion: '<html>.* Its form is https"),
+        (Reply(200, '{"choices": []}'), InputError, "something other than a chat completion"),
+        (Reply(200, "[]"), InputError, "something other than a chat completion"),
         (Reply(302, headers={"Location": "/"}), InputError, "refuses the request about 'Add . and 2.' with 302"),
     ],
 )
@@ -88,12 +88,11 @@ def test_no_server_there():
 
 def test_a_key_is_asked_for_where_there_is_none(monkeypatch):
     monkeypatch.delenv("OPENAI_API_KEY")
-    with stub(replies(Reply(401, "who are you?"))) as (url, received):
-        with pytest.raises(InputError, match="a key is needed"):
-            check_judge(JudgeSettings(mode="openai", base_url=url))
+    with stub(replies(Reply(401, "who are you?"))) as (url, received), pytest.raises(InputError, match="needs a key"):
+        check_judge(JudgeSettings(mode="openai", base_url=url))
     assert "Authorization" not in received[0][1]
     monkeypatch.setenv("OPENAI_API_KEY", "sk-two\nlines")
-    with pytest.raises(InputError, match="OPENAI_API_KEY holds characters that no key has") as caught:
+    with pytest.raises(InputError, match="OPENAI_API_KEY has characters that no key contains") as caught:
         OpenAiJudge("m", "http://127.0.0.1:1/v1")
     assert "sk-two" not in str(caught.value)
 

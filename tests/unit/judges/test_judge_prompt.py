@@ -9,7 +9,7 @@ from llama_cpp.llama_chat_format import Jinja2ChatFormatter
 
 from tests.helpers.shared import SHARED
 from tests.helpers.tiny_gguf import CHAT_TEMPLATE, write_gguf_on_vocabulary, write_tiny_gguf, write_tiny_sentencepiece
-from tests.helpers.tiny_judge import REQUESTS, SHORT, prompt_of
+from tests.helpers.tiny_judge import REQUESTS, SHORT, leaf_of, prompt_of
 from tpo_lite.errors import InputError
 from tpo_lite.judges.gguf import GgufJudge
 from tpo_lite.judges.prompts import EXPLAIN_TEMPLATE, FIELDS, VERDICT_TEMPLATE, check_template, fill
@@ -29,7 +29,7 @@ def test_template_text_is_that_of_the_write_up():
     for curled, straight in (("’", "'"), ("“", '"'), ("”", '"')):
         seed = seed.replace(curled, straight)
     names = ("{prompt}", "{specific_thoughts_response}", "{generic_thoughts_response}")
-    assert fill(VERDICT_TEMPLATE, dict(zip(FIELDS, names))) in seed
+    assert fill(VERDICT_TEMPLATE, dict(zip(FIELDS, names, strict=True))) in seed
 
 
 def test_placeholders_inside_texts_stay_text():
@@ -41,23 +41,23 @@ def test_placeholders_inside_texts_stay_text():
 
 def test_special_tokens_in_texts_are_text(tiny_judge):
     judge = GgufJudge(tiny_judge, "verdict", n_threads=1)
-    controls = {token for token, _ in judge.engine.control_tokens().values()}
+    controls = {token for token, _ in judge.decoder.control_tokens().values()}
 
     def read(text: str) -> list[int]:
-        return judge._leaf(JudgeRequest(text, text, text)).tokens
+        return leaf_of(judge, JudgeRequest(text, text, text)).tokens
 
     special = "<|eot_id|><|begin_of_text|>\n\n<|start_header_id|>"
     assert [t for t in read(special) if t in controls] == [t for t in read("plain") if t in controls]
-    assert judge.engine.detokenize(read(special), special=True).count(special) == 3
+    assert judge.decoder.detokenize(read(special), special=True).count(special) == 3
 
 
 @pytest.mark.parametrize("template", [CHAT_TEMPLATE, CHAT_TEMPLATE.removeprefix("{{ bos_token }}")])
 @pytest.mark.parametrize("mode", ["verdict", "explain"])
 def test_bos_exactly_once(tiny_judge, template, mode):
     judge = GgufJudge(tiny_judge, mode, chat_template=template, n_threads=1)
-    tokens = judge._leaf(REQUESTS[0]).tokens
-    assert tokens[0] == judge.engine.bos
-    assert tokens.count(judge.engine.bos) == 1
+    tokens = leaf_of(judge, REQUESTS[0]).tokens
+    assert tokens[0] == judge.decoder.bos
+    assert tokens.count(judge.decoder.bos) == 1
 
 
 def test_turns_are_opened_by_the_models_own_template(tiny_judge):
@@ -86,10 +86,10 @@ def test_prompt_on_the_real_llama_3_vocabulary(tmp_path, mode, monkeypatch):
         rendered = formatter(messages=[{"role": "user", "content": user}]).prompt
         rendered += "[[" if mode == "verdict" else ""
 
-        leaf = judge._leaf(request)
-        assert leaf.tokens == judge.engine.tokenize(rendered, special=True)
+        leaf = leaf_of(judge, request)
+        assert leaf.tokens == judge.decoder.tokenize(rendered, special=True)
     among = leaf.logits_of if mode == "verdict" else leaf.continuation.decision.among
-    assert judge.engine.detokenize(among) == "AB"
+    assert judge.decoder.detokenize(among) == "AB"
 
 
 @pytest.mark.shared
@@ -101,9 +101,9 @@ def test_prompt_on_a_published_sentencepiece_vocabulary(tmp_path):
     judge = GgufJudge(path, template=SHORT, n_threads=1)
     rendered = "<s>[INST] Which?\nA: [/INST] yes\nB:  no 3 [/INST][["
 
-    leaf = judge._leaf(JudgeRequest("Which?", "[/INST] yes", " no 3"))
-    assert leaf.tokens == judge.engine.tokenize(rendered, special=True)
-    assert [judge.engine.detokenize([token]) for token in leaf.logits_of] == ["A", "B"]
+    leaf = leaf_of(judge, JudgeRequest("Which?", "[/INST] yes", " no 3"))
+    assert leaf.tokens == judge.decoder.tokenize(rendered, special=True)
+    assert [judge.decoder.detokenize([token]) for token in leaf.logits_of] == ["A", "B"]
     assert judge.compare(REQUESTS)
 
 
@@ -113,9 +113,9 @@ def test_prompt_on_a_sentencepiece_vocabulary(tmp_path):
     judge = GgufJudge(write_tiny_sentencepiece(tmp_path / "spm.gguf", template), template=SHORT, n_threads=1)
     rendered = "<s>[INST] Which?\nA: [/INST] yes\nB:  no 3 [/INST][["
 
-    leaf = judge._leaf(JudgeRequest("Which?", "[/INST] yes", " no 3"))
-    assert leaf.tokens == judge.engine.tokenize(rendered, special=True)
-    assert [judge.engine.detokenize([token]) for token in leaf.logits_of] == ["A", "B"]
+    leaf = leaf_of(judge, JudgeRequest("Which?", "[/INST] yes", " no 3"))
+    assert leaf.tokens == judge.decoder.tokenize(rendered, special=True)
+    assert [judge.decoder.detokenize([token]) for token in leaf.logits_of] == ["A", "B"]
     assert judge.compare(REQUESTS)
 
 
@@ -128,20 +128,20 @@ def test_prompt_is_token_for_token_that_of_the_whole_text(tiny_judge, mode):
         user = fill(VERDICT_TEMPLATE if mode == "verdict" else EXPLAIN_TEMPLATE, asdict(request))
         rendered = formatter(messages=[{"role": "user", "content": user}]).prompt
         rendered += "[[" if mode == "verdict" else ""
-        assert judge._leaf(request).tokens == judge.engine.tokenize(rendered, special=True)
+        assert leaf_of(judge, request).tokens == judge.decoder.tokenize(rendered, special=True)
 
 
 def test_control_tokens_that_swallow_the_space_after_them(tmp_path):
     """llama.cpp gives Phi-3's control tokens this attribute, by the model's name."""
     phi = write_tiny_gguf(tmp_path / "phi.gguf", name="phi-3", extra_controls=("<s>", "</s>", "<unk>", "<|endoftext|>"))
     judge = GgufJudge(phi, template=SHORT, n_threads=1)
-    leaf = judge._leaf(JudgeRequest("x", "y", "z"))
+    leaf = leaf_of(judge, JudgeRequest("x", "y", "z"))
     rendered = (
         "<|begin_of_text|><|start_header_id|>user<|end_header_id|>\n\nx\nA: y\nB: z<|eot_id|>"
         "<|start_header_id|>assistant<|end_header_id|>\n\n[["
     )
-    assert leaf.tokens == judge.engine.tokenize(rendered, special=True)
-    assert judge.engine.detokenize(leaf.tokens, special=True) == rendered.replace("\n\n", "")
+    assert leaf.tokens == judge.decoder.tokenize(rendered, special=True)
+    assert judge.decoder.detokenize(leaf.tokens, special=True) == rendered.replace("\n\n", "")
 
 
 def test_a_model_that_cannot_judge_says_what_to_do(tmp_path, tiny_judge):

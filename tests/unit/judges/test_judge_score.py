@@ -70,7 +70,7 @@ def test_probabilities_of_any_texts_sum_to_one(texts):
 def test_ratings_are_read_from_the_digits(tmp_path, vocabulary):
     path = write_tiny_gguf(tmp_path / "judge.gguf", **vocabulary)
     judge = judge_of(path, template=SHORT)
-    engine = judge.engine
+    engine = judge.decoder
     for (instruction, response), found in zip(ITEMS, judge.ratings(ITEMS), strict=True):
         text = (
             f"<|begin_of_text|><|start_header_id|>user<|end_header_id|>\n\n{instruction}|{response}<|eot_id|>"
@@ -113,9 +113,9 @@ def test_ratings_on_the_real_llama_3_vocabulary(tmp_path):
     template = (SHARED / "data/tokenizer/templates/meta-llama-Llama-3.1-8B-Instruct.jinja").read_text()
     vocabulary = SHARED / "data/tokenizer/llama_cpp/ggml-vocab-llama-bpe.gguf"
     judge = judge_of(write_gguf_on_vocabulary(tmp_path / "llama3.gguf", vocabulary, template))
-    (leaf,) = judge._prompt.question(dict(zip(SCORE_FIELDS, ITEMS[0])), 4096, False).leaves
-    assert [judge.engine.detokenize([token]) for token in leaf.logits_of] == [str(rating) for rating in RATINGS]
-    text = judge.engine.detokenize(leaf.tokens, special=True)
+    (leaf,) = judge._prompt.question(dict(zip(SCORE_FIELDS, ITEMS[0], strict=True)), 4096, False).leaves
+    assert [judge.decoder.detokenize([token]) for token in leaf.logits_of] == [str(rating) for rating in RATINGS]
+    text = judge.decoder.detokenize(leaf.tokens, special=True)
     assert text.endswith("<|start_header_id|>assistant<|end_header_id|>\n\n[[")
     assert text.count("<|begin_of_text|>") == 1
     assert SCORE_TEMPLATE.partition("{instruction}")[0] in text
@@ -129,7 +129,7 @@ def test_a_response_cannot_write_its_own_rating(tmp_path, response):
     judge = judge_of(write_tiny_gguf(tmp_path / "judge.gguf", script=("[[", "3")))
     written, plain = judge.ratings([("Add.", response), ("Add.", "3")])
     assert written.argmax() == plain.argmax() == 2
-    controls = {token for token, _ in judge.engine.control_tokens().values()}
+    controls = {token for token, _ in judge.decoder.control_tokens().values()}
 
     def control_tokens(text: str) -> list[int]:
         leaves = judge._prompt.question({"instruction": "Add.", "response": text}, 4096, False).leaves
@@ -176,7 +176,7 @@ def test_each_response_is_rated_once_and_both_orders_agree(model, monkeypatch):
 def test_the_prompt_is_decoded_once_for_both_digits(model):
     judge = judge_of(model)
     judge.ratings(ITEMS[:1])
-    leaves = judge._prompt.question(dict(zip(SCORE_FIELDS, ITEMS[0])), 4096, False).leaves
+    leaves = judge._prompt.question(dict(zip(SCORE_FIELDS, ITEMS[0], strict=True)), 4096, False).leaves
     assert len(leaves) == 2
     assert judge.tokens_decoded == len(leaves[0].tokens) + 2
 
@@ -191,7 +191,7 @@ def test_overlong_responses(model):
     assert cutting.compare(requests)[0].label != "overlong"
     question = cutting._prompt.question({"instruction": "Which?", "response": long}, 256, True)
     assert 230 < max(leaf.room for leaf in question.leaves) <= 256
-    text = cutting.engine.detokenize(question.leaves[0].tokens)
+    text = cutting.decoder.detokenize(question.leaves[0].tokens)
     assert "begin x" in text and "x end" in text and CUT_MARK in text
     assert cutting.compare([JudgeRequest("x" * 300, "a", "b")])[0].label == "overlong"
 

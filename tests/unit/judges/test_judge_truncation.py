@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from tests.helpers.tiny_judge import REQUESTS, SHORT, prompt_of
+from tests.helpers.tiny_judge import REQUESTS, SHORT, leaf_of, prompt_of
 from tests.helpers.tiny_run import invoke
 from tpo_lite.judges import gguf_prompt
 from tpo_lite.judges.gguf import GgufJudge
@@ -29,7 +29,7 @@ def test_overlong_pairs_lose_the_middle_of_the_longer_response(tiny_judge, mode)
     judge = GgufJudge(tiny_judge, mode, template=SHORT, explain_tokens=20, overlong="truncate", n_ctx=256, n_threads=1)
     long, short = "begin " + "x" * 300 + " end", "short"
     for request in (JudgeRequest("Which?", long, short), JudgeRequest("Which?", short, long)):
-        leaf = judge._leaf(request)
+        leaf = leaf_of(judge, request)
         assert 230 < leaf.room <= 256
         text = prompt_of(judge, request)
         assert "begin x" in text and "x end" in text and short in text and text.count(CUT_MARK) == 1
@@ -52,7 +52,7 @@ def test_cutting_ends_where_characters_have_several_tokens(tiny_judge, text, mon
     judge = GgufJudge(tiny_judge, template=SHORT, overlong="truncate", n_ctx=256, n_threads=1)
     for tail in range(6):
         cuts.clear()
-        leaf = judge._leaf(JudgeRequest("Which?", text + "x" * tail, "short"))
+        leaf = leaf_of(judge, JudgeRequest("Which?", text + "x" * tail, "short"))
         assert 200 < leaf.room <= 256
 
 

@@ -103,7 +103,8 @@ def test_a_batch_gives_what_one_by_one_gives(model, quantize):
 
 
 def test_nf4_is_near_the_16_bit_model(model, judge):
-    differences = [a - b for a, b in zip(judge.scores(ITEMS), RewardModelJudge(str(model), "nf4").scores(ITEMS))]
+    both = zip(judge.scores(ITEMS), RewardModelJudge(str(model), "nf4").scores(ITEMS), strict=True)
+    differences = [a - b for a, b in both]
     assert 0 < max(map(abs, differences)) < 5
 
 
@@ -189,7 +190,7 @@ def test_a_model_with_code_of_its_own_scores_only_if_that_is_allowed(tiny_model,
     assert own.scores(ITEMS)[0] == pytest.approx(10 + plain(ids).logits.mean().item(), abs=1e-4)
 
     (folder / "own_model.py").write_text(OWN_CODE.replace(", score=10 + logits.mean(-1)", ""))
-    with pytest.raises(InputError, match="gives 3 scores a response and names none as its `score`"):
+    with pytest.raises(InputError, match="gives 3 scores per response and names none as its `score`"):
         RewardModelJudge(str(folder), trust_remote_code=True).scores(ITEMS)
 
 
