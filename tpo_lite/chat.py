@@ -50,8 +50,8 @@ def split_at_special_tokens(text: str, specials: Iterable[str]) -> list[str]:
 
     Where several special tokens begin at the same place, the longest is taken.
 
-    >>> split_at_special_tokens("<s>user\\nHi<eot>", {"<s>", "<eot>"})
-    ['', '<s>', 'user\\nHi', '<eot>', '']
+    >>> split_at_special_tokens("<s>Hi<eot>", {"<s>", "<eot>"})
+    ['', '<s>', 'Hi', '<eot>', '']
     """
     longest_first = sorted(filter(None, specials), key=len, reverse=True)
     if not longest_first:

@@ -1,4 +1,4 @@
-"""Finds the files of what a recipe calls a model or a judge: in the package, in a folder, or on the Hugging Face Hub."""
+"""Finds the files of a recipe's model and judge: in the package, in a folder, or on the Hugging Face Hub."""
 
 from __future__ import annotations
 
