@@ -97,7 +97,7 @@ def test_a_damaged_counter_is_named(tmp_path):
 
 
 def test_run_stops_at_max_calls_and_goes_on(tmp_path, monkeypatch):
-    monkeypatch.setattr("tpo_lite.cli.judge.PAIRS_AT_ONCE", 2)
+    monkeypatch.setattr("tpo_lite.calibration.ask.PAIRS_AT_ONCE", 2)
     rows = [{"instruction": f"Say {i}.", "response_1": str(i), "response_2": "no", "label": 1} for i in range(5)]
     pairs, out = tmp_path / "pairs.jsonl", tmp_path / "out.jsonl"
     pairs.write_text("".join(json.dumps(row) + "\n" for row in rows))
