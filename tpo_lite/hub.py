@@ -1,4 +1,4 @@
-"""Finds the files of a recipe's model and judge: in the package, in a folder, or on the Hugging Face Hub."""
+"""Where the files of a recipe's model and judge are: in the package, in a folder, or on the Hugging Face Hub."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def reward_model_path(name: str) -> str:
 
 
 def model_folder(name: str) -> Path:
-    """Return the folder that a model's name stands for if it is not a hub id; it may not exist."""
+    """Return the folder that a model's name means unless it is a hub id; it may not exist."""
     return ASSETS / "policy" if name == "embedded" else Path(name).expanduser()
 
 
@@ -81,7 +81,10 @@ def hub_file(name: str) -> tuple[str, str]:
 
 
 def local_file(model: str, file: str) -> Path | None:
-    """Return a model's file in its folder, where it may be missing, or else in the hub's cache (None: not there)."""
+    """Return the path of a model's file: in the model's folder, or for a hub id in the hub's cache.
+
+    None if the cache does not have it. In a folder, the file may be missing.
+    """
     folder = model_folder(model)
     return folder / file if folder.exists() else cached_file(model, file)
 

@@ -1,4 +1,4 @@
-"""Reads the headers of safetensors files, without reading any weights.
+"""Headers of safetensors files, read without the weights.
 
 A safetensors file is the length of a JSON text in 8 bytes (little-endian), the JSON text, and the tensors without
 gaps (https://github.com/huggingface/safetensors#format).

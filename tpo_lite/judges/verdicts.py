@@ -1,4 +1,4 @@
-"""Reads the verdict that a judge wrote."""
+"""Verdicts in the text that a judge wrote."""
 
 from __future__ import annotations
 

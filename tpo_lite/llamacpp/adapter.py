@@ -1,4 +1,4 @@
-"""Writes a LoRA adapter of a Llama to a GGUF file that llama.cpp attaches to a GGUF of the same base.
+"""A LoRA adapter of a Llama as a GGUF file, for llama.cpp to attach to a GGUF of the same base.
 
 llama.cpp adds alpha / rank * B A x to each layer's output, and reads the rank from the tensors. So alpha is
 scale * rank. Its rotary embedding pairs other rows of the query and key projections than that of transformers, so the

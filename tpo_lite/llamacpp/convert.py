@@ -1,4 +1,4 @@
-"""Converts a Llama checkpoint in Hugging Face's layout to a GGUF file for llama.cpp, and quantizes it.
+"""Conversion of a Llama checkpoint in Hugging Face's layout to a GGUF file for llama.cpp, and its quantization.
 
 `convert` holds one tensor in memory at a time, and imports no torch. It supports `model_type: llama` without biases, in
 16-bit or 32-bit safetensors, with `default` or `llama3` rotary embeddings and a byte-level BPE tokenizer that splits

@@ -1,4 +1,4 @@
-"""Opens a GGUF file with llama.cpp: its weights, metadata and vocabulary, and what is wrong with it.
+"""A GGUF file opened with llama.cpp: weights, metadata and vocabulary, and errors that say what is wrong with it.
 
 With `vocab_only` no weights are read, and within a second it is known whether an 8B judge can be used. Even then a
 truncated file is noticed, because llama.cpp compares each tensor's place with the length of the file.

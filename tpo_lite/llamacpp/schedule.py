@@ -1,4 +1,4 @@
-"""Decides which tokens are decoded when: continuous batching over the leaves' prefix tree.
+"""Which tokens are decoded when: continuous batching over the leaves' prefix tree.
 
 A leaf or shared prefix is admitted when a llama.cpp sequence is free for it. A leaf frees its sequence as soon as it
 ends. `Schedule` fills each decode with tokens of many sequences of one unified KV cache; `StreamSchedule` is for a
