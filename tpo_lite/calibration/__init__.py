@@ -1,1 +1,1 @@
-"""How far a judge can be trusted."""
+"""How far a judge can be trusted: accuracy, position bias and length bias on pairs with known labels."""

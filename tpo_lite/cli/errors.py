@@ -14,7 +14,7 @@ from tpo_lite.errors import OutOfMemory
 
 
 def reporting(command: Callable[..., None]) -> Callable[..., None]:
-    """Turns errors into one message and an exit code; adds --debug."""
+    """Decorate a command so that each error becomes one message and an exit code. Adds --debug."""
 
     @wraps(command)
     @click.option("--debug", is_flag=True, help="Show tracebacks.")
@@ -24,14 +24,14 @@ def reporting(command: Callable[..., None]) -> Callable[..., None]:
         try:
             command(debug=debug, **options)
         except (Exception, KeyboardInterrupt) as error:
-            # Of a reader that has gone, as `| head` does, click makes a quiet end.
+            # click already ends quietly when the reader closes the pipe, as `| head` does.
             if isinstance(error, click.ClickException | click.exceptions.Exit | BrokenPipeError):
                 raise
             root = Path(options.get("run_dir") or options.get("out") or ".")
-            # Only a run folder is written into: a log in another would make it one that no run may start in.
+            # Only a run folder gets a log. In an empty folder, a log would keep a run from starting there.
             log = root / "log" / "tpo-lite.log" if (root / "recipe.yaml").exists() else None
             code = exit_code(error, log, debug)
-            # That memory ran out is for the orchestrator to know; to a shell it is a failure.
+            # Only the orchestrator needs the out-of-memory code. For a shell it is an ordinary failure.
             sys.exit(1 if code == OutOfMemory.exit_code else code)
 
     return wrapped

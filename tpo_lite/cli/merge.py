@@ -17,11 +17,11 @@ from tpo_lite.errors import OutOfMemory, TpoError
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @reporting
 def merge_report(run_dir: Path, as_json: bool, debug: bool) -> None:
-    """Measures what each merge would make of a run's updates.
+    """Measures what each way of merging would do to a run's updates.
 
-    For every finished iteration: the update's relative norm, and for fold, continue and requantize, into the 16-bit
-    and into the dequantised 4-bit weights, the KL divergence from base + adapter, seconds and disk. A
-    figure once measured is kept. Requantizing needs room for one 16-bit model, which is removed again.
+    For every finished iteration: the update's relative norm, and for each merge (fold, continue, and requantize into
+    the 16-bit and into the dequantised 4-bit weights) the KL divergence from base + adapter, seconds and disk.
+    Figures are measured once and kept. Requantizing needs disk space for one 16-bit model, which is deleted afterwards.
     """
     from rich.console import Console
 
@@ -31,7 +31,7 @@ def merge_report(run_dir: Path, as_json: bool, debug: bool) -> None:
 
     try:
         reports = measure(RunFolder(run_dir), debug)
-    except orchestrator.PhaseFailed as failed:  # the process has said why
+    except orchestrator.PhaseFailed as failed:  # its process has already printed why
         if failed.exit_code == OutOfMemory.exit_code:
             raise TpoError("memory ran out. End other programs that use it and run the same command again.") from failed
         sys.exit(failed.exit_code)

@@ -1,1 +1,1 @@
-"""Where instructions come from, which are kept, and how they are cut into slices."""
+"""Where instructions come from, which of them are kept, and how they are divided into slices."""

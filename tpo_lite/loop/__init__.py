@@ -1,1 +1,1 @@
-"""The whole run: phases in order, back-off, results."""
+"""The whole run: the order of phases, smaller batches when memory runs out, results."""

@@ -1,1 +1,1 @@
-"""What this machine has: device, cards, memory, and whether it is ready."""
+"""What this machine has: devices, cards and memory, and whether it is ready for a run."""

@@ -1,5 +1,7 @@
-"""The card that a run is planned for: how much memory, how many bytes and operations a second; nvidia-smi's word. And
-what this machine has beside it."""
+"""The card that a run is planned for: its memory and its speeds, given by size or found with nvidia-smi.
+
+Also what nvidia-smi says about the GPUs of this machine, and what this machine has beside them: its CPU and its disk.
+"""
 
 from __future__ import annotations
 
@@ -14,9 +16,10 @@ from typing import Any
 from tpo_lite.errors import InputError
 
 GIB = 1 << 30
+"""Bytes."""
 
 SMI_SECONDS = 30
-"""Longest to wait for nvidia-smi; where no driver is loaded yet it takes seconds, where one hangs for ever."""
+"""The longest to wait for nvidia-smi. It takes seconds when no driver is loaded yet, and for ever when one hangs."""
 
 SMI_FIELDS: dict[str, Callable[[str], Any]] = {
     "index": int,
@@ -26,7 +29,7 @@ SMI_FIELDS: dict[str, Callable[[str], Any]] = {
     "compute_cap": float,
     "driver_version": str,
 }
-"""What nvidia-smi is asked for, and how it is read: memory in bytes."""
+"""What nvidia-smi can be asked for, and how to read its answers: memory in bytes."""
 
 
 @dataclass(frozen=True)
@@ -35,16 +38,16 @@ class Card:
 
     name: str
     memory: int
-    """Bytes; of a CPU, the machine's."""
+    """Bytes. For a CPU, the memory of the machine."""
     bandwidth: float
-    """Bytes a second from its memory."""
+    """Bytes per second from its memory."""
     flops: float
-    """Dense bfloat16 operations a second with float32 sums."""
+    """Dense bfloat16 operations per second, summed in float32."""
     cuda: bool = True
 
 
-def _card(name: str, gib: float, gigabytes_a_second: float, teraflops: float) -> Card:
-    return Card(name, int(gib * GIB), gigabytes_a_second * 1e9, teraflops * 1e12)
+def _card(name: str, gib: float, gigabytes_per_second: float, teraflops: float) -> Card:
+    return Card(name, int(gib * GIB), gigabytes_per_second * 1e9, teraflops * 1e12)
 
 
 CARDS = [
@@ -59,55 +62,57 @@ CARDS = [
     _card("H100 80GB HBM3", 80, 3350, 989.0),
     _card("H200", 141, 4800, 989.0),
 ]
-"""NVIDIA's published figures; names as nvidia-smi gives them. Where two have one size, the first stands for it."""
+"""NVIDIA's published figures, under the names that nvidia-smi gives. Of two with the same size, the first is used."""
 
 
 def cpu() -> Card:
-    """This machine's CPU. Its speeds are nominal: hours on a CPU come from rates that were measured on one."""
+    """Return this machine's CPU. Its speeds are nominal: hours on a CPU come from rates that were measured on one."""
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return Card("CPU", memory, 20e9, 0.1e12, cuda=False)
 
 
 def free_disk(folder: Path) -> int:
-    """Bytes free on this machine's disk where `folder` is or would be."""
+    """Return the bytes that are free on this machine's disk where `folder` is or would be."""
     folder = folder.absolute()
     return shutil.disk_usage(next(place for place in (folder, *folder.parents) if place.exists())).free
 
 
 def choose_card(gib: float | None, index: int = 0) -> Card:
-    """The card of `gib` GiB where that is given, else the GPU `index` of this machine.
+    """Return a card of `gib` GiB if that is given, otherwise GPU `index` of this machine.
 
-    The speeds of a card given by its size are those of the table's card nearest to it. Raises
-    `InputError` if this machine's GPU cannot be asked for.
+    A card given by its size gets the speeds of the card in the table that is nearest in size. Raises `InputError` if
+    nvidia-smi does not tell about this machine's GPU.
     """
     if gib is not None:
         nearest = min(CARDS, key=lambda card: abs(card.memory - gib * GIB))
         return Card(f"a card of the {nearest.name}'s speed", int(gib * GIB), nearest.bandwidth, nearest.flops)
-    remedy = "as --card-gb 24, or use --cpu."
+    remedy = "Name the card to plan for by its memory, such as --card-gb 24, or use --cpu."
     try:
         found = {number: (name, memory) for number, name, memory in nvidia_smi("index", "name", "memory.total")}
     except FileNotFoundError:
-        raise InputError(f"plan: no GPU is found here (no nvidia-smi). Say which card to plan for, {remedy}") from None
+        raise InputError(f"plan: this machine has no nvidia-smi, so no NVIDIA GPU. {remedy}") from None
     except RuntimeError as error:
-        raise InputError(f"plan: nvidia-smi does not say what GPU {index} is ({error}). Say which, {remedy}") from None
+        raise InputError(f"plan: nvidia-smi does not say what GPU {index} is ({error}). {remedy}") from None
     if index not in found:
         listed = ", ".join(map(str, found)) or "none"
-        raise InputError(f"plan: there is no GPU {index}; nvidia-smi lists {listed}. Say which, {remedy}")
+        raise InputError(f"plan: there is no GPU {index}; nvidia-smi lists {listed}. {remedy}")
     return named_card(*found[index])
 
 
 def named_card(name: str, memory: int) -> Card:
-    """A card by the name and bytes that nvidia-smi gives; one that is not in the table gets the speeds of the one
-    nearest in memory."""
+    """Return the card with this name and memory in bytes, as nvidia-smi gives them.
+
+    A card that is not in the table gets the speeds of the one that is nearest in memory.
+    """
     known = [card for card in CARDS if card.name.lower() in name.lower()]
     like = min(known or CARDS, key=lambda card: abs(card.memory - memory))
     return Card(like.name if known else f"{name}, taken for a {like.name}", memory, like.bandwidth, like.flops)
 
 
 def nvidia_smi(*fields: str) -> list[tuple[Any, ...]]:
-    """These of `SMI_FIELDS` for each GPU of this machine.
+    """Return these `SMI_FIELDS` of each GPU of this machine.
 
-    Raises `FileNotFoundError` without nvidia-smi, and `RuntimeError` with its words where it fails, hangs or answers
+    Raises `FileNotFoundError` without nvidia-smi, and `RuntimeError` with its words if it fails, hangs or answers
     something else.
     """
     if shutil.which("nvidia-smi") is None:

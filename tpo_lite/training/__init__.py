@@ -1,1 +1,1 @@
-"""From pairs to M_{t+1}: DPO, merging, and how far a merge moves a model."""
+"""From pairs to M_{t+1}: DPO, merging, and how far merging moves a model."""

@@ -9,6 +9,7 @@ import pytest
 from click.testing import CliRunner
 from packaging.specifiers import SpecifierSet
 
+from tests.helpers.fake_nvidia import fake_nvidia_smi
 from tpo_lite.cli.doctor import doctor as command
 from tpo_lite.errors import InputError
 from tpo_lite.machine import cards, doctor, probes
@@ -65,7 +66,7 @@ def test_noise_before_the_answer_is_passed_over(quick_probes, monkeypatch):
 )
 def test_cards_are_read_from_nvidia_smi(quick_probes, tmp_path, monkeypatch, script, expected):
     machine = Machine()
-    nvidia_smi(tmp_path, monkeypatch, script)
+    fake_nvidia_smi(tmp_path, monkeypatch, script)
     assert machine.gpus == expected
     assert machine.has_gpu == bool(expected)
 
@@ -85,8 +86,8 @@ BROKEN_NVIDIA_SMI = [
 def test_an_nvidia_smi_that_fails_hangs_or_says_something_else(script, said, tmp_path, monkeypatch):
     monkeypatch.setattr(cards, "SMI_SECONDS", 1)
     monkeypatch.setattr(probes, "PROBES", {})
-    nvidia_smi(tmp_path, monkeypatch, script)
-    with pytest.raises(InputError, match=rf"does not say what GPU 0 is \({re.escape(said)}\)\. Say which, as"):
+    fake_nvidia_smi(tmp_path, monkeypatch, script)
+    with pytest.raises(InputError, match=rf"does not say what GPU 0 is \({re.escape(said)}\)\. Name the card"):
         choose_card(None)
     with pytest.raises(InputError, match=rf"^--gpu 0: nvidia-smi fails \({re.escape(said)}\)\. Mend the driver"):
         check_gpu(0)
@@ -100,27 +101,20 @@ def test_an_nvidia_smi_that_hangs_is_waited_for_in_few_checks(tmp_path, monkeypa
     """By the one for cards, and by the first that asks whether there is a GPU at all."""
     monkeypatch.setattr(cards, "SMI_SECONDS", 0.2)
     monkeypatch.setattr(probes, "PROBES", {})
-    nvidia_smi(tmp_path, monkeypatch, f"echo asked >> {tmp_path}/log; exec /bin/sleep 60")
+    fake_nvidia_smi(tmp_path, monkeypatch, f"echo asked >> {tmp_path}/log; exec /bin/sleep 60")
     doctor.examine(Machine())
     assert (tmp_path / "log").read_text().count("asked") == 2
 
 
 def test_no_nvidia_smi(tmp_path, monkeypatch):
     (tmp_path / "nvidia-smi").write_text("no program")
-    nvidia_smi(tmp_path, monkeypatch, None)
+    fake_nvidia_smi(tmp_path, monkeypatch, None)
     monkeypatch.setattr(probes, "PROBES", {})
     for ask in (lambda: choose_card(None), lambda: check_gpu(0)):
         with pytest.raises(InputError, match="no nvidia-smi"):
             ask()
     (check,) = doctor.gpu(Machine())
     assert check.status == "warn" and check.found.startswith("no NVIDIA GPU")
-
-
-def nvidia_smi(folder, monkeypatch, script):
-    if script is not None:
-        (folder / "nvidia-smi").write_text(f"#!/bin/sh\n{script}\n")
-        (folder / "nvidia-smi").chmod(0o755)
-    monkeypatch.setenv("PATH", str(folder))
 
 
 def test_the_token_goes_nowhere(quick_probes, monkeypatch):

@@ -75,7 +75,8 @@ def test_a_plan_without_a_gpu(tmp_path, monkeypatch):
     done = run_plan()
     assert (done.exit_code, done.output.strip()) == (
         2,
-        "error: plan: no GPU is found here (no nvidia-smi). Say which card to plan for, as --card-gb 24, or use --cpu.",
+        "error: plan: this machine has no nvidia-smi, so no NVIDIA GPU. Name the card to plan for by its memory, "
+        "such as --card-gb 24, or use --cpu.",
     )
     assert "Plan for CPU" in run_plan("--cpu").output
 

@@ -1,4 +1,4 @@
-"""unsloth: the same 4-bit base and adapter with unsloth's kernels."""
+"""Engine unsloth: the same 4-bit base and adapter, with unsloth's kernels."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from tpo_lite.nf4 import compute_dtype, loading
 
 
 def load(model: str, adapter: Path | None, device: str, max_length: int) -> Any:
-    """The 4-bit base with its adapter, for sequences of `max_length` tokens.
+    """Load the 4-bit base, with its adapter if there is one, for sequences of up to `max_length` tokens.
 
-    unsloth's kernels read only the first active adapter, so there is never a second. Raises `OutOfMemory`, and
-    `InputError` if the model cannot be loaded.
+    unsloth's kernels read only the first active adapter, so there is never a second. Raises `OutOfMemory` if memory
+    runs out, `InputError` if the model cannot be loaded for another reason.
     """
     with loading(model):
         loaded, _ = FastLanguageModel.from_pretrained(
