@@ -34,7 +34,7 @@ def solve(text: str) -> str:
     """An independent solver that reads nothing but the instruction."""
     operations = re.findall(r"(?:first|second|third|fourth|fifth) (\w+)", text)
     if "digit" in text:
-        numbers = "zero one two three four five six seven eight nine".split()
+        numbers = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
         state = numbers.index(re.search(r"(?:Start with|Begin at|number) (\w+)", text)[1])
         for operation in operations:
             state = {"up": state + 1, "jump": state + 3, "double": 2 * state, "triple": 3 * state}[operation]
@@ -125,7 +125,7 @@ def test_tokenizer_gives_every_text_back(text: str):
     assert CHAT.text(CHAT.text_ids(text)) == text
 
 
-def test_tokenizer_has_one_token_a_digit_and_llama_3_markers():
+def test_tokenizer_has_one_token_per_digit_and_llama_3_markers():
     assert len(TOKENIZER.encode("2048", add_special_tokens=False)) == 4
     rendered = TOKENIZER.apply_chat_template(
         [{"role": "user", "content": " hi "}], tokenize=False, add_generation_prompt=True

@@ -241,14 +241,14 @@ def test_one_broken_fact_costs_one_line():
     assert broken == [Check("RAM", "fail", "unknown")]
 
 
-def test_whatever_is_not_well_has_a_remedy():
+def test_every_problem_has_a_remedy():
     machines = (GivenMachine(python=(3, 9), kernel="Plan 9", versions={}, ram_gb=1.0), GivenMachine(**cpu(versions={})))
     checks = [check for machine in machines for check in examine(machine)]
     assert [check for check in checks if (check.status == "ok") != (check.remedy is None)] == []
 
 
 @pytest.mark.parametrize(("facts", "code"), [({}, 0), ({"ram_gb": 7.0}, 0), ({"ram_gb": 1.0}, 1)])
-def test_exit_code_says_whether_anything_fails(monkeypatch, facts, code):
+def test_the_exit_code_says_whether_a_check_fails(monkeypatch, facts, code):
     monkeypatch.setattr(probes, "Machine", lambda: GivenMachine(**facts))
     done = CliRunner().invoke(command)
     assert done.exit_code == code

@@ -45,7 +45,7 @@ def test_a_library_that_dies_takes_nothing_with_it(quick_probes, monkeypatch, co
         Machine().library("llama_cpp")
 
 
-def test_noise_before_the_answer_is_passed_over(quick_probes, monkeypatch):
+def test_noise_before_the_answer_is_ignored(quick_probes, monkeypatch):
     monkeypatch.setitem(probes.PROBES, "llama_cpp", "print('ggml_cuda_init: found 1 device'); facts = {'gpu': True}")
     assert Machine().library("llama_cpp") == {"gpu": True}
 
@@ -71,7 +71,7 @@ def test_cards_are_read_from_nvidia_smi(quick_probes, tmp_path, monkeypatch, scr
     assert machine.has_gpu == bool(expected)
 
 
-# What nvidia-smi does, and what is said of it in each of three places.
+# What nvidia-smi does, and how each of three places reports it.
 BROKEN_NVIDIA_SMI = [
     ("echo Failed to initialize NVML; exit 18", "Failed to initialize NVML"),
     ("exit 9", "exit code 9"),
@@ -97,8 +97,8 @@ def test_an_nvidia_smi_that_fails_hangs_or_says_something_else(script, said, tmp
     assert not machine.has_gpu
 
 
-def test_an_nvidia_smi_that_hangs_is_waited_for_in_few_checks(tmp_path, monkeypatch):
-    """By the one for cards, and by the first that asks whether there is a GPU at all."""
+def test_only_two_checks_wait_for_an_nvidia_smi_that_hangs(tmp_path, monkeypatch):
+    """The check of the GPUs, and the first other one that asks whether there is a GPU."""
     monkeypatch.setattr(cards, "SMI_SECONDS", 0.2)
     monkeypatch.setattr(probes, "PROBES", {})
     fake_nvidia_smi(tmp_path, monkeypatch, f"echo asked >> {tmp_path}/log; exec /bin/sleep 60")
