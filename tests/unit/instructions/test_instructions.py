@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import string
 from pathlib import Path
 
@@ -46,6 +47,7 @@ def texts(source: Path | str, **options: bool) -> list[str]:
         ({"messages": [{"role": "system", "content": "s"}, {"role": "user", "content": "a"}]}, "a"),
         ({"messages": [{"role": "user", "content": "a"}, {"role": "user", "content": "b"}]}, "a"),
         ({"conversations": [{"from": "gpt", "value": "s"}, {"from": "human", "value": "a"}]}, "a"),
+        ({"conversation": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}, "a"),
         ({"turns": ["a", "b"]}, "a"),
         ({"turns": [{"content": "a"}]}, "a"),
         ({"text": None}, ""),
@@ -109,6 +111,66 @@ def test_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         load(f"{name}:validation")
 
 
+def test_json_array(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.JSON", '\ufeff[\r\n{"prompt": "a"},\n\n"b", {"prompt":\n"c"}\r\n]\n')
+    assert [(row.text, row.source) for row in load(path).instructions] == [
+        ("a", f"{path}:2 (item 1)"),
+        ("b", f"{path}:4 (item 2)"),
+        ("c", f"{path}:4 (item 3)"),
+    ]
+
+
+def test_alpaca_array() -> None:
+    path = DATA / "prompts/alpaca.json"
+    assert [(row.text, row.source) for row in load(path).instructions] == [
+        ("Name three things that float.", f"{path}:2 (item 1)"),
+        ("Put the sentence into the past tense.\n\nThe baker opens at six.", f"{path}:7 (item 2)"),
+    ]
+
+
+def test_conversations() -> None:
+    assert texts(DATA / "prompts/trl.jsonl") == ["Why does bread rise?", "Where is my map?", "Name a river."]
+    assert texts(DATA / "prompts/sharegpt.json") == ["What is a fjord?", "How do I boil an egg?"]
+
+
+def test_gsm8k() -> None:
+    assert [row.answer for row in load(DATA / "prompts/gsm8k.jsonl").instructions] == ["17", "2500"]
+
+
+@pytest.mark.parametrize(
+    ("given", "answer"),
+    [
+        ("It loses 3.\n#### -3.50\n", "-3.50"),
+        ("#### 1,234,567", "1234567"),
+        ("#### Summary\n4", "#### Summary\n4"),
+        ("#### 5 apples", "#### 5 apples"),
+        ("1,000", "1,000"),
+        (["4"], None),
+        (None, None),
+    ],
+)
+def test_only_an_answer_in_gsm8ks_form_is_cut(tmp_path: Path, given: object, answer: str | None) -> None:
+    path = write(tmp_path / "a.jsonl", json.dumps({"question": "a", "answer": given}) + "\n")
+    assert load(path).instructions[0].answer == answer
+
+
+@pytest.mark.shared
+def test_published_gsm8k() -> None:
+    for name, rows in (("train", 7473), ("test", 1319)):
+        answers = [row.answer for row in load(SHARED / f"data/gsm8k/{name}.jsonl").instructions]
+        assert len(answers) == rows and all(re.fullmatch(r"-?\d+(\.\d+)?", answer or "") for answer in answers)
+
+
+@pytest.mark.shared
+def test_published_arrays_and_conversations() -> None:
+    alpaca = json.loads((PROMPTS / "alpaca_en_demo.json").read_text("utf-8"))
+    joined = [f"{row['instruction']}\n\n{row['input']}" if row["input"] else row["instruction"] for row in alpaca]
+    assert texts(PROMPTS / "alpaca_en_demo.json") == [text.strip() for text in joined]
+    assert len(texts(SHARED / "data/ifeval/input_data.json")) == 541
+    wildchat = pandas.read_parquet(PROMPTS / "wildchat_if_train.parquet")["prompt"]
+    assert texts(PROMPTS / "wildchat_if_train.parquet") == [turns[0]["content"].strip() for turns in wildchat]
+
+
 @pytest.mark.shared
 @pytest.mark.parametrize(
     ("name", "rows", "first"),
@@ -139,6 +201,8 @@ GOOD = '{"prompt": "a"}\n'
         ("a.jsonl", GOOD + '{"messages": []}\n', "a.jsonl:2: 'messages' has no user turn"),
         ("a.jsonl", GOOD + '{"messages": [{"role": "system", "content": "a"}]}\n', "no user turn"),
         ("a.jsonl", GOOD + '{"prompt": "\\ud800"}\n', "a.jsonl:2: it holds half a surrogate pair"),
+        ("a.json", f"[{GOOD},\n3]", "a.json:3 (item 2): it is not a JSON object but int"),
+        ("a.json", f'[{{"text": []}}, {GOOD}]', "a.json:1 (item 1): 'text' has no user turn"),
         ("a.csv", "prompt,b\na,b\nc\n", "a.csv:3: 1 columns, but the header has 2"),
         ("a.csv", 'prompt\na\n"b"c\n', "a.csv:3: not CSV"),
         ("a.csv", 'prompt\na\n"open\n', "a.csv:3: not CSV"),
@@ -165,8 +229,19 @@ def test_lines_behind_an_open_quote_are_counted_as_lost(tmp_path: Path) -> None:
         ("a.jsonl", None, "a.jsonl cannot be read (No such file or directory)"),
         ("a.parquet", None, "a.parquet cannot be read as Parquet"),
         ("a.parquet", "PAR1", "a.parquet cannot be read as Parquet"),
-        ("a.xlsx", "", "unknown suffix '.xlsx'. Instruction files end in .jsonl, .csv, .parquet, .txt"),
-        ("a.json", "[]", "unknown suffix"),
+        ("a.xlsx", "", "unknown suffix '.xlsx'. Instruction files end in .jsonl, .json, .csv, .parquet, .txt"),
+        ("a.xls", "[]", "unknown suffix"),
+        ("a.json", "[]", "a.json holds no instructions (0 malformed lines)"),
+        ("a.json", " \n", "a.json is empty. Give a JSON array"),
+        ("a.json", "a", "a.json is not JSON (Expecting value"),
+        ("a.json", '{"prompt": ["a"]}', "a.json holds an object, not a JSON array. Put the rows into an array"),
+        ("a.json", '"a"', "a.json holds a single value, not a JSON array"),
+        ("a.json", GOOD + GOOD, "a.json is not a JSON array but JSON Lines: one value after another. Rename it"),
+        ("a.json", f"[{GOOD},\n]", "a.json:3 is not JSON (Expecting value"),
+        ("a.json", f"[{GOOD}", "a.json:2 is not JSON (Expecting ',' or ']'"),
+        ("a.json", f"[{GOOD}]\n[]", "a.json:3 is not JSON (There is more text after the array"),
+        ("a.json", "[\n" + "[" * 100_000, "a.json:2: item 1 cannot be read (maximum recursion depth"),
+        ("a.json", "[1" + "0" * 5000 + "]", "a.json:1: item 1 cannot be read (Exceeds the limit"),
         ("a.txt", b"a\nb\xff\n", "a.txt:2 is not UTF-8"),
         ("a.txt", "", "a.txt holds no instructions (0 malformed lines)"),
         ("a.jsonl", "\n", "a.jsonl holds no instructions"),
