@@ -50,7 +50,7 @@ class Instructions(Section):
     """Where instructions come from and which are kept (the paper's data and sampling)."""
 
     source: str = "embedded"
-    """A JSONL, JSON, CSV, Parquet or text file, `hub:name[:split[:column]]`, `everyday` (600 that ship) or `embedded`."""
+    """A JSONL, JSON, CSV, Parquet or text file, `hub:name[:split[:column]]`, `everyday` (600 shipped) or `embedded`."""
     per_iteration: Positive = 500
     """Instructions an iteration; iterations never share one."""
     validation: Positive = 100

@@ -36,7 +36,7 @@ def check_refused(arguments, text, code=2):
             None,
             "none.jsonl cannot be read (No such file or directory). Check the path and its permissions.",
         ),
-        ("list.xml", "<x/>", "list.xml: unknown suffix '.xml'. Instruction files end in .jsonl, .csv, .parquet, .txt."),
+        ("list.xml", "<x/>", "list.xml: unknown suffix '.xml'. Instruction files end in .jsonl, .json, .csv, .parquet, .txt."),
         ("two.jsonl", '{"prompt": "Hi"}\n{"prompt": \n', "two.jsonl:2: not JSON"),
         ("latin.txt", b"Caf\xe9", "latin.txt:1 is not UTF-8. Convert the file"),
         ("empty.txt", "", "empty.txt holds no instructions"),
