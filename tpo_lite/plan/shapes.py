@@ -1,4 +1,4 @@
-"""The shape of a model: all that memory and speed depend on, read without any weights."""
+"""The shape of a model: the sizes that memory and speed depend on, read without any weights."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ PUBLISHED: dict[str, dict[str, Any]] = {
     "llama-3.1-70b": _LLAMA | {"hidden_size": 8192, "intermediate_size": 28672, "num_hidden_layers": 80,
                                "num_attention_heads": 64, "tie_word_embeddings": False},
 }  # fmt: skip
-"""Published configs of models that others are made from: a plan needs no gated download where the name says which."""
+"""Published configs of base models. If a model's name says which of them it is made from, a plan downloads nothing."""
 
 EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts")
-"""How configs of mixtures of experts say how many there are."""
+"""The keys under which configs of mixtures of experts give the number of experts."""
 
 GGUF_BITS = {"Q3_K_M": 3.996, "Q4_K_M": 4.894, "Q5_K_M": 5.704, "Q6_K": 6.563, "Q8_0": 8.501, "F16": 16.0}
-"""Bits a weight of whole files, as llama.cpp's quantize tool lists them for Llama-3.1-8B."""
+"""Bits per weight of whole files, as llama.cpp's quantize tool lists them for Llama-3.1-8B."""
 
 
 @dataclass(frozen=True)
@@ -48,41 +48,41 @@ class ModelShape:
     head_dim: int
     vocabulary: int
     tied: bool
-    """Whether the LM head is the embedding."""
+    """Whether the LM head and the embedding are the same weights."""
 
     @cached_property
     def linears(self) -> list[tuple[int, int]]:
-        """(in, out) of one layer's linears: q, k, v, o, gate, up, down."""
+        """(in, out) of the linear layers in one block: q, k, v, o, gate, up, down."""
         q, kv = self.heads * self.head_dim, self.kv_heads * self.head_dim
         h, i = self.hidden, self.intermediate
         return [(h, q), (h, kv), (h, kv), (q, h), (h, i), (h, i), (i, h)]
 
     @property
     def linear_parameters(self) -> int:
-        """Weights of the layers' linears: those that are quantised and carry adapters."""
+        """The number of weights in linear layers, which are quantised and carry adapters."""
         return self.layers * sum(a * b for a, b in self.linears)
 
     @property
     def embedding_parameters(self) -> int:
-        """Weights of the token embedding alone."""
+        """The number of weights in the token embedding alone."""
         return self.vocabulary * self.hidden
 
     @property
     def other_parameters(self) -> int:
-        """Embedding, LM head where it is not tied, and norms: these stay in 16 bits."""
+        """The number of weights that stay in 16 bits: embedding, LM head unless it is tied, and norms."""
         return (1 if self.tied else 2) * self.embedding_parameters + (2 * self.layers + 1) * self.hidden
 
     @property
     def parameters(self) -> int:
-        """All weights."""
+        """The number of all weights."""
         return self.linear_parameters + self.other_parameters
 
     def lora_parameters(self, rank: int) -> int:
-        """Weights of an adapter of `rank` on all linears: A (rank, in) and B (out, rank)."""
+        """Return the number of weights of an adapter on all linear layers: A (rank, in) and B (out, rank)."""
         return rank * self.layers * sum(a + b for a, b in self.linears)
 
     def kv_elements(self, tokens: int) -> int:
-        """Numbers in the KV cache of `tokens`."""
+        """Return how many numbers the KV cache of `tokens` tokens holds."""
         return tokens * self.layers * 2 * self.kv_heads * self.head_dim
 
 
@@ -93,29 +93,31 @@ class JudgeShape:
     model: ModelShape
     file_bytes: int
     gpu_bytes: int
-    """What lies on the GPU with all layers there: llama.cpp keeps the token embedding in host memory, and a
-    tied one twice."""
+    """Bytes on the GPU when all layers are there. llama.cpp keeps the token embedding in host memory, and a second copy
+    of it on the GPU if it is tied."""
 
 
 def model_shape(name: str) -> ModelShape:
-    """The shape of `model` in a recipe: `embedded`, a folder that holds a config.json, or a hub id.
+    """Return the shape of a recipe's `model`: `embedded`, a folder that holds a config.json, or a hub id.
 
-    A hub id is looked up in the hub's cache, then among `PUBLISHED` by its name, then on the hub
-    (config.json alone). Raises `InputError` where there is no config or it lacks a size.
+    A hub id is looked up in the hub's cache, then by its name among `PUBLISHED`, then on the hub (only config.json is
+    downloaded). Raises `InputError` if there is no config or it lacks a size.
     """
     return shape_of(_config(name), name)
 
 
 def shape_of(config: dict[str, Any], source: str) -> ModelShape:
-    """A shape from the keys of a config.json. Raises `InputError` where one is missing or is no size, and for a
-    mixture of experts."""
+    """Return the shape that a config.json describes. `source` names it in messages.
+
+    Raises `InputError` if a key is missing or is not a size, and for a mixture of experts.
+    """
     remedy = "Give a Llama-like causal language model."
     if isinstance(config, dict):
-        config = config.get("text_config") or config  # of models that see as well
+        config = config.get("text_config") or config  # vision models have one
     config = config if isinstance(config, dict) else {}
     if any(config.get(key) not in (None, 0, 1) for key in EXPERTS):
         raise InputError(
-            f"model: {source} is a mixture of experts, which is neither planned nor trained here. {remedy}"
+            f"model: {source} is a mixture of experts, which tpo_lite can neither plan nor train. {remedy}"
         )
     try:
         heads, hidden = config["num_attention_heads"], config["hidden_size"]
@@ -134,15 +136,15 @@ def shape_of(config: dict[str, Any], source: str) -> ModelShape:
     except KeyError as error:
         raise InputError(f"model: the config of {source} has no {error}. {remedy}") from error
     except (TypeError, ValueError, ZeroDivisionError) as error:
-        raise InputError(f"model: a size in the config of {source} is no positive number. {remedy}") from error
+        raise InputError(f"model: a size in the config of {source} is not a positive integer. {remedy}") from error
     return shape
 
 
 def converts_to_gguf(name: str) -> bool:
-    """Whether `tpo_lite.llamacpp.convert` can make a GGUF of `model` in a recipe, by its config and tokenizer.
+    """Return whether `tpo_lite.llamacpp.convert` can convert a recipe's `model`, judging by its config and tokenizer.
 
-    Of a model that is only known by its name, the published tokenizer is taken for granted; one on the hub whose
-    tokenizer is not in the cache is not counted on.
+    A model that is only known by its name is assumed to have the published tokenizer. A model on the hub whose
+    tokenizer is not in the cache is assumed not to convert.
     """
     from tpo_lite.llamacpp.convert import PRE_TOKENIZERS
 
@@ -166,11 +168,15 @@ def converts_to_gguf(name: str) -> bool:
 
 
 def _config(name: str) -> dict[str, Any]:
+    """Return a model's config: from its folder or the hub's cache, else published, else downloaded."""
     file = local_config(name)
+    config: dict[str, Any]
     if file is None:
-        return _published(name) or json.loads(download_config(name).read_text(encoding="utf-8"))
+        config = _published(name) or json.loads(download_config(name).read_text(encoding="utf-8"))
+        return config
     try:
-        return json.loads(file.read_text(encoding="utf-8"))
+        config = json.loads(file.read_text(encoding="utf-8"))
+        return config
     except (OSError, ValueError) as error:
         raise InputError(
             f"model: {file} cannot be read ({error}). Give a folder with a Hugging Face config.json."
@@ -178,26 +184,28 @@ def _config(name: str) -> dict[str, Any]:
 
 
 def taken_by_name(name: str) -> str | None:
-    """Which of `PUBLISHED` a hub id's name stands for; None where there is a config."""
+    """Return the key in `PUBLISHED` that a model's name contains; None if the model's own config is here."""
     if model_folder(name).exists() or cached_file(name, "config.json") is not None:
         return None
     return _published_key(name)
 
 
 def _published_key(name: str) -> str | None:
+    """Return the key in `PUBLISHED` that a name contains."""
     return next((key for key in PUBLISHED if key in name.lower()), None)
 
 
 def _published(name: str) -> dict[str, Any] | None:
+    """Return the published config of the model that a name contains."""
     key = _published_key(name)
-    return key and PUBLISHED[key]
+    return None if key is None else PUBLISHED[key]
 
 
 def judge_shape(settings: JudgeSettings) -> JudgeShape | None:
-    """The shape of a recipe's judge; None for one behind a server.
+    """Return the shape of a recipe's judge; None for a judge behind a server.
 
-    A GGUF on the hub that is not in the cache yet is known by its name: base model and quantisation. Raises
-    `InputError` where neither tells.
+    The sizes of a GGUF on the hub that is not in the cache yet follow from its name, if that names a published base
+    model and a quantisation. Raises `InputError` if it does not.
     """
     name = settings.model
     if settings.mode == "openai":
@@ -218,7 +226,7 @@ def judge_shape(settings: JudgeSettings) -> JudgeShape | None:
     bits = next((bits for kind, bits in GGUF_BITS.items() if re.search(rf"{kind}\b", pattern, re.IGNORECASE)), None)
     if config is None or bits is None:
         raise InputError(
-            f"judge.model: {name!r} is not in the hub's cache, and its name does not tell its size. "
+            f"judge.model: {name!r} is not in the hub's cache, and its name does not say how large it is. "
             f"Download it first: hf download {repository} --include '{pattern}'."
         )
     shape = shape_of(config, name)
@@ -228,8 +236,8 @@ def judge_shape(settings: JudgeSettings) -> JudgeShape | None:
 
 
 def read_gguf(path: Path) -> JudgeShape:
-    """The shape in a GGUF file's header. Raises `InputError` for a file that is missing or no GGUF."""
-    from gguf import GGML_QUANT_SIZES
+    """Read the shape from a GGUF file's header. Raises `InputError` for a file that is missing or not a GGUF."""
+    from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
@@ -249,21 +257,21 @@ def read_gguf(path: Path) -> JudgeShape:
             tied="output.weight" not in header.tensors,
         )
         if None in vars(shape).values():
-            raise ValueError("its layers are not all of one size")
+            raise ValueError("its layers differ in size")
         sizes = {}
         for name, tensor in header.tensors.items():
-            block, block_bytes = GGML_QUANT_SIZES[tensor.kind]
+            block, block_bytes = GGML_QUANT_SIZES[GGMLQuantizationType(tensor.kind)]
             sizes[name] = math.prod(tensor.dimensions) // block * block_bytes
     except (OSError, ValueError, KeyError, IndexError, TypeError, struct.error) as error:
         raise InputError(
-            f"judge.model: {path} is no GGUF that can be read ({error}). Give the GGUF file of a language model."
+            f"judge.model: {path} cannot be read as a GGUF ({error}). Give the GGUF file of a language model."
         ) from error
     size = sum(sizes.values())
     return JudgeShape(shape, size, size if shape.tied else size - sizes["token_embd.weight"])
 
 
 _NUMBERS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
-"""GGUF's types of numbers, as `struct` calls them."""
+"""GGUF's number types, in `struct`'s notation."""
 _STRING, _ARRAY = 8, 9
 
 
@@ -273,9 +281,9 @@ class _GgufTensor(NamedTuple):
 
 
 class _GgufHeader:
-    """What stands before the weights of a GGUF file: values by key, arrays left out, and tensors by name.
+    """What comes before the weights in a GGUF file: values by key (arrays as None), and tensors by name.
 
-    gguf's own reader takes seconds, since it makes objects of all tokens and merges. Numbers are little-endian
+    gguf's own reader takes seconds, since it makes an object of every token and merge. Numbers are little-endian
     (https://github.com/ggml-org/ggml/blob/master/docs/gguf.md).
     """
 

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 COMPLETE = "complete"
-"""A file that marks a checkpoint as written to its end."""
+"""The name of an empty file in each checkpoint that was written completely."""
 
 
 def step_of(name: str) -> int:

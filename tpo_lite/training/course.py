@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from tpo_lite.errors import TpoError
 
 FIRST_MARGIN = 0.01
-"""With M_t as the reference the first step's margin is 0 but for rounding; in bfloat16 it stays below this."""
+"""With M_t as the reference, the first step's margin is 0 except for rounding. In bfloat16 it stays below this."""
 
 
 @dataclass(frozen=True)

@@ -62,7 +62,7 @@ def test_a_judge_known_by_its_name():
     [
         ("model=no/where/at/all", "model: no folder 'no/where/at/all'"),
         ("judge.model=none.gguf", "judge.model: no file 'none.gguf'"),
-        ("judge.model=hub:some/thing/model.gguf", "its name does not tell its size"),
+        ("judge.model=hub:some/thing/model.gguf", "its name does not say how large it is"),
     ],
 )
 def test_a_shape_that_cannot_be_had(override, message):
@@ -73,10 +73,10 @@ def test_a_shape_that_cannot_be_had(override, message):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"num_local_experts": 8}, "is a mixture of experts, which is neither planned nor trained here"),
-        ({"num_attention_heads": 0}, "is no positive number"),
-        ({"hidden_size": "2048"}, "is no positive number"),
-        ({"num_hidden_layers": -3}, "is no positive number"),
+        ({"num_local_experts": 8}, "is a mixture of experts, which tpo_lite can neither plan nor train"),
+        ({"num_attention_heads": 0}, "is not a positive integer"),
+        ({"hidden_size": "2048"}, "is not a positive integer"),
+        ({"num_hidden_layers": -3}, "is not a positive integer"),
     ],
 )
 def test_configs_of_no_shape(changes, message):
@@ -92,7 +92,7 @@ def test_configs_and_files_that_are_none(tmp_path):
     with pytest.raises(InputError, match="has no 'num_attention_heads'"):
         model_shape(str(tmp_path))
     (tmp_path / "judge.gguf").write_bytes(b"no GGUF")
-    with pytest.raises(InputError, match="is no GGUF that can be read"):
+    with pytest.raises(InputError, match="cannot be read as a GGUF"):
         read_gguf(tmp_path / "judge.gguf")
 
 
@@ -100,7 +100,7 @@ def test_configs_and_files_that_are_none(tmp_path):
 def test_a_gguf_cut_short_in_its_header(kept, tmp_path):
     whole = write_tiny_gguf(tmp_path / "judge.gguf").read_bytes()
     (tmp_path / "judge.gguf").write_bytes(whole[:kept])
-    with pytest.raises(InputError, match="is no GGUF that can be read"):
+    with pytest.raises(InputError, match="cannot be read as a GGUF"):
         read_gguf(tmp_path / "judge.gguf")
 
 
