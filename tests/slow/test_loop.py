@@ -18,9 +18,9 @@ from tests.helpers.tiny_run import finished_run, tpo_lite, train_here
 from tpo_lite.adapters import rank_of, read_adapter
 from tpo_lite.errors import TpoError
 from tpo_lite.files import read_json
-from tpo_lite.phases.process import run_phase
 from tpo_lite.loop.results import read_results
 from tpo_lite.phases.figures import validation_figures
+from tpo_lite.phases.process import run_phase
 from tpo_lite.records import PromptSamples, read_jsonl
 from tpo_lite.run import PHASES, RunFolder
 from tpo_lite.sampling.policy import LoadedPolicy, policy, sampling_key

@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from tests.helpers.tiny_run import command, finished_run, tpo_lite
+from tests.helpers.tiny_run import command, finished_run
+from tests.helpers.warm_train import WarmTrain
 from tpo_lite.files import read_json
 from tpo_lite.phases.process import run_phase
 from tpo_lite.run import PHASES, RunFolder
@@ -30,10 +31,12 @@ BEGUN = {
 }
 """What a phase has written when it is in the middle of its work. ("pair" takes no time and writes whole files.)"""
 
+Train = subprocess.Popen[str] | WarmTrain
 
-def start_until(arguments: list[str], root: Path, begun: Callable[[], bool]) -> subprocess.Popen[str]:
-    """`tpo-lite train` in a process group of its own, as soon as `begun` holds."""
-    process = subprocess.Popen(
+
+def start_cold(arguments: list[str], root: Path) -> subprocess.Popen[str]:
+    """`tpo-lite train` as a user starts it, in a process group of its own."""
+    return subprocess.Popen(
         command("train", *arguments, "--out", root),
         start_new_session=True,
         # What is started in the background by a shell ignores Ctrl-C, and so do its children.
@@ -42,9 +45,25 @@ def start_until(arguments: list[str], root: Path, begun: Callable[[], bool]) -> 
         stderr=subprocess.STDOUT,
         text=True,
     )
+
+
+def start_warm(arguments: list[str], root: Path) -> WarmTrain:
+    """The same in processes that need not import torch."""
+    return WarmTrain(["train", *arguments, "--out", root])
+
+
+def wait_until(process: Train, begun: Callable[[], bool]) -> Train:
+    """The process, as soon as `begun` holds."""
     while not begun():
         assert process.poll() is None, process.communicate()[0]
         time.sleep(0.001)
+    return process
+
+
+def start_until(arguments: list[str], root: Path, begun: Callable[[], bool]) -> subprocess.Popen[str]:
+    """A cold process, as soon as `begun` holds."""
+    process = start_cold(arguments, root)
+    wait_until(process, begun)
     return process
 
 
@@ -61,7 +80,12 @@ def phase_pid(root: Path) -> int:
     return int((root / ".phase.lock").read_text())
 
 
-def kill_in_every_phase(arguments: list[str], root: Path, kills: Iterable[tuple[str, int, str]]) -> None:
+def kill_in_every_phase(
+    arguments: list[str],
+    root: Path,
+    kills: Iterable[tuple[str, int, str]],
+    start: Callable[[list[str], Path], Train] = start_warm,
+) -> None:
     """Runs `tpo-lite train`, kills it (SIGKILL) in the middle of each (arm, iteration, phase) of `kills`, in their
     order, and lets it end after the last. Every other time only the orchestrator is killed: its phase must die with it.
     """
@@ -72,7 +96,7 @@ def kill_in_every_phase(arguments: list[str], root: Path, kills: Iterable[tuple[
         def begun() -> bool:
             return any(path.stat().st_size or path.name == "complete" for path in folder.glob(BEGUN[phase]))
 
-        process = start_until(arguments, root, begun)
+        process = wait_until(start(arguments, root), begun)
         pid = phase_pid(root)
         if number % 2:
             process.kill()
@@ -84,8 +108,9 @@ def kill_in_every_phase(arguments: list[str], root: Path, kills: Iterable[tuple[
             assert time.monotonic() < deadline, f"the {phase} phase outlived the run"
             time.sleep(0.01)
         assert not run.is_done(phase, arm, iteration), f"{phase} ended before it could be killed"
-    finished = tpo_lite("train", *arguments, "--out", root)
-    assert finished.returncode == 0, finished.stdout
+    finished = start(arguments, root)
+    said = finished.communicate()[0]
+    assert finished.returncode == 0, said
 
 
 def check_same_run(killed: Path, whole: Path) -> None:
@@ -113,6 +138,17 @@ def test_a_run_killed_in_every_phase_ends_as_if_it_had_not_been(tiny_arguments, 
     data = read_json(tmp_path / "run" / "results.json")["arms"]["direct"]["iterations"][1]
     assert all(seconds > 0 for seconds in data["seconds"].values())
     assert set(data["seconds"]) == set(data["peak_bytes"])
+
+
+def test_a_run_of_cold_processes_killed_while_it_trains_goes_on(tiny_arguments, tiny_run, tmp_path):
+    shutil.copytree(tiny_run, tmp_path / "run")
+    last = RunFolder(tmp_path / "run").iteration("direct", 1)
+    for name in ("dpo", "validate", "select", "fold"):
+        (last / "done" / f"{name}.json").unlink()
+    for name in ("train", "adapter", "validation"):
+        shutil.rmtree(last / name)
+    kill_in_every_phase(tiny_arguments, tmp_path / "run", [("direct", 1, "dpo")], start_cold)
+    check_same_run(tmp_path / "run", tiny_run)
 
 
 @pytest.mark.parametrize("phase", PHASES)

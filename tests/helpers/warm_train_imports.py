@@ -1,0 +1,13 @@
+"""What the server of `warm_train` imports before it forks: all that a phase imports on its way."""
+
+import importlib
+import os
+
+from tpo_lite.phases.process import QUIET
+from tpo_lite.run import PHASES
+
+os.environ |= QUIET  # libraries read it when they are imported
+
+LIBRARIES = ("bitsandbytes", "llama_cpp", "peft", "transformers.models.llama.modeling_llama", "trl.trainer.dpo_trainer")
+for name in (*LIBRARIES, *(f"tpo_lite.phases.{phase}" for phase in ("prepare", *PHASES))):
+    importlib.import_module(name)
