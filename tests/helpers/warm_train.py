@@ -1,8 +1,8 @@
 """`tpo-lite train` as true processes that need not import torch: each is forked from one that has imported it all.
 
-Most of a short phase's time is its imports. Here a server imports them once. The orchestrator is forked from the server,
-and each phase from the orchestrator, in place of `python -m tpo_lite.phases.X`. They are processes with their own memory
-and signals, and can be killed like any other.
+A short phase spends most of its time on imports. Here a server does them once. The orchestrator is forked from the
+server, and each phase from the orchestrator, in place of `python -m tpo_lite.phases.X`. They are processes with their
+own memory and signals, and can be killed like any other.
 """
 
 from __future__ import annotations
