@@ -140,14 +140,14 @@ def test_a_run_killed_in_every_phase_ends_as_if_it_had_not_been(tiny_arguments, 
     assert set(data["seconds"]) == set(data["peak_bytes"])
 
 
-def test_a_run_of_cold_processes_killed_while_it_trains_goes_on(tiny_arguments, tiny_run, tmp_path):
+def test_a_run_of_cold_processes_killed_while_it_validates_goes_on(tiny_arguments, tiny_run, tmp_path):
     shutil.copytree(tiny_run, tmp_path / "run")
     last = RunFolder(tmp_path / "run").iteration("direct", 1)
-    for name in ("dpo", "validate", "select", "fold"):
+    for name in ("validate", "select", "fold"):
         (last / "done" / f"{name}.json").unlink()
-    for name in ("train", "adapter", "validation"):
+    for name in ("adapter", "validation"):
         shutil.rmtree(last / name)
-    kill_in_every_phase(tiny_arguments, tmp_path / "run", [("direct", 1, "dpo")], start_cold)
+    kill_in_every_phase(tiny_arguments, tmp_path / "run", [("direct", 1, "validate")], start_cold)
     check_same_run(tmp_path / "run", tiny_run)
 
 
