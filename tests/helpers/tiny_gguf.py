@@ -1,4 +1,4 @@
-"""Writes tiny Llama GGUFs with random weights, on a byte-level BPE or SentencePiece vocabulary made here, or on a real one."""
+"""Tiny Llama GGUFs with random weights. The vocabulary is made here (byte-level BPE, SentencePiece) or a real one."""
 
 from __future__ import annotations
 

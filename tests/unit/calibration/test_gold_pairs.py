@@ -99,7 +99,10 @@ GOOD = '{"instruction": "x", "response_1": "a", "response_2": "b", "id": "p"}'
             "bad.jsonl:1 is not a pair of responses. Give one of these sets of keys: instruction, response_1",
         ),
         ('{"input": "x", "output_1": "a", "label": 1}', "bad.jsonl:1: output_2 is missing or not a text"),
-        ('{"question": "x", "response_A": "a", "response_B": null}', "bad.jsonl:1: response_B is missing or not a text"),
+        (
+            '{"question": "x", "response_A": "a", "response_B": null}',
+            "bad.jsonl:1: response_B is missing or not a text",
+        ),
         (GOOD.replace('"id"', '"label": 3, "id"'), "bad.jsonl:1: the label is 3. Give 1 or 2"),
         (GOOD.replace('"id"', '"label": true, "id"'), "bad.jsonl:1: the label is True"),
         (GOOD.replace('"id"', '"label": [1], "id"'), r"bad.jsonl:1: the label is \[1\]"),

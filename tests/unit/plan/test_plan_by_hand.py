@@ -25,7 +25,8 @@ def test_the_kv_cache_of_llama_3_1_8b():
 
 def test_the_4_bit_base_of_llama_3_1_8b():
     terms = base(LARGE, CARD)
-    assert memory.NF4_BITS + memory.STATE_BITS == pytest.approx(4.127, abs=5e-4)
+    bits = memory.NF4_BITS + memory.STATE_BITS
+    assert bits == pytest.approx(4.127, abs=5e-4)
     assert terms == {
         "NF4 weights": 3_489_660_928,
         "quantisation state": 110_755_840,

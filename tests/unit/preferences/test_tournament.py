@@ -154,7 +154,7 @@ def test_what_is_left_to_ask_takes_away_what_a_round_robin_does_not_leave_open()
 
 
 def test_the_noise_of_a_round_robin_is_that_of_the_ratings_when_answers_vary() -> None:
-    """The delta method by hand: each answer moved a little, through the ratings themselves; two responses are identical."""
+    """The delta method by hand: each answer is moved a little, through the ratings. Two responses are identical."""
     samples, prior, step = prompt("a", "b", "a", "c"), 0.1, 1e-5
     ks = [0, 1, 3]
     table = clear_table([0.8, 0.1, 0.0, -0.6])  # by k; sample 2 is never shown
