@@ -1,6 +1,7 @@
-"""The shapes of public Llama models, as their config.json gives them, and one for tests.
+"""Configurations of public Llama models, with the sizes of `tpo_lite.plan.shapes`, and of a tiny one for tests.
 
-Sources: config.json of meta-llama/Llama-3.1-8B-Instruct, Llama-3.2-3B-Instruct and Llama-3.2-1B-Instruct.
+What is added here is as in config.json of meta-llama/Llama-3.1-8B-Instruct, Llama-3.2-3B-Instruct and
+Llama-3.2-1B-Instruct.
 """
 
 from __future__ import annotations
@@ -10,11 +11,22 @@ from typing import Any
 
 from transformers import LlamaConfig
 
+from tpo_lite.plan.shapes import PUBLISHED
 
-def _config(rope_factor: float, **shape: Any) -> LlamaConfig:
+# The narrowest that Q4_K (rows of 256) and NF4 (blocks of 64) hold without padding, with Llama-3's vocabulary.
+TINY = PUBLISHED["llama-3.1-8b"] | {
+    "hidden_size": 256,
+    "intermediate_size": 512,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "tie_word_embeddings": True,
+}
+
+
+def _config(sizes: dict[str, Any], rope_factor: float) -> LlamaConfig:
     return LlamaConfig(
         architectures=["LlamaForCausalLM"],
-        vocab_size=128_256,
         max_position_embeddings=131_072,
         rms_norm_eps=1e-5,
         rope_parameters={
@@ -28,53 +40,20 @@ def _config(rope_factor: float, **shape: Any) -> LlamaConfig:
         bos_token_id=128_000,
         eos_token_id=[128_001, 128_008, 128_009],
         dtype="bfloat16",
-        **shape,
+        **{key: value for key, value in sizes.items() if key != "model_type"},
     )
 
 
 SHAPES = {
-    "llama-3.1-8b": _config(
-        8.0,
-        hidden_size=4096,
-        intermediate_size=14_336,
-        num_hidden_layers=32,
-        num_attention_heads=32,
-        num_key_value_heads=8,
-        tie_word_embeddings=False,
-    ),
-    "llama-3.2-3b": _config(
-        32.0,
-        hidden_size=3072,
-        intermediate_size=8192,
-        num_hidden_layers=28,
-        num_attention_heads=24,
-        num_key_value_heads=8,
-        tie_word_embeddings=True,
-    ),
-    "llama-3.2-1b": _config(
-        32.0,
-        hidden_size=2048,
-        intermediate_size=8192,
-        num_hidden_layers=16,
-        num_attention_heads=32,
-        num_key_value_heads=8,
-        tie_word_embeddings=True,
-    ),
-    # The narrowest that Q4_K (rows of 256) and NF4 (blocks of 64) hold without padding, on the true vocabulary.
-    "tiny": _config(
-        8.0,
-        hidden_size=256,
-        intermediate_size=512,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        tie_word_embeddings=True,
-    ),
+    "llama-3.1-8b": _config(PUBLISHED["llama-3.1-8b"], rope_factor=8.0),
+    "llama-3.2-3b": _config(PUBLISHED["llama-3.2-3b"], rope_factor=32.0),
+    "llama-3.2-1b": _config(PUBLISHED["llama-3.2-1b"], rope_factor=32.0),
+    "tiny": _config(TINY, rope_factor=8.0),
 }
 
 
 def tensor_shapes(config: LlamaConfig) -> dict[str, tuple[int, ...]]:
-    """Name -> shape of every tensor of a Llama checkpoint, in the order of its layers."""
+    """Return the shape of every tensor of a Llama checkpoint by name, in the order of its layers."""
     hidden, intermediate = config.hidden_size, config.intermediate_size
     queries = config.num_attention_heads * config.head_dim
     keys = config.num_key_value_heads * config.head_dim
@@ -99,5 +78,5 @@ def tensor_shapes(config: LlamaConfig) -> dict[str, tuple[int, ...]]:
 
 
 def parameters(config: LlamaConfig) -> int:
-    """Parameters of a Llama; tied embeddings count once."""
+    """Return the number of parameters of a Llama; tied embeddings count once."""
     return sum(math.prod(shape) for shape in tensor_shapes(config).values())
