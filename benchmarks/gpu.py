@@ -5,13 +5,15 @@
     bash benchmarks/gpu.sh --only sampling-gguf-48                # one step, again
     bash benchmarks/gpu.sh --report                               # the table alone, from what has been measured
 
-A run takes at most `--minutes`. It measures step by step (benchmarks/gpu_steps.py), each in a process of its own and
-each one JSON file in `--out`; the same command goes on with those that are missing. What was measured is written to
-results/ by benchmarks/gpu_report.py.
+A run takes at most `--minutes`. It measures step by step (benchmarks/gpu_steps.py). Each step is a process and leaves
+one JSON file in `--out`, and the same command goes on with those that are missing. benchmarks/gpu_report.py writes the
+tables in results/. Nothing is downloaded: weights are random, tokenizer and texts are made here. To measure with a real
+tokenizer, write the model with `benchmarks.make_model --tokenizer` and give its folder as `--model`.
 
-Every step keeps to 24 GiB, so that a larger card stands for one of that size: torch gets no more in a step's process,
-and a step fails as soon as all processes on the card together hold more (by NVML, so use a card that nobody else does).
-With --cpu a step's peak is its RAM. Imports no torch: a child's peak of RAM begins with its parent's.
+Every step keeps to 24 GiB, so a larger card can be used in place of one of that size. torch gets no more in a step's
+process, and a step fails as soon as all processes on the card together hold more. NVML says how much they hold, so use
+a card that nobody else uses. With --cpu a step's peak is its RAM. This module imports no torch, because a child's peak
+of RAM begins with its parent's.
 """
 
 from __future__ import annotations
@@ -30,33 +32,32 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-START = time.monotonic()
-
 from benchmarks.gpu_steps import GGUF, MAKES, SHAPES, Step, command, steps
-from benchmarks.sampling import machine
+from benchmarks.measuring import machine
 from tpo_lite.errors import InputError, TpoError
 from tpo_lite.files import read_json, write_json
 from tpo_lite.machine.cards import GIB, cpu
 from tpo_lite.machine.memory import Gpu, gpu, wait_until_free
 
+START = time.monotonic()
 ROOT = Path(__file__).resolve().parents[1]
 CAP_GIB = 24.0
 RESERVE = 15.0
-"""Seconds of a run that are left for its report."""
+"""Seconds of a run that are kept for its report."""
 LOOK = 0.1
 """Seconds between two looks at the card."""
 AGAIN = 1.5
-"""A step that was cut off is taken to last so many times what it had."""
+"""How many times the time it had a step that was cut off is expected to take."""
 PR_SET_PDEATHSIG = 1
 LIBC = ctypes.CDLL(None)
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a benchmark's files lie and what it runs on."""
+    """Where a benchmark's files are and what it runs on."""
 
     out: Path
-    """Of each finished step STEP.json; log/ holds what its process said."""
+    """Holds STEP.json for each finished step, and what its process printed in log/."""
     model: Path
     device: str
     machine: dict[str, Any]
@@ -64,12 +65,12 @@ class Place:
 
     @property
     def work(self) -> Path:
-        """What steps write and share."""
+        """Return the folder that steps share."""
         return self.out / "work"
 
 
 def find_card(device: str) -> Gpu | None:
-    """The card; None with --cpu. Raises `InputError` where none is, or NVML cannot be asked what it holds."""
+    """Return the card, or None with --cpu. Raises `InputError` if there is none or NVML cannot be asked about it."""
     if device == "cpu":
         return None
     os.environ["TPO_LITE_DEVICE"] = device
@@ -77,15 +78,15 @@ def find_card(device: str) -> Gpu | None:
     card = gpu()
     if card is None:
         raise InputError(
-            "no NVIDIA card is found here, or nvidia-ml-py is missing, which finds it (pip install nvidia-ml-py); so "
-            "nothing is measured. On a machine with one: bash benchmarks/gpu.sh. Without: bash benchmarks/gpu.sh "
-            "--shape llama-3.2-1b --cpu."
+            "no NVIDIA card was found, or nvidia-ml-py, which finds it, is missing (pip install nvidia-ml-py). Run "
+            "bash benchmarks/gpu.sh on a machine with a card, or without one: bash benchmarks/gpu.sh --shape "
+            "llama-3.2-1b --cpu."
         )
     return card
 
 
 def describe(card: Gpu | None) -> dict[str, Any]:
-    """The machine: its name, bytes of memory, and the driver's version."""
+    """Describe the machine: its name, bytes of memory, and the driver's version."""
     if card is None:
         return {"name": machine("cpu"), "memory": cpu().memory, "driver": None}
     name, driver = card.nvml.nvmlDeviceGetName(card.handle), card.nvml.nvmlSystemGetDriverVersion()
@@ -93,7 +94,7 @@ def describe(card: Gpu | None) -> dict[str, Any]:
 
 
 def is_made(step: Step, place: Place) -> bool:
-    """Whether the files are there that a step of `MAKES` leaves, whoever made them; its last ones stand for all."""
+    """Return whether the last file that a step of `MAKES` writes exists, whoever made it."""
     last = {
         "weights": place.model / "tokenizer_config.json",
         "gguf": place.model / f"model-{GGUF}.gguf",
@@ -103,12 +104,12 @@ def is_made(step: Step, place: Place) -> bool:
 
 
 def read_results(out: Path) -> dict[str, dict[str, Any]]:
-    """What was measured, or why it failed, by step."""
+    """Read what was measured, or why it failed, by step."""
     return {path.stem: read_json(path) for path in sorted(out.glob("*.json"))}
 
 
 def is_finished(step: Step, place: Place) -> bool:
-    """Whether a step need not run; one that failed does not run again of itself either."""
+    """Return whether a step need not run. One that failed counts as finished: `--only` runs it again."""
     if step.kind in MAKES:
         return is_made(step, place)
     path = place.out / f"{step.name}.json"
@@ -116,21 +117,21 @@ def is_finished(step: Step, place: Place) -> bool:
 
 
 def estimate(step: Step, place: Place) -> float:
-    """Seconds that a step will take at most, as far as is known; more than one that was cut off had."""
+    """Return the seconds that a step will take at most, as far as is known; more than it had if it was cut off."""
     had = place.out / "log" / f"{step.name}.cut"
     return max(step.seconds, AGAIN * float(had.read_text())) if had.exists() else step.seconds
 
 
 def run_steps(planned: list[Step], place: Place, again: str | None, deadline: float) -> list[Step]:
-    """Runs what is not finished and fits before `deadline` (of `time.monotonic`); returns the steps still open.
+    """Run what is not finished and fits before `deadline` (of `time.monotonic`); return the steps still open.
 
-    `again` is measured anew. Raises `TpoError` where a step fails that others need.
+    The step named `again` is measured once more. Raises `TpoError` if a step fails that others need.
     """
     before = place.card.used() if place.card else 0
     waiting = []
     open_steps = [s for s in planned if not is_finished(s, place) or (s.name == again and s.kind not in MAKES)]
     if all(step.kind in MAKES and step.name != again for step in open_steps):
-        open_steps = []  # nobody is left who needs what they make
+        open_steps = []  # no step is left that needs what they make
     for step in open_steps:
         needed = any(other.kind in MAKES for other in waiting)
         if needed or estimate(step, place) > deadline - time.monotonic():
@@ -144,7 +145,7 @@ def run_steps(planned: list[Step], place: Place, again: str | None, deadline: fl
 
 
 def run_step(step: Step, place: Place, deadline: float) -> bool:
-    """Runs one step and writes its file; False if it was cut off at `deadline`.
+    """Run one step and write its file; return False if it was cut off at `deadline`.
 
     Raises `TpoError` if a step fails that others need.
     """
@@ -175,7 +176,7 @@ def run_step(step: Step, place: Place, deadline: float) -> bool:
     else:
         result["failed"] = why_failed(said, ended)
     if "failed" in result and step.kind in ("floor", *MAKES):
-        raise TpoError(f"{step.name}: {result['failed']}. All that it said is in {said}.")
+        raise TpoError(f"{step.name}: {result['failed']}. Its whole output is in {said}.")
     had.unlink(missing_ok=True)
     write_json(place.out / f"{step.name}.json", result)
     print(f"failed: {result['failed']} ({said})" if "failed" in result else f"{seconds:.0f} s", flush=True)
@@ -183,7 +184,7 @@ def run_step(step: Step, place: Place, deadline: float) -> bool:
 
 
 def environment(step: Step, place: Place) -> dict[str, str]:
-    """Of a step's process. unsloth may lie in a folder of its own (see the Makefile)."""
+    """Return the environment of a step's process. unsloth may be in a folder of its own (see the Makefile)."""
     paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
     if "unsloth" in step.setting.values():
         paths.append(str(Path(sys.prefix) / "unsloth"))
@@ -191,14 +192,14 @@ def environment(step: Step, place: Place) -> dict[str, str]:
 
 
 def watch(arguments: list[str], env: dict[str, str], said: Path, card: Gpu | None, deadline: float) -> tuple[str, int]:
-    """Runs a process until it ends, `deadline` comes ("cut") or the card's processes hold more than the cap ("full").
+    """Run a process until it ends, `deadline` comes ("cut") or the card's processes hold more than the cap ("full").
 
-    Its output goes to `said`, with the suffix .out, and its errors to `said` itself. Returns its exit code as text, or
-    one of these words, and the most bytes that the card held (0 without one).
+    Its errors go to `said`, and its output to the same name with the suffix .out. Returns its exit code as text, or one
+    of the two words, and the most bytes that the card held (0 without a card).
     """
     most = 0
     with said.open("w") as errors, said.with_suffix(".out").open("w") as output:
-        # In a group of its own, which ends with it; and by the kernel's hand should this process be killed.
+        # In a process group, so that its children end with it. If this process is killed, the kernel ends it.
         child = subprocess.Popen(
             arguments,
             cwd=ROOT,
@@ -224,11 +225,12 @@ def watch(arguments: list[str], env: dict[str, str], said: Path, card: Gpu | Non
 
 
 def _end_with_parent() -> None:
+    """Ask the kernel to kill this process when its parent ends."""
     LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def last_line(path: Path) -> dict[str, Any] | None:
-    """The figures that a step prints as its last line; None where there are none."""
+    """Return the figures that a step prints as its last line; None if there are none."""
     lines = path.read_text(errors="replace").splitlines()
     try:
         return json.loads(lines[-1])
@@ -237,14 +239,14 @@ def last_line(path: Path) -> dict[str, Any] | None:
 
 
 def why_failed(said: Path, code: str) -> str:
-    """The last thing that a process said, on one line, without where all this lies."""
+    """Return the last line that a process printed, without the paths of this machine."""
     lines = [line.strip() for line in said.read_text(errors="replace").splitlines() if line.strip()]
     last = lines[-1] if lines else f"exit code {code}"
     return last.replace(sys.executable, "python").replace(f"{ROOT}/", "")[:300]
 
 
 def check_machine(place: Place) -> None:
-    """Raises `InputError` if the folder holds another machine's figures."""
+    """Raise `InputError` if the folder holds another machine's figures."""
     for name, result in read_results(place.out).items():
         if result["machine"] != place.machine:
             raise InputError(
@@ -254,7 +256,7 @@ def check_machine(place: Place) -> None:
 
 
 def write_report(options: argparse.Namespace, device: str, out: Path) -> None:
-    """results/gpu.md, or what it is called for another shape or a CPU."""
+    """Write results/gpu.md, or the file of another shape or of a CPU."""
     from benchmarks.gpu_report import report, results_path
 
     path = options.results or results_path(options.shape, device)
@@ -264,19 +266,19 @@ def write_report(options: argparse.Namespace, device: str, out: Path) -> None:
 
 
 def chosen(planned: list[Step], only: str | None) -> list[Step]:
-    """All steps, or one with those that it needs. Raises `InputError` for a name that none has."""
+    """Return all steps, or one with those that it needs. Raises `InputError` for an unknown name."""
     if only is None:
         return planned
     if only not in {step.name for step in planned}:
-        raise InputError(f"--only: no step {only!r}; there are {', '.join(step.name for step in planned)}.")
+        raise InputError(f"--only: there is no step {only!r}. Steps are {', '.join(step.name for step in planned)}.")
     return [step for step in planned if step.kind in MAKES or step.name == only]
 
 
 def say_open(waiting: list[Step], place: Place, minutes: float) -> None:
-    """What is still to be measured, and how; and what failed, in this run or before."""
+    """Print what is still to be measured, and how, and what failed in this run or before."""
     for name, result in read_results(place.out).items():
         if "failed" in result:
-            print(f"failed: {name} ({result['failed']}); it is measured again with --only {name}")
+            print(f"failed: {name} ({result['failed']}). Measure it again with --only {name}")
     for step in waiting:
         seconds = estimate(step, place)
         longer = "; give more --minutes" if seconds > 60 * minutes - RESERVE else ""
@@ -286,12 +288,12 @@ def say_open(waiting: list[Step], place: Place, minutes: float) -> None:
 
 
 def main() -> None:
-    """Measures until time is up, and writes the report."""
+    """Measure until time is up, and write the report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", choices=SHAPES, default=SHAPES[0])
     parser.add_argument("--cpu", action="store_true", help="without a GPU")
-    parser.add_argument("--out", type=Path, help="folder of what is measured; default: runs/gpu-benchmark/SHAPE-DEVICE")
-    parser.add_argument("--model", type=Path, help="folder of the model, made where there is none; default: OUT/model")
+    parser.add_argument("--out", type=Path, help="folder of the measurements; default: runs/gpu-benchmark/SHAPE-DEVICE")
+    parser.add_argument("--model", type=Path, help="folder of the model, made if there is none; default: OUT/model")
     parser.add_argument("--minutes", type=float, default=9.0)
     parser.add_argument("--only", metavar="STEP")
     parser.add_argument("--report", action="store_true", help="only write the report")

@@ -1,6 +1,7 @@
 """The least time that a step of `benchmarks.gpu` could have taken: what it must move, and what it must compute.
 
-Weights are counted as they are stored and read once a pass; of the rest only what grows with the number of tokens.
+Weights are counted as they are stored, read once per pass. Of everything else, only what grows with the number of
+tokens is counted.
 """
 
 from __future__ import annotations
@@ -23,16 +24,16 @@ class Floor:
 
     @property
     def seconds(self) -> float:
-        """The longer of the two, which can overlap."""
+        """Return the longer of the two, since they can overlap."""
         return max(self.moving, self.computing)
 
 
 def floor_of(
     kind: str, setting: dict[str, Any], measured: dict[str, Any], rates: dict[str, Any], model: ModelShape, card: Card
 ) -> Floor:
-    """The floor of a finished step; `rates` are the figures of the step `floor`."""
+    """Return the floor of a finished step; `rates` are the figures of the step `floor`."""
     if kind == "requantize":
-        # Merged and held against the original: B A twice. The host computes, the disk is written to.
+        # B A is computed twice: to merge, and to verify. The host computes, and the result goes to the disk.
         operations = 2 * 2 * setting["rank"] * model.linear_parameters
         return Floor(measured["bytes"] / rates["disk"], operations / rates["host_matmul"])
     work = {"sampling": sampling, "judging": judging, "training": training, "fold": fold}[kind]
@@ -41,12 +42,12 @@ def floor_of(
 
 
 def nf4_bytes(model: ModelShape, card: Card) -> float:
-    """What a pass reads of the 4-bit base: all its linears, and the LM head in the type that layers compute in."""
+    """Return what a pass reads of the 4-bit base: all linears, and the LM head in the type that layers compute in."""
     return model.linear_parameters * (NF4_BITS + STATE_BITS) / 8 + compute_bytes(card) * model.embedding_parameters
 
 
 def sampling(setting: dict[str, Any], measured: dict[str, Any], model: ModelShape, card: Card) -> tuple[float, float]:
-    """Bytes and operations. Every prompt is computed once; every token reads the keys and values before it."""
+    """Return bytes and operations. Every prompt is computed once; every token reads the keys and values before it."""
     tokens, prompts = measured["tokens"], setting["prompts"]
     rows = min(setting["batch"], K * prompts)
     adapter = model.lora_parameters(setting["rank"])
@@ -60,7 +61,7 @@ def sampling(setting: dict[str, Any], measured: dict[str, Any], model: ModelShap
 
 
 def judging(setting: dict[str, Any], measured: dict[str, Any], model: ModelShape, card: Card) -> tuple[float, float]:
-    """Bytes and operations. Prompts fill whole batches; a token of every explanation in flight shares a pass."""
+    """Return bytes and operations. Prompts fill whole batches; explanations written at once share a pass per token."""
     weights = measured["gpu_bytes"] if card.cuda else measured["file_bytes"]
     explanation = setting["explain_tokens"] if setting["mode"] == "explain" else 0
     written = measured["calls"] * explanation
@@ -73,8 +74,11 @@ def judging(setting: dict[str, Any], measured: dict[str, Any], model: ModelShape
 
 
 def training(setting: dict[str, Any], measured: dict[str, Any], model: ModelShape, card: Card) -> tuple[float, float]:
-    """Bytes and operations of one epoch: forward, again for gradient checkpointing, and backward without the frozen
-    weights' gradients."""
+    """Return bytes and operations of one epoch.
+
+    There are three passes: forward, again for gradient checkpointing, and backward without the frozen weights'
+    gradients.
+    """
     tokens = 2 * setting["pairs"] * setting["tokens"]
     passes = 3
     used = model.linear_parameters + model.lora_parameters(setting["rank"]) + model.embedding_parameters
@@ -82,6 +86,6 @@ def training(setting: dict[str, Any], measured: dict[str, Any], model: ModelShap
 
 
 def fold(setting: dict[str, Any], measured: dict[str, Any], model: ModelShape, card: Card) -> tuple[float, float]:
-    """Bytes and operations: every sequence before and after the fold; the weights once more for the update's norm."""
+    """Return bytes and operations: every sequence before and after the fold, and the weights for the update's norm."""
     operations = measured["tokens"] * 2 * (model.linear_parameters + model.lora_parameters(setting["rank"]))
     return (measured["sequences"] + 1) * nf4_bytes(model, card), operations

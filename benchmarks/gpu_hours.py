@@ -1,8 +1,7 @@
-"""Hours of one iteration of the shipped recipes, from what `benchmarks.gpu` measured, and what they would be on cards
-that it did not run on.
+"""Hours of one iteration of the shipped recipes: from what `benchmarks.gpu` measured, and estimated for other cards.
 
-A recipe's own numbers of prompts, samples and pairs, and texts of the lengths that `tpo_lite.plan.rates` takes to be
-usual. Loading of models, some seconds a phase, is left out.
+These count the recipe's own numbers of prompts, samples and pairs, and texts of the lengths that `tpo_lite.plan.rates`
+assumes. Loading models, which takes some seconds per phase, is left out.
 """
 
 from __future__ import annotations
@@ -20,23 +19,27 @@ ESTIMATED = ("RTX 4090", "RTX 3090")
 PHASES = ("generate", "judge", "dpo", "validate", "select", "fold")
 
 REFERENCE = 1 / 3
-"""Of the time of an epoch: the reference is a forward pass, and an epoch one, another for gradient checkpointing, and a
-backward pass of about one's time, as the frozen weights have no gradients."""
+"""The reference's share of an epoch's time.
+
+The reference is one forward pass. An epoch is a forward pass, another for gradient checkpointing, and a backward pass
+that takes about as long as one, since the frozen weights have no gradients."""
 
 Seconds = dict[str, float | None]
-"""By phase; None where its speed is not measured."""
+"""Seconds by phase; None if its speed is not measured."""
 
 
 def recipe_as_measured(name: str, engine: str, batch: int, judge: dict[str, Any]) -> Recipe:
-    """A shipped recipe with the settings that were measured in the place of its own."""
+    """Return a shipped recipe with the settings that were measured instead of its own."""
     keys = {"sampling.batch": batch, "train.micro_batch": 1, "train.gradient_checkpointing": True}
     keys |= {f"judge.{key}": value for key, value in judge.items()}
     return with_keys(load_recipe(name), keys).model_copy(update={"engine": engine})
 
 
 def judge_tokens(recipe: Recipe, prompts: float, responses: int, calls: float) -> tuple[float, float]:
-    """Tokens that a judge reads and writes for `calls` comparisons of `responses` to each of `prompts`; as
-    `tpo_lite.plan.rates` counts them, what comparisons begin with being read once."""
+    """Return the tokens that a judge reads and writes for `calls` comparisons of `responses` to each of `prompts`.
+
+    As in `tpo_lite.plan.rates`, what several comparisons begin with is read once.
+    """
     instruction = JUDGE_PROMPT_TOKENS + min(PROMPT_TOKENS, recipe.instructions.max_tokens)
     response = RESPONSE_SHARE * lengths(recipe)[1]
     written = EXPLAIN_SHARE * recipe.judge.explain_tokens if recipe.judge.mode == "explain" else 0.0
@@ -51,10 +54,10 @@ def seconds_measured(
     trained: float | None,
     folded: float | None,
 ) -> Seconds:
-    """Of one iteration of one arm.
+    """Return the seconds of one iteration of one arm.
 
-    Tokens a second: `sampled`; `read` and `written` by the judge; `trained`, both sides of a pair counted. `folded`:
-    seconds of one fold.
+    `sampled`, `read` and `written` (by the judge) and `trained` (both sides of a pair) are tokens per second. `folded`
+    is the seconds of one fold.
     """
     sizes, epochs, k = recipe.instructions, recipe.train.epochs, recipe.sampling.k
     prompt, output = lengths(recipe)
@@ -81,6 +84,6 @@ def seconds_measured(
 def seconds_elsewhere(
     seconds: Seconds, recipe: Recipe, model: ModelShape, judge: JudgeShape, here: Card, there: Card
 ) -> Seconds:
-    """`seconds` of the card that was measured, scaled to another by what the plan's arithmetic gives for both."""
+    """Scale `seconds` of the measured card to another card, by what the plan's arithmetic gives for both."""
     on, of = (roofline(recipe, model, judge, card) for card in (there, here))
     return {phase: value and value * on[phase].seconds / of[phase].seconds for phase, value in seconds.items()}

@@ -2,8 +2,8 @@
 
     python -m benchmarks.gpu_measure judging --model MODEL --device cuda --work FOLDER --mode verdict --prompts 8 ...
 
-Sampling and DPO are measured by `benchmarks.sampling` and `benchmarks.training`. Bytes and seconds, if not said
-otherwise. Reads `../shared/data` beside the repository.
+Sampling and DPO are measured by `benchmarks.sampling` and `benchmarks.training`. Figures are bytes and seconds unless
+a docstring says otherwise.
 """
 
 from __future__ import annotations
@@ -21,19 +21,32 @@ from typing import Any
 
 import tpo_lite.phases.process  # noqa: F401  keeps the libraries quiet, as in a phase
 from benchmarks.gpu_steps import GGUF, RANK
-from benchmarks.sampling import cap_memory, layer_shapes, need_gpu_offload, read_instructions, write_adapter_to
+from benchmarks.measuring import (
+    bytes_of,
+    cap_memory,
+    layer_shapes,
+    need_gpu_offload,
+    read_instructions,
+    write_adapter_to,
+)
 from tpo_lite.errors import InputError, TpoError
 from tpo_lite.files import write_json
 from tpo_lite.machine.memory import PeakMemory
 
 REPEATS = 10
+NUMBERS = (
+    "rank", "prompts", "prompt-tokens", "positions", "responses", "characters", "prefill", "context", "batch",
+    "sequences", "explain-tokens",
+)  # fmt: skip
+"""Options that are whole numbers."""
 
 
 def floor(options: argparse.Namespace) -> dict[str, Any]:
-    """What nothing can be faster than here: bytes a second copied (read and written), operations a second of a matrix
-    product in the type that layers compute in, those of the host in float32; bytes a second written to disk.
+    """Measure what no step can be faster than on this machine.
 
-    Raises `InputError` if torch has no CUDA device where one is wanted.
+    These are bytes per second copied (read and written), operations per second of a matrix product in the type that
+    layers compute in, the host's in float32, and bytes per second written to disk. Raises `InputError` if a CUDA
+    device is wanted and torch has none.
     """
     import torch
 
@@ -54,7 +67,7 @@ def floor(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _copied(device: str, size: int) -> float:
-    """Bytes a second, each counted when read and when written."""
+    """Return bytes per second, each counted when it is read and when it is written."""
     import torch
 
     source = torch.zeros(size, dtype=torch.uint8, device=device)
@@ -63,7 +76,7 @@ def _copied(device: str, size: int) -> float:
 
 
 def _multiplied(device: str, size: int, dtype: Any) -> float:
-    """Operations a second, a multiplication and an addition being two."""
+    """Return operations per second; a multiplication and an addition are two."""
     import torch
 
     a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
@@ -72,7 +85,7 @@ def _multiplied(device: str, size: int, dtype: Any) -> float:
 
 
 def _seconds(run: Callable[[], Any], device: str) -> float:
-    """Of one call, the mean over some after the first."""
+    """Return the seconds of one call: the mean over `REPEATS` calls after a first one."""
     import torch
 
     wait = torch.cuda.synchronize if device == "cuda" else lambda: None
@@ -86,7 +99,7 @@ def _seconds(run: Callable[[], Any], device: str) -> float:
 
 
 def _written(path: Path, size: int) -> float:
-    """Bytes a second until they are on the disk."""
+    """Return bytes per second until they are on the disk."""
     data = os.urandom(size)
     start = time.perf_counter()
     with path.open("wb") as file:
@@ -99,6 +112,7 @@ def _written(path: Path, size: int) -> float:
 
 
 def _versions() -> str:
+    """Return the libraries that figures depend on, with their versions."""
     from importlib.metadata import PackageNotFoundError, version
 
     found = []
@@ -111,16 +125,16 @@ def _versions() -> str:
 
 
 def weights(options: argparse.Namespace) -> dict[str, Any]:
-    """Makes the random checkpoint, straight on the device."""
+    """Make the random checkpoint, straight on the device."""
     from benchmarks.make_model import make_model
     from benchmarks.shapes import SHAPES
 
     make_model(SHAPES[options.shape], options.model, device=options.device)
-    return {"bytes": sum(shard.stat().st_size for shard in options.model.glob("*.safetensors"))}
+    return {"bytes": bytes_of(options.model.glob("*.safetensors"))}
 
 
 def gguf(options: argparse.Namespace) -> dict[str, Any]:
-    """The same weights for llama.cpp."""
+    """Write the same weights for llama.cpp."""
     from benchmarks.make_model import make_gguf
 
     (path,) = make_gguf(options.model, [GGUF])
@@ -128,27 +142,31 @@ def gguf(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def adapter(options: argparse.Namespace) -> dict[str, Any]:
-    """What the sampling engines look for in their folder: an adapter, and the base as GGUF. Raises `InputError` if the
-    model is not of the shape that is asked for."""
+    """Make what the sampling engines look for in their folder: an adapter, and the base as GGUF.
+
+    Raises `InputError` if the model has another shape than is asked for.
+    """
     from benchmarks.shapes import SHAPES
     from tpo_lite.plan.shapes import model_shape, shape_of
 
     if model_shape(str(options.model)) != shape_of(SHAPES[options.shape].to_dict(), options.shape):
-        raise InputError(f"{options.model} is no {options.shape}. Give one's folder, or another --model to make it in.")
+        raise InputError(
+            f"{options.model} is not a {options.shape}. Give the folder of one, or a new --model to make it in."
+        )
     write_adapter_to(options.work, str(options.model), RANK)
     base = options.work / f"base-{GGUF}.gguf"
     base.unlink(missing_ok=True)
     base.symlink_to(options.model / f"model-{GGUF}.gguf")
-    return {"bytes": size(options.work / "adapter")}
+    return {"bytes": bytes_of((options.work / "adapter").iterdir())}
 
 
 def judging(options: argparse.Namespace) -> dict[str, Any]:
-    """All comparisons of real answers to each of some instructions, in both orders, as the judge phase makes them in a
-    round robin; then one long prompt alone.
+    """Judge all pairs of answers to each of some instructions, in both orders; then decode one long prompt alone.
 
-    Answers are cut to `--characters`. Random weights never say a verdict, so an explanation takes all its tokens.
+    These are the comparisons that the judge phase makes in a round robin. Answers are cut to `--characters`. Random
+    weights never write a verdict, so an explanation takes all its tokens.
     """
-    from benchmarks.judge_throughput import answers_of_eight_systems
+    from benchmarks.texts import passages
     from tpo_lite.judges.gguf import GgufJudge
     from tpo_lite.judges.protocol import JudgeRequest
     from tpo_lite.llamacpp.leaves import Leaf
@@ -170,10 +188,10 @@ def judging(options: argparse.Namespace) -> dict[str, Any]:
     )
     cases = [
         (instruction, list(dict.fromkeys(answer[: options.characters] for answer in answers))[: options.responses])
-        for instruction, answers in answers_of_eight_systems(options.prompts)
+        for instruction, answers in passages(options.prompts)
     ]
     requests = [JudgeRequest(text, a, b) for text, answers in cases for a, b in itertools.permutations(answers, 2)]
-    text = "\n\n".join(answer for _, answers in answers_of_eight_systems(8) for answer in answers)
+    text = "\n\n".join(answer for _, answers in passages(8) for answer in answers)
     single = judge.decoder.tokenize(text, special=False)[: options.prefill]
     judge.decoder.decode([Leaf(single)])  # the first decode also loads kernels
     before, start = judge.tokens_decoded, time.perf_counter()
@@ -199,7 +217,7 @@ def judging(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def fold(options: argparse.Namespace) -> dict[str, Any]:
-    """The phase `fold` itself, in a run made up for it: one checkpoint, with a random adapter."""
+    """Run the phase `fold` itself, in a run made up for it: one checkpoint, with a random adapter."""
     from tpo_lite.chat import Chat, load_tokenizer
     from tpo_lite.files import write_atomically
     from tpo_lite.phases import fold as phase
@@ -221,7 +239,7 @@ def fold(options: argparse.Namespace) -> dict[str, Any]:
     sample = Sample(0, list(range(1000, 1000 + options.positions)), "", "ok", "", "", 0, 0)
     records = [
         PromptSamples(instruction, chat.prompt_ids(thought_prompt(GENERIC, instruction.text)), [sample])
-        for instruction in read_instructions(options)
+        for instruction in read_instructions(str(options.model), options.prompts, options.prompt_tokens)
     ]
     write_atomically(run.validation_of("thinking", 1), "".join(record.to_json() + "\n" for record in records))
     start = time.perf_counter()
@@ -230,13 +248,13 @@ def fold(options: argparse.Namespace) -> dict[str, Any]:
         "seconds": time.perf_counter() - start,
         "sequences": 2 * len(records),
         "tokens": 2 * sum(len(record.prompt_ids) + options.positions for record in records),
-        "disk": size(made / "adapter"),
+        "disk": bytes_of((made / "adapter").iterdir()),
         "peak": peak.bytes(),
     }
 
 
 def requantize(options: argparse.Namespace) -> dict[str, Any]:
-    """A random adapter merged into the 16-bit weights on disk, and verified: what `merge: requantize` adds."""
+    """Merge a random adapter into the 16-bit weights on disk and verify it: what `merge: requantize` adds."""
     from tpo_lite.adapters import read_adapter
     from tpo_lite.training.requantize import merge_to_disk
 
@@ -245,20 +263,20 @@ def requantize(options: argparse.Namespace) -> dict[str, Any]:
         shutil.rmtree(folder, ignore_errors=True)  # a merge would go on where an earlier one was stopped
     source.mkdir()
     for file in options.model.iterdir():
-        if file.suffix != ".gguf":  # no part of a checkpoint, and it would be copied
+        if file.suffix != ".gguf":  # not part of a checkpoint, and a merge would copy it
             (source / file.name).symlink_to(file)
     write_random_adapter(options.work / "update", options)
     blocks, scale = read_adapter(options.work / "update")
     peak, start = PeakMemory(), time.perf_counter()
     merge_to_disk(str(source), blocks, scale, out)
-    measured = {"seconds": time.perf_counter() - start, "disk": size(out), "peak": peak.bytes()}
+    measured = {"seconds": time.perf_counter() - start, "disk": bytes_of(out.iterdir()), "peak": peak.bytes()}
     shards = [shard.stat().st_size for shard in options.model.glob("*.safetensors")]
     shutil.rmtree(out)
     return measured | {"bytes": sum(shards), "shard": max(shards)}
 
 
 def write_random_adapter(folder: Path, options: argparse.Namespace) -> None:
-    """An adapter of `--rank` that changes the model a little, as a trained one does."""
+    """Write an adapter of `--rank` that changes the model a little, as a trained one does."""
     import torch
 
     from tpo_lite.adapters import Block, fresh_block, lora_config, write_adapter
@@ -272,36 +290,21 @@ def write_random_adapter(folder: Path, options: argparse.Namespace) -> None:
     write_adapter(folder, blocks, 1.0, str(options.model), folder)
 
 
-def size(folder: Path) -> int:
-    """Bytes of a folder's files."""
-    return sum(file.stat().st_size for file in folder.iterdir())
-
-
 KINDS = {run.__name__: run for run in (floor, weights, gguf, adapter, judging, fold, requantize)}
 
 
 def main() -> None:
-    """Measures, and prints the figures as the last line."""
+    """Measure, and print the figures as the last line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("kind", choices=KINDS)
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--device", choices=["cpu", "cuda"], required=True)
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--cap-gb", type=float)
-    parser.add_argument("--shape")
-    parser.add_argument("--rank", type=int)
-    parser.add_argument("--prompts", type=int)
-    parser.add_argument("--prompt-tokens", type=int)
-    parser.add_argument("--positions", type=int)
-    parser.add_argument("--mode")
-    parser.add_argument("--responses", type=int)
-    parser.add_argument("--characters", type=int)
-    parser.add_argument("--prefill", type=int)
-    parser.add_argument("--context", type=int)
-    parser.add_argument("--batch", type=int)
-    parser.add_argument("--sequences", type=int)
-    parser.add_argument("--kv-type")
-    parser.add_argument("--explain-tokens", type=int)
+    for name in ("shape", "mode", "kv-type"):
+        parser.add_argument(f"--{name}")
+    for name in NUMBERS:
+        parser.add_argument(f"--{name}", type=int)
     options = parser.parse_args()
     os.environ["TPO_LITE_DEVICE"] = options.device
     try:

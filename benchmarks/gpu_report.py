@@ -1,8 +1,8 @@
-"""The tables of `benchmarks.gpu`, from its steps' files alone: a step without one is "not measured"."""
+"""The tables of `benchmarks.gpu`, from its steps' files alone. A step without one is "not measured"."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +32,9 @@ from benchmarks.gpu_results import (
 )
 from benchmarks.gpu_steps import MAKES, RANK, SHAPES, Step, sizes_of
 from benchmarks.sampling import K
+from benchmarks.tables import RESULTS, table
 from tpo_lite.machine.cards import CARDS, GIB
 
-RESULTS = Path(__file__).parent / "results"
 PHASE_BAR = 22 * GIB
 SAMPLING_BAR, UNSLOTH_BAR, TRL_BAR = 2.0, 1.0, 1.5
 OVER, UNDER = 0.10, 0.03
@@ -44,36 +44,25 @@ PHASE = {"sampling": "generate", "judging": "judge", "training": "dpo", "fold": 
 
 
 def results_path(shape: str, device: str) -> Path:
-    """Of a card's results gpu.md is Llama-3.1-8B's; a CPU's can be taken for no card's."""
+    """Return the results file: gpu.md for Llama-3.1-8B on a card, and a name of its own for any other."""
     name = f"gpu-cpu-{shape}" if device == "cpu" else "gpu" if shape == SHAPES[0] else f"gpu-{shape}"
     return RESULTS / f"{name}.md"
 
 
 def report(shape: str, device: str, results: dict[str, dict[str, Any]]) -> str:
-    """The results file."""
+    """Return the text of the results file."""
     of = benchmark(shape, device, results)
     parts = [head(of), bars(of), memory(of), sampling(of), judging(of), training(of), merging(of), iteration(of)]
     return "\n\n".join("\n".join(part) for part in parts) + "\n"
 
 
-def table(columns: str, rows: Iterable[list[str]]) -> list[str]:
-    """A Markdown table; a column whose title ends in ":" is of text, the others of figures."""
-    titles = [title.strip() for title in columns.split("|")]
-    lines = ["---" if title.endswith(":") else "--:" for title in titles]
-    return [
-        f"| {' | '.join(title.rstrip(':') for title in titles)} |",
-        f"|{'|'.join(lines)}|",
-        *(f"| {' | '.join(row)} |" for row in rows),
-    ]
-
-
 def figure(value: float | None, form: str = "{:.1f}") -> str:
-    """A cell."""
+    """Return a figure as a cell."""
     return NOT_MEASURED if value is None else form.format(value)
 
 
 def head(of: Benchmark) -> list[str]:
-    """Machine, date, command, and how far the benchmark is."""
+    """Return machine, date, command, and how far the benchmark is."""
     command = f"bash benchmarks/gpu.sh --shape {of.shape}" + (" --cpu" if of.device == "cpu" else "")
     asked = [step.name for step in of.steps if step.kind not in MAKES]
     measured = [name for name in asked if of.measured(name)]
@@ -102,22 +91,21 @@ def head(of: Benchmark) -> list[str]:
             f"{rates['matmul'] / 1e12:.3g} TFLOP/s of matrix products, {rates['disk'] / 1e9:.2f} GB/s written to disk.",
         ]
     lines += [
-        "Random weights on Llama-3's vocabulary; 4-bit base and adapter of rank "
-        f"{RANK} if not said otherwise. Every step is a process of its own"
-        + (IN_RAM if of.device == "cpu" else ", held to 24 GiB."),
+        f"Random weights on a vocabulary of Llama-3's size; 4-bit base and adapter of rank {RANK} unless a table says "
+        "otherwise. Every step is a process of its own" + (IN_RAM if of.device == "cpu" else ", held to 24 GiB."),
     ]
     return lines
 
 
 IN_RAM = (
-    " whose RAM stands in the place of GPU memory. What the kernel cannot take back is counted: not a GGUF's weights as "
-    "far as they are used where the file is mapped (llama.cpp copies most into its own order). The plan counts all of "
-    "them, so that it cannot be held against what is measured there."
+    ", and its RAM is measured instead of GPU memory. Only memory that the kernel cannot take back is counted. A "
+    "GGUF's weights are not, as far as llama.cpp uses them from the mapped file (it copies most into its own order). "
+    "The plan counts all of them, so it cannot be compared with what is measured there."
 )
 
 
 def bars(of: Benchmark) -> list[str]:
-    """What the figures are held against, and what is found."""
+    """Return the bars, what was found, and whether they are met."""
     if of.device == "cpu" or of.shape != SHAPES[0]:
         why = f"{NOT_MEASURED}: the bar is {SHAPES[0]}'s on a card"
         rows = [[name, found, why] for name, found, _ in _bars(of)]
@@ -128,8 +116,8 @@ def bars(of: Benchmark) -> list[str]:
 
 
 def _bars(of: Benchmark) -> Iterator[tuple[str, str, bool | None]]:
-    """Name, what was found, and whether that is enough; None where a figure is missing."""
-    # What it is compared with is no phase.
+    """Yield each bar's name, what was found, and whether that is enough; None if a figure is missing."""
+    # `generate`, trl and unsloth are only compared with: no phase runs them.
     held = [step for step in of.steps if step.kind in PHASE and step.setting.get("engine") != "generate"]
     held = [step for step in held if step.setting.get("path", "ours") == "ours"]
     peaks = {step.name: peak for step in held if (peak := of.peak(step)) is not None}
@@ -155,7 +143,7 @@ def _bars(of: Benchmark) -> Iterator[tuple[str, str, bool | None]]:
 
 
 def memory(of: Benchmark) -> list[str]:
-    """Peaks beside the plan's, and what the plan's are made of."""
+    """Return peaks beside the plan's, and the terms that the plan adds up."""
     rows = []
     for step in of.steps:
         if step.kind not in PHASE:
@@ -178,14 +166,14 @@ def memory(of: Benchmark) -> list[str]:
         "",
         *table("phase: | step: | measured | plan | plan is off by | the plan's terms:", rows),
         "",
-        "The plan counts on the longest prompts and outputs, so it stands beside the steps that reach them. `validate` "
-        "is the code of `generate` with one sample a prompt, `select` that of `judge`: they have no step of their own, "
-        "and `pair` is arithmetic.",
+        "The plan assumes the longest prompts and outputs, so it is shown for the steps that reach them. `validate` "
+        "runs the code of `generate` with one sample per prompt, and `select` that of `judge`, so they have no step of "
+        "their own; `pair` is arithmetic.",
     ]
 
 
 def floors(of: Benchmark, step: Step, amount: float | None) -> list[str]:
-    """Three cells: `amount` a second by bandwidth alone and by operations alone, and the share of the lower reached."""
+    """Return `amount` per second by bandwidth alone and by operations alone, and the share of the lower reached."""
     floor = of.floor(step)
     if floor is None or amount is None:
         return [NOT_MEASURED] * 3
@@ -197,7 +185,7 @@ FLOORS = "at most, by bandwidth | at most, by FLOP/s | share reached"
 
 
 def sampling(of: Benchmark) -> list[str]:
-    """Tokens a second by engine and batch."""
+    """Return tokens per second by engine and batch."""
     rows, shift = [], None
     for step in speeds(of):
         found, plain = of.measured(step.name), plain_step(of, step.setting["batch"])
@@ -222,14 +210,14 @@ def sampling(of: Benchmark) -> list[str]:
         "",
         *table(f"engine: | batch | tokens | tokens/s | times generate | {FLOORS}", rows),
         "",
-        f"Samples of {first.mean_length} tokens on average and at most {first.new_tokens}, {K} a prompt, instructions "
-        f"of at most {first.prompt_tokens} tokens, and the thought prompt around them. Mean KL(sampler || trainer) of "
-        f"gguf: {figure(shift, '{:.4f} nats a token')}.",
+        f"Samples of {first.mean_length} tokens on average and at most {first.new_tokens}, {K} per prompt. "
+        f"Instructions of at most {first.prompt_tokens} tokens, with the thought prompt around them. Mean KL(sampler "
+        f"|| trainer) of gguf: {figure(shift, '{:.4f} nats a token')}.",
     ]
 
 
 def judging(of: Benchmark) -> list[str]:
-    """Calls a second by mode."""
+    """Return calls per second by mode."""
     rows = []
     for step in of.of("judging"):
         found = of.measured(step.name)
@@ -251,14 +239,14 @@ def judging(of: Benchmark) -> list[str]:
         "",
         *table(f"mode: | calls | calls/s | tokens/s | one prompt alone, tokens/s | {floors_of_calls}", rows),
         "",
-        f"All pairs of {first['responses']} real answers (cut to {first['characters']} characters), in both orders; a "
+        f"All pairs of {first['responses']} answers (cut to {first['characters']} characters), in both orders; a "
         f"prefix that comparisons share is counted once. Explanations of {first['explain_tokens']} tokens. "
         f"One prompt alone: {first['prefill']} tokens.",
     ]
 
 
 def training(of: Benchmark) -> list[str]:
-    """Tokens and pairs a second by path, rank and optimizer."""
+    """Return tokens and pairs per second by path, rank and optimizer."""
     rows = []
     trl = trained(of, dpo_step(of, "trl"))
     unsloth = trained(of, dpo_step(of, "unsloth"))
@@ -288,7 +276,7 @@ def training(of: Benchmark) -> list[str]:
 
 
 def merging(of: Benchmark) -> list[str]:
-    """Seconds, RAM and disk of what comes between iterations."""
+    """Return seconds, RAM and disk of what comes between iterations."""
     rows = []
     for step in [*of.of("fold"), *of.of("requantize")]:
         found, floor = of.measured(step.name), of.floor(step)
@@ -309,14 +297,14 @@ def merging(of: Benchmark) -> list[str]:
         "",
         *table(f"merge: | seconds | peak RAM, GiB | disk, GB | {FLOORS.replace('at most', 'at least')}", rows),
         "",
-        "fold is the whole phase, with the base loaded and the KL divergence measured; requantize is the merge into "
-        "16-bit weights on disk alone, with its verification (by bandwidth: of the disk). Largest shard: "
+        "fold is the whole phase: it loads the base and measures the KL divergence. requantize is only the merge into "
+        "16-bit weights on disk, with its verification (bandwidth is the disk's). Largest shard: "
         f"{figure(largest and largest / GIB, '{:.2f} GiB')}.",
     ]
 
 
 def iteration(of: Benchmark) -> list[str]:
-    """Hours of one iteration here, and on the cards that a reader may have."""
+    """Return the hours of one iteration here, and on cards that a reader may have."""
     sampled = [step for step in speeds(of) if step.setting["engine"] != "generate" and of.measured(step.name)]
     fastest = max(sampled, key=lambda step: rate(of, step), default=None)
     fold = of.measured("fold")
@@ -329,7 +317,7 @@ def iteration(of: Benchmark) -> list[str]:
         here = seconds_measured(recipe, fastest and rate(of, fastest), *judged(of), trains, fold and fold["seconds"])
         rows.append([label, "here, measured", *_hours(here)])
         for card in (card for card in CARDS if card.name in ESTIMATED):
-            there: Seconds = dict.fromkeys(PHASES)  # a CPU tells nothing of a card
+            there: Seconds = dict.fromkeys(PHASES)  # a CPU's figures say nothing about a card
             if of.device == "cuda" and of.machine is not None:
                 there = seconds_elsewhere(here, recipe, of.model, of.judge, of.card, card)
             rows.append([label, f"{card.name}, estimated", *_hours(there)])
@@ -340,8 +328,8 @@ def iteration(of: Benchmark) -> list[str]:
         *table(f"recipe: | card: | {' | '.join(PHASES)} | all", rows),
         "",
         f"{how}Here: the recipe's numbers of prompts, samples and pairs over the speeds above, with texts of the "
-        "lengths that `tpo-lite plan` takes to be usual; loading of models is left out. Estimated: the same, times "
-        "what the plan's arithmetic gives for both cards' published figures; nothing was measured on them.",
+        "lengths that `tpo-lite plan` assumes; loading models is left out. Estimated: the same, scaled by what the "
+        "plan's arithmetic gives for both cards' published figures; nothing was measured on them.",
     ]
 
 

@@ -1,6 +1,6 @@
-"""The steps of `benchmarks.gpu`: what each of them measures, with which sizes, and for how long.
+"""The steps of `benchmarks.gpu`: what each of them measures, with which sizes, and how long it may take.
 
-Every step is one process that prints one line of JSON. Imports neither torch nor llama_cpp itself.
+Every step is one process that prints one line of JSON. This module imports neither torch nor llama_cpp.
 """
 
 from __future__ import annotations
@@ -18,47 +18,48 @@ RANK = 16
 OPTIMIZER = "adamw_8bit"
 GGUF = "Q4_K_M"
 SHAPES = ("llama-3.1-8b", "llama-3.2-3b", "llama-3.2-1b", "tiny")
-"""Of benchmarks/shapes.py, which imports torch: a process that starts others must be small, as their peak of RAM begins
-with its own."""
+"""The names in benchmarks/shapes.py. That module imports torch, and a process that starts others has to be small, since
+their peak of RAM begins with its own."""
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """How much is measured, and how long that takes at most."""
+    """How much is measured, and how long that may take."""
 
     batch: int
-    """Rows that all engines sample at a time."""
+    """Rows that every engine samples at a time."""
     other_batches: dict[str, int]
-    """By engine, one batch more."""
+    """Another batch size for some engines."""
     batches: int
-    """So many full ones in all; a prompt is sampled K times."""
+    """The number of full batches; a prompt is sampled K times."""
     prompt_tokens: int
-    """Of the longest instruction."""
+    """Tokens of the longest instruction."""
     new_tokens: int
     mean_length: int
-    """Tokens of a sample on average: random weights never end one."""
+    """Mean tokens per sample. Random weights never end one, so samples are ended at random."""
     judge: dict[str, Any]
     """Keys of the recipe's section `judge`."""
     judged: dict[str, int]
-    """By mode, instructions."""
+    """Instructions, by the judge's mode."""
     responses: int
-    """Real answers to each of these, at most eight."""
+    """Answers to each of these, at most eight."""
     characters: int
-    """Which longer ones are cut to."""
+    """Characters to which longer answers are cut."""
     prefill: int
-    """Tokens of the single prompt that judging is held against."""
+    """Tokens of the single prompt that judging is compared with."""
     pairs: int
     pair_tokens: int
-    """Of each side of a pair."""
+    """Tokens of each side of a pair."""
     ranks: tuple[int, ...]
+    """Ranks that are measured beside `RANK`."""
     optimizers: tuple[str, ...]
-    """Beside `RANK` and `OPTIMIZER`."""
+    """Optimizers that are measured beside `OPTIMIZER`."""
     kl: tuple[int, int]
     """Prompts, and positions of each, at which the fold phase compares two models."""
     paths: tuple[str, ...]
     engines: tuple[str, ...]
     seconds: dict[str, int]
-    """What a step of each kind is taken to last before it has been tried. Of a card they are assumed."""
+    """The time that a step of each kind is expected to take before it has been tried. For a card they are assumed."""
 
 
 ON_CARD = Sizes(
@@ -132,7 +133,7 @@ TINY = Sizes(
 
 
 def sizes_of(shape: str, device: str) -> Sizes:
-    """The sizes for a shape on "cuda" or "cpu"."""
+    """Return the sizes for a shape on "cuda" or "cpu"."""
     if device == "cuda":
         return ON_CARD
     return TINY if shape == "tiny" else ON_CPU
@@ -145,24 +146,24 @@ class Step:
     name: str
     kind: str
     seconds: float
-    """At most, as far as is known before it has been tried."""
+    """What it takes at most, as far as is known before it has been tried."""
     setting: dict[str, Any] = field(default_factory=dict)
-    """All that its figures depend on besides shape and machine, as its command line takes it."""
+    """Everything that its figures depend on besides shape and machine, by option of its command line."""
     recipe: Recipe | None = None
-    """What `tpo_lite.plan` predicts its memory from; None where no phase does the same."""
+    """What `tpo_lite.plan` predicts its memory from; None if no phase does the same."""
     phase: str | None = None
     """The phase that does the same."""
 
 
 MODULES = {"sampling": ["benchmarks.sampling"], "training": ["benchmarks.training"]}
-"""By kind, what `python -m` runs; the others are `benchmarks.gpu_measure KIND`."""
+"""What `python -m` runs, by kind; the others are `benchmarks.gpu_measure KIND`."""
 
 MAKES = ("weights", "gguf", "adapter")
 """The kinds that leave files which all later steps need."""
 
 
 def command(step: Step, model: Path, device: str, work: Path, cap: float) -> list[str]:
-    """What `python -m` runs for a step."""
+    """Return what `python -m` runs for a step."""
     where = ["--model", str(model), "--device", device, "--cap-gb", f"{cap:g}"]
     if step.kind != "training":
         where += ["--work", str(work)]
@@ -171,7 +172,7 @@ def command(step: Step, model: Path, device: str, work: Path, cap: float) -> lis
 
 
 def steps(shape: str, device: str) -> list[Step]:
-    """All steps, first what matters most: every phase once, then other settings."""
+    """Return all steps, with what matters most first: every phase once, then other settings."""
     sizes = sizes_of(shape, device)
     seconds = sizes.seconds
     first, second = list(_sampling(sizes)), list(_training(sizes))
@@ -191,26 +192,27 @@ def steps(shape: str, device: str) -> list[Step]:
 
 
 def _sampling(sizes: Sizes) -> Iterator[Step]:
-    """Every engine with the same batch; then the most memory that the product's own loop takes, and other batches."""
+    """Yield every engine with the same batch; then the most memory that our own loop takes, and other batches."""
 
     def step(name: str, engine: str, batch: int, batches: int, mean_length: int) -> Step:
         lengths = {"new_tokens": sizes.new_tokens, "prompt_tokens": sizes.prompt_tokens}
         sampled = {"engine": engine, "batch": batch, **lengths, "rank": RANK}
         setting = {**sampled, "prompts": batches * batch // K, "mean_length": mean_length}
-        # The others hold all their rows at full length, at once or in the end; `generate` is no engine of ours.
+        # These engines hold all their rows at full length, at once or in the end. `generate` is not one of our engines.
         planned = engine in ("gguf", "unsloth") or not mean_length
         recipe = recipe_of(**sampled) if planned else None
         return Step(name, "sampling", sizes.seconds["sampling"], setting, recipe, "generate" if planned else None)
 
     for engine in sizes.engines:
         yield step(f"sampling-{engine}-{sizes.batch}", engine, sizes.batch, sizes.batches, sizes.mean_length)
-    # Rows that end early leave room: here none does, and one of the prompts is the longest.
+    # Rows that end early make room. Here none does, and one of the prompts is the longest.
     yield step(f"longest-transformers-{sizes.batch}", "transformers", sizes.batch, 1, 0)
     for engine, batch in sizes.other_batches.items():
         yield step(f"sampling-{engine}-{batch}", engine, batch, sizes.batches, sizes.mean_length)
 
 
 def _judging(sizes: Sizes) -> Iterator[Step]:
+    """Yield one step for each of the judge's modes."""
     for mode, prompts in sizes.judged.items():
         recipe = Recipe(
             instructions=Instructions(max_tokens=sizes.prompt_tokens),
@@ -223,7 +225,7 @@ def _judging(sizes: Sizes) -> Iterator[Step]:
 
 
 def _training(sizes: Sizes) -> Iterator[Step]:
-    """Every loss path with the same settings; then ours with other ranks and optimizers."""
+    """Yield every loss path with the same settings; then ours with other ranks and optimizers."""
 
     def step(path: str, rank: int, optimizer: str) -> Step:
         setting = {"path": path, "rank": rank, "optimizer": optimizer}
@@ -241,7 +243,7 @@ def _training(sizes: Sizes) -> Iterator[Step]:
 
 
 def training_recipe(rank: int, optimizer: str, tokens: int) -> Recipe:
-    """Pairs of `tokens` a side, one at a time."""
+    """Return a recipe that trains on one pair of `tokens` per side at a time."""
     return Recipe(
         iterations=1,
         lora=Lora(rank=rank, alpha=rank),
@@ -252,9 +254,10 @@ def training_recipe(rank: int, optimizer: str, tokens: int) -> Recipe:
 
 
 def _merging(sizes: Sizes) -> Iterator[Step]:
+    """Yield the phase `fold`, then the merge into 16-bit weights."""
     prompts, positions = sizes.kl
     recipe: Recipe | None = None
-    if sizes.kl == (KL_PROMPTS, KL_POSITIONS):  # as the phase does it; fewer take less memory than the plan counts on
+    if sizes.kl == (KL_PROMPTS, KL_POSITIONS):  # as in the phase; with fewer, less memory is taken than planned
         recipe = Recipe(iterations=1, lora=Lora(rank=RANK), instructions=Instructions(max_tokens=sizes.prompt_tokens))
     setting = {"rank": RANK, "prompts": prompts, "positions": positions, "prompt_tokens": sizes.prompt_tokens}
     yield Step("fold", "fold", sizes.seconds["fold"], setting, recipe, "fold" if recipe else None)

@@ -1,18 +1,19 @@
-"""How much faster than `llama_cpp.Llama` is the batched GGUF judge?
+"""How much faster than `llama_cpp.Llama` is the batched GGUF judge? Writes results/judge_throughput.md.
 
     python -m benchmarks.judge_throughput                      # small random model, and the embedded judge; CPU
     python -m benchmarks.judge_throughput --gguf judge.gguf --gpu-layers -1 --prompts 20
+    python -m benchmarks.judge_throughput --data DATA          # real answers
 
-Judges all pairs of real answers to each of a few instructions, in both orders, three ways:
+Judges all pairs of answers to each of a few instructions, in both orders, in three ways:
 
   fresh    (a) `llama_cpp.Llama`, one comparison after the other, each from an empty cache (not with explanations)
   ordered  (b) the same, sorted so that its automatic prefix reuse finds the longest prefixes
   batched  (c) `tpo_lite.judges.gguf.GgufJudge`
 
-Instructions and answers are AlpacaEval's, by eight systems, and OpenAssistant's, five samples of one model. The
-ways take turns, a few instructions at a time, on the same token sequences. The default model has random
-weights on Llama-3's vocabulary; the embedded judge then judges its own kind of instructions. Reads `../shared/data`
-beside the repository and writes results/judge_throughput.md.
+The ways take turns, a few instructions at a time, on the same token sequences. DATA is a folder with AlpacaEval 2's
+instructions and the answers of eight systems (`alpaca_eval2`), and OpenAssistant's prompts with five samples of one
+model (`prompts`). Without it, instructions and answers are passages of README.md. The default model has random weights
+on a vocabulary of Llama-3's size. The embedded judge then judges its own kind of instructions.
 """
 
 from __future__ import annotations
@@ -21,39 +22,41 @@ import argparse
 import itertools
 import json
 import os
-import platform
-import random
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from datetime import date
 from pathlib import Path
+from typing import Any
 
 import llama_cpp
 import numpy as np
 
-from tests.helpers.shared import SHARED
-from tests.helpers.tiny_gguf import CHAT_TEMPLATE, write_gguf_on_vocabulary
-from tpo_lite.embedded import world
+from benchmarks.make_model import make_gguf, make_model
+from benchmarks.shapes import TINY, llama_config
+from benchmarks.tables import RESULTS, heading, table, write
+from benchmarks.texts import Case, passages, puzzles_with_answers
 from tpo_lite.hub import EMBEDDED_JUDGE_PROMPT, judge_path
 from tpo_lite.judges.gguf import GgufJudge
 from tpo_lite.judges.protocol import JudgeRequest
-from tpo_lite.llamacpp.convert import quantize
 from tpo_lite.llamacpp.leaves import Leaf
 from tpo_lite.recipe import load_recipe
 
-ALPACA_EVAL = SHARED / "data/alpaca_eval2"
-RESULTS = Path(__file__).parent / "results" / "judge_throughput.md"
 GPU_COMMAND = (
     "python -m benchmarks.judge_throughput --gguf MODEL/model-Q4_K_M.gguf --gpu-layers -1 --sequences 32 --prompts 20"
 )
 
 
+Answer = tuple[list[int], np.ndarray]
+"""The tokens of an explanation, and the logits of A and of B."""
+Decode = Callable[[list[Leaf]], tuple[int, list[Answer]]]
+"""From token sequences to the number of tokens evaluated, and their answers."""
+
+
 @dataclass
 class Measured:
-    """What one way did, over all instructions."""
+    """What one way did over all instructions."""
 
     seconds: float = 0.0
     tokens: int = 0
@@ -61,7 +64,8 @@ class Measured:
     """logit(A) - logit(B) of each comparison."""
     explanations: list[list[int]] = field(default_factory=list)
 
-    def add(self, decode: Callable[[list[Leaf]], tuple[int, list]], leaves: list[Leaf]) -> None:
+    def add(self, decode: Decode, leaves: list[Leaf]) -> None:
+        """Time `decode` on some more comparisons."""
         start = time.perf_counter()
         tokens, answers = decode(leaves)
         self.seconds += time.perf_counter() - start
@@ -70,47 +74,37 @@ class Measured:
         self.explanations += [explanation for explanation, _ in answers]
 
 
-def rows(path: Path) -> list[dict]:
-    """A JSONL file."""
+def rows(path: Path) -> list[dict[str, Any]]:
+    """Read a JSONL file."""
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def samples_of_one_model(n: int) -> list[tuple[str, list[str]]]:
-    """The first n OpenAssistant prompts with five different samples of a 30B model."""
+def samples_of_one_model(data: Path, count: int) -> list[Case]:
+    """Return the first `count` OpenAssistant prompts with five different samples of a 30B model."""
     cases = []
-    for row in rows(SHARED / "data/prompts/oasst_rlhf2_llama30b_K_samples.jsonl"):
+    for row in rows(data / "prompts/oasst_rlhf2_llama30b_K_samples.jsonl"):
         said = list(dict.fromkeys(text.strip() for result in row["results"] for text in result["outputs"]))
         if len(said) == 5:
             cases.append((row["prompt"], said))
-    return cases[:n]
+    return cases[:count]
 
 
-def answers_of_eight_systems(n: int) -> list[tuple[str, list[str]]]:
-    """The first n AlpacaEval instructions with the answers of eight systems."""
-    files = sorted((ALPACA_EVAL / "model_outputs").glob("*.jsonl"))
-    files.append(ALPACA_EVAL / "reference_gpt4_1106_preview.jsonl")
+def answers_of_eight_systems(data: Path, count: int) -> list[Case]:
+    """Return the first `count` AlpacaEval instructions with the answers of eight systems."""
+    folder = data / "alpaca_eval2"
+    files = sorted((folder / "model_outputs").glob("*.jsonl"))
+    files.append(folder / "reference_gpt4_1106_preview.jsonl")
     answers = [{row["index"]: row["output"] for row in rows(path)} for path in files]
     return [
         (row["instruction"], [by_index[row["index"]] for by_index in answers])
-        for row in rows(ALPACA_EVAL / "instructions.jsonl")[:n]
+        for row in rows(folder / "instructions.jsonl")[:count]
     ]
-
-
-def puzzles_with_answers(n: int) -> list[tuple[str, list[str]]]:
-    """n instructions of the embedded world with eight different responses each, right and wrong ones."""
-    rng, cases = random.Random("judge throughput"), []
-    for puzzle in world.puzzles(n, seed=5):
-        said: dict[str, None] = {}
-        while len(said) < 8:
-            said[rng.choice((world.response(rng, rng.choice(puzzle.choices)), world.evasion(rng)))] = None
-        cases.append((puzzle.text, list(said)))
-    return cases
 
 
 class OneAtATime:
     """`llama_cpp.Llama`, doing what the judge does."""
 
-    def __init__(self, judge: GgufJudge, options: argparse.Namespace, fresh: bool):
+    def __init__(self, judge: GgufJudge, options: argparse.Namespace, fresh: bool) -> None:
         self.fresh, self.judge = fresh, judge
         self.llama = llama_cpp.Llama(
             str(judge.decoder.path),
@@ -130,8 +124,8 @@ class OneAtATime:
         self.evaluated += len(tokens)
         self._eval(tokens)
 
-    def decode(self, leaves: list[Leaf]) -> tuple[int, list]:
-        """Tokens evaluated, and each leaf's explanation and two logits, in the order of the leaves."""
+    def decode(self, leaves: list[Leaf]) -> tuple[int, list[Answer]]:
+        """Return the number of tokens evaluated, and each leaf's answer."""
         before = self.evaluated
         order = range(len(leaves))
         if not self.fresh:
@@ -139,7 +133,7 @@ class OneAtATime:
         answers = {i: self._answer(leaves[i]) for i in order}
         return self.evaluated - before, [answers[i] for i in range(len(leaves))]
 
-    def _answer(self, leaf: Leaf) -> tuple[list[int], np.ndarray]:
+    def _answer(self, leaf: Leaf) -> Answer:
         if self.fresh:
             self.llama.reset()
         stream = self.llama.generate(leaf.tokens, temp=0.0, repeat_penalty=1.0)
@@ -165,12 +159,13 @@ class OneAtATime:
         return np.array([row[token] for token in tokens])
 
 
-def measure(
-    judge: GgufJudge, cases: list[tuple[str, list[str]]], options: argparse.Namespace, with_fresh: bool
-) -> dict[str, Measured]:
-    """All ways over all instructions, in turns, a few instructions each as the judge phase does; who begins changes."""
+def measure(judge: GgufJudge, cases: list[Case], options: argparse.Namespace, with_fresh: bool) -> dict[str, Measured]:
+    """Measure all ways on all instructions: in turns, a few instructions each, as the judge phase does.
 
-    def batched(leaves: list[Leaf]) -> tuple[int, list]:
+    Each turn begins with another way.
+    """
+
+    def batched(leaves: list[Leaf]) -> tuple[int, list[Answer]]:
         before = judge.decoder.tokens_decoded
         decoded = judge.decoder.decode(leaves)
         return judge.decoder.tokens_decoded - before, [(d.tokens, d.logits) for d in decoded]
@@ -194,25 +189,23 @@ def measure(
 
 
 def report(title: str, measured: dict[str, Measured]) -> str:
-    """The ways side by side, and how far their verdicts agree."""
+    """Return a section that shows the ways side by side, and how far their verdicts agree."""
     batched = measured["batched"]
-    lines = [
-        f"## {title}",
-        "",
-        f"{len(batched.margins)} comparisons.",
-        "",
-        "| way | tokens evaluated | tokens/s | calls/s | batched is |",
-        "|---|--:|--:|--:|--:|",
-    ]
     letters = {"fresh": "a", "ordered": "b", "batched": "c"}
-    for name, way in measured.items():
-        lines.append(
-            f"| ({letters[name]}) {name} | {way.tokens:,} | {way.tokens / way.seconds:.0f} | "
-            f"{len(way.margins) / way.seconds:.2f} | {way.seconds / batched.seconds:.2f}x |"
-        )
-    lines.append("")
+    speeds = [
+        [
+            f"({letters[name]}) {name}",
+            f"{way.tokens:,}",
+            f"{way.tokens / way.seconds:.0f}",
+            f"{len(way.margins) / way.seconds:.2f}",
+            f"{way.seconds / batched.seconds:.2f}x",
+        ]
+        for name, way in measured.items()
+    ]
+    columns = "way: | tokens evaluated | tokens/s | calls/s | batched is"
+    lines = [f"## {title}", "", f"{len(batched.margins)} comparisons.", "", *table(columns, speeds), ""]
     for name in list(measured)[:-1]:
-        # Greedy paths of random weights part at near ties; only equal explanations have comparable verdicts.
+        # Random weights give near ties, where greedy paths part. Only equal explanations have comparable verdicts.
         same = [i for i, said in enumerate(measured[name].explanations) if said == batched.explanations[i]]
         lines.append(f"- against {name}: explanations equal {len(same) / len(batched.margins):.1%}")
         if same:
@@ -225,97 +218,99 @@ def report(title: str, measured: dict[str, Measured]) -> str:
 
 
 def random_model(folder: Path, options: argparse.Namespace) -> Path:
-    """A GGUF of random weights on Llama-3's vocabulary, of the size and type asked for."""
-    path = write_gguf_on_vocabulary(
-        folder / "random-F16.gguf",
-        SHARED / "data/tokenizer/llama_cpp/ggml-vocab-llama-bpe.gguf",
-        CHAT_TEMPLATE,
-        n_layer=options.layers,
-        n_embd=options.embedding,
-        n_head=options.embedding // 64,
+    """Write a GGUF of random weights on a vocabulary of Llama-3's size, with the layers and the type asked for."""
+    sizes = {"hidden_size": options.embedding, "intermediate_size": 2 * options.embedding}
+    heads = dict.fromkeys(("num_attention_heads", "num_key_value_heads"), options.embedding // 64)
+    others = {"num_hidden_layers": options.layers, "tie_word_embeddings": False}
+    make_model(llama_config(TINY | sizes | heads | others, rope_factor=8.0), folder)
+    (path,) = make_gguf(folder, [options.type])
+    return path
+
+
+def judged(options: argparse.Namespace, folder: Path) -> Iterator[str]:
+    """Measure every mode on every source of texts; yield a section for each."""
+    path = options.gguf or random_model(folder, options)
+    shape = f"{options.layers} layers of {options.embedding}, {options.type}"
+    model = options.gguf.name if options.gguf else f"{shape}, random weights on a vocabulary of Llama-3's size"
+    if options.data:
+        sources = {
+            "AlpacaEval, eight systems": answers_of_eight_systems(options.data, options.prompts),
+            "OpenAssistant, samples of one model": samples_of_one_model(options.data, options.prompts),
+        }
+    else:
+        sources = {"passages of README.md": passages(options.prompts)}
+    for mode in options.modes:
+        judge = GgufJudge(
+            path,
+            mode,
+            explain_tokens=options.explain_tokens,
+            n_ctx=options.context,
+            n_batch=options.batch,
+            n_seq_max=options.sequences,
+            n_gpu_layers=options.gpu_layers,
+            n_threads=options.threads,
+        )
+        for source, cases in sources.items():
+            yield report(f"{mode}: {source}; {model}", measure(judge, cases, options, with_fresh=mode == "verdict"))
+
+
+def judged_by_embedded(options: argparse.Namespace) -> str:
+    """Measure the embedded judge on its own kind of instructions, and return a section."""
+    settings = load_recipe("embedded").judge
+    judge = GgufJudge(
+        judge_path("embedded"),
+        "explain",
+        EMBEDDED_JUDGE_PROMPT.read_text().rstrip("\n"),
+        explain_tokens=settings.explain_tokens,
+        n_ctx=settings.context,
+        n_batch=settings.batch,
+        n_seq_max=settings.sequences,
     )
-    if options.type == "F16":
-        return path
-    quantize(path, smaller := folder / f"random-{options.type}.gguf", options.type)
-    return smaller
+    # For so small a model, a second thread costs more than it gains, in either way.
+    one_thread = argparse.Namespace(**vars(options) | {"threads": 1})
+    measured = measure(judge, puzzles_with_answers(options.embedded_prompts), one_thread, with_fresh=True)
+    return report("explain: the embedded judge on its own kind of instructions; one thread", measured)
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("--gguf", type=Path, help="a model to judge with; default: random weights")
+    made.add_argument("--data", type=Path, help="folder of real answers; default: passages of README.md")
+    made.add_argument("--layers", type=int, default=4, help="of the random model")
+    made.add_argument("--embedding", type=int, default=512, help="of the random model, 64 per head; a multiple of 256")
+    made.add_argument("--type", choices=["F16", "Q8_0", "Q4_K_M"], default="Q4_K_M", help="of the random model")
+    made.add_argument("--modes", nargs="*", default=["verdict", "explain"])
+    made.add_argument("--prompts", type=int, default=4, help="instructions of each source")
+    made.add_argument("--together", type=int, default=2, help="instructions judged together")
+    made.add_argument("--explain-tokens", type=int, default=64)
+    made.add_argument("--context", type=int, default=98_304)
+    made.add_argument("--batch", type=int, default=512)
+    made.add_argument("--sequences", type=int, default=48)
+    made.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    made.add_argument("--gpu-layers", type=int, default=0)
+    made.add_argument("--embedded-prompts", type=int, default=12, help="instructions for the embedded judge")
+    made.add_argument("--results", type=Path, default=RESULTS / "judge_throughput.md")
+    return made
 
 
 def main() -> None:
-    """Runs, measures, writes."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--gguf", type=Path, help="a model to judge with; default: random weights")
-    parser.add_argument("--layers", type=int, default=4, help="of the random model")
-    parser.add_argument("--embedding", type=int, default=512, help="64 for each head; a multiple of 256")
-    parser.add_argument("--type", choices=["F16", "Q8_0", "Q4_K_M"], default="Q4_K_M")
-    parser.add_argument("--modes", nargs="*", default=["verdict", "explain"])
-    parser.add_argument("--prompts", type=int, default=4, help="instructions of each source")
-    parser.add_argument("--together", type=int, default=2, help="instructions judged together")
-    parser.add_argument("--explain-tokens", type=int, default=64)
-    parser.add_argument("--context", type=int, default=98_304)
-    parser.add_argument("--batch", type=int, default=512)
-    parser.add_argument("--sequences", type=int, default=48)
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
-    parser.add_argument("--gpu-layers", type=int, default=0)
-    parser.add_argument("--embedded-prompts", type=int, default=12, help="instructions for the embedded judge")
-    parser.add_argument("--results", type=Path, default=RESULTS)
-    options = parser.parse_args()
-    gpu = "with a GPU" if options.gpu_layers else "no GPU"
-    sections = [
-        "# Throughput of the GGUF judge",
-        "",
-        f"Date: {date.today()}. Machine: {os.cpu_count()} cores, {platform.processor() or platform.machine()}, {gpu}; "
-        f"{options.threads} threads, llama-cpp-python {llama_cpp.__version__}.",
-        f"Command: `python -m benchmarks.judge_throughput {' '.join(sys.argv[1:])}`".rstrip("` ") + "`",
-        "",
-    ]
+    """Measure, and write the results."""
+    options = parser().parse_args()
+    device = "cuda" if options.gpu_layers else "cpu"
+    command = " ".join(["python -m benchmarks.judge_throughput", *sys.argv[1:]])
+    versions = f", llama-cpp-python {llama_cpp.__version__}; {options.threads} threads"
+    sections = ["\n".join(heading("Throughput of the GGUF judge", device, command, versions))]
     if not options.gpu_layers:
-        sections[-1:] = [
-            "",
-            f"Not measured on a GPU yet: `{GPU_COMMAND}`, with a model of `benchmarks.make_model`.",
-            "",
-        ]
+        note = f"Not measured on a GPU yet: `{GPU_COMMAND}`, with a model that `benchmarks.make_model` writes."
+        sections.append(f"{note}\n")
     with tempfile.TemporaryDirectory() as folder:
-        path = options.gguf or (random_model(Path(folder), options) if options.modes else None)
-        shape = (
-            f"{options.layers} layers of {options.embedding}, {options.type}, random weights on Llama-3's vocabulary"
-        )
-        model = options.gguf.name if options.gguf else shape
-        for mode in options.modes:
-            judge = GgufJudge(
-                path,
-                mode,
-                explain_tokens=options.explain_tokens,
-                n_ctx=options.context,
-                n_batch=options.batch,
-                n_seq_max=options.sequences,
-                n_gpu_layers=options.gpu_layers,
-                n_threads=options.threads,
-            )
-            sources = {
-                "AlpacaEval, eight systems": answers_of_eight_systems(options.prompts),
-                "OpenAssistant, samples of one model": samples_of_one_model(options.prompts),
-            }
-            for source, cases in sources.items():
-                measured = measure(judge, cases, options, with_fresh=mode == "verdict")
-                sections.append(report(f"{mode}: {source}; {model}", measured))
-                print(sections[-1], flush=True)
+        for section in judged(options, Path(folder)) if options.modes else ():
+            sections.append(section)
+            print(section, flush=True)
     if options.embedded_prompts:
-        settings = load_recipe("embedded").judge
-        judge = GgufJudge(
-            judge_path("embedded"),
-            "explain",
-            EMBEDDED_JUDGE_PROMPT.read_text().rstrip("\n"),
-            explain_tokens=settings.explain_tokens,
-            n_ctx=settings.context,
-            n_batch=settings.batch,
-            n_seq_max=settings.sequences,
-        )
-        # This small, two threads cost more than they gain, in either way.
-        options.threads = 1
-        measured = measure(judge, puzzles_with_answers(options.embedded_prompts), options, with_fresh=True)
-        sections.append(report("explain: the embedded judge on its own kind of instructions; one thread", measured))
-        print(sections[-1], flush=True)
-    options.results.write_text("\n".join(sections))
+        sections.append(judged_by_embedded(options))
+    write(options.results, "\n".join(sections))
 
 
 if __name__ == "__main__":

@@ -1,43 +1,40 @@
-"""What each merge between iterations comes to in accuracy, and what fold's rank costs in memory and speed.
+"""What each merge between iterations does to accuracy, and what fold's rank costs in memory and speed.
 
     python -m benchmarks.merging --seeds 3 --jobs 2                     # the embedded recipe under every merge
     python -m benchmarks.merging --ranks --model MODEL --device cuda --tokens 2048
 
 The first runs the thinking arm of the embedded recipe for every merge and seed, measures M_0 ... M_3 as
 benchmarks/embedded.py does, and writes results/merging.md. Up to its first merge a run is the same whatever the merge:
-that part is computed once a seed, by `fold`, and the other runs start with a copy of it. What a seed draws is the same
-under every merge too, so that the differences to `fold` are taken seed by seed. Finished runs are not run again.
+that part is computed once per seed, by `fold`, and the other runs start with a copy of it. A seed draws the same
+samples under every merge, so differences to `fold` are taken seed by seed. Finished runs are not run again.
 
-The second trains with adapters of the ranks that `fold` reaches, takes the options of benchmarks/training.py, and
-writes results/merging-ranks.md. MODEL is a folder, such as one of `benchmarks.make_model`.
+The second trains adapters of the ranks that `fold` reaches, with the options of benchmarks/training.py, and writes
+results/merging-ranks.md. MODEL is a folder, such as one that `benchmarks.make_model` writes.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
-import platform
 import shutil
 import statistics
 import sys
 import tempfile
 from concurrent.futures import Future, ProcessPoolExecutor
-from datetime import date
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import tpo_lite.phases.process  # noqa: F401  keeps the libraries quiet, as in a phase
 from benchmarks.embedded import HELD_OUT, cell, each, held_out, run_recipe, seconds
-from benchmarks.sampling import machine, write_adapter_to
+from benchmarks.measuring import bytes_of, write_adapter_to
+from benchmarks.tables import RESULTS, heading, peaks, table, write
 from benchmarks.training import median_speed, run_alone
 from benchmarks.training import parser as training_parser
-from tpo_lite import __version__
 from tpo_lite.intervals import mean
 from tpo_lite.loop import merge_report
 from tpo_lite.run import KEPT, RunFolder
 
-RESULTS = Path(__file__).parent / "results"
 ARM = "thinking"
 REFERENCE = "fold"
 MERGES = {
@@ -46,17 +43,17 @@ MERGES = {
     "requantize w16": {"merge": "requantize", "merge_base": "w16"},
     "requantize nf4": {"merge": "requantize", "merge_base": "nf4"},
 }
-"""Keys of the recipe by the name that `tpo-lite merge-report` gives the merge."""
+"""The recipe's keys for each merge, by the name that `tpo-lite merge-report` gives it."""
 RANKS = (16, 32, 48, 64)
 
 
 def folder(out: Path, merge: str, seed: int) -> Path:
-    """The run of a merge and a seed."""
+    """Return the run folder of a merge and a seed."""
     return out / f"{merge.replace(' ', '-')}-seed-{seed}"
 
 
 def run_merge(out: Path, merge: str, seed: int, overrides: list[str], count: int) -> None:
-    """Trains, measures M_0 ... M_3 and the merges themselves; goes on where an earlier call stopped."""
+    """Train, measure M_0 ... M_3 and the merges themselves; go on where an earlier call stopped."""
     os.environ["TPO_LITE_DEVICE"] = "cpu"
     root = folder(out, merge, seed)
     if merge != REFERENCE and not root.exists():
@@ -68,9 +65,9 @@ def run_merge(out: Path, merge: str, seed: int, overrides: list[str], count: int
 
 
 def copy_up_to_merge(source: Path, out: Path, merge: dict[str, str]) -> None:
-    """Starts the run `out`, which differs from the run `source` in its merge alone, with all that comes before a merge.
+    """Start the run `out` with everything that the run `source` did before its first merge.
 
-    `tpo-lite train` goes on from there, as after a kill.
+    The two differ only in their merge. `tpo-lite train` goes on from there, as after a kill.
     """
     run = RunFolder(source)
     recipe = run.started_with.model_copy(update=merge)
@@ -89,12 +86,12 @@ def copy_up_to_merge(source: Path, out: Path, merge: dict[str, str]) -> None:
 
 
 def run_all(options: argparse.Namespace) -> None:
-    """Every merge and seed, `--jobs` processes at a time; `fold` first, as the others begin with a copy of its runs."""
-    # As many threads for every run: sums in another order would make the pairs differ by more than their merge.
+    """Run every merge and seed, `--jobs` at a time; `fold` first, since the others begin with a copy of its runs."""
+    # Every run gets the same number of threads. Sums in another order would make runs differ by more than their merge.
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // options.jobs)))
     spawn = get_context("spawn")
     for merges in ([REFERENCE], [merge for merge in MERGES if merge != REFERENCE]):
-        # A process a run, as a model that was measured gives its memory back by the end of its process alone.
+        # One process per run: a model that was measured gives its memory back only when its process ends.
         with ProcessPoolExecutor(options.jobs, spawn, max_tasks_per_child=1) as pool:
             running: dict[str, Future[None]] = {}
             for seed in range(options.seeds):
@@ -108,46 +105,41 @@ def run_all(options: argparse.Namespace) -> None:
 
 
 def report(runs: dict[str, list[Path]], count: int, command: str) -> str:
-    """results/merging.md, from the finished runs of each merge in the order of their seeds."""
+    """Return the text of results/merging.md, from the finished runs of each merge in the order of their seeds."""
     accuracy = {merge: [accuracies(root, count) for root in roots] for merge, roots in runs.items()}
     models = range(len(accuracy[REFERENCE][0]))
     names = [f"M_{model}" for model in models]
-    seeds, last = len(runs[REFERENCE]), names[-1]
+    n_seeds, last = len(runs[REFERENCE]), names[-1]
     final = {merge: differences(accuracy, merge, models[-1]) for merge in MERGES if merge != REFERENCE}
     rows = [
-        f"| {merge} | {' | '.join(cell([of[model] for of in accuracy[merge]]) for model in models)} "
-        f"| {each([of[-1] for of in accuracy[merge]])} | {kept(roots)} of {seeds * models[-1]} "
-        f"| {mean([seconds(root) / 60 for root in roots]).value:.1f} "
-        f"| {mean([disk(root) / 1e6 for root in roots]).value:.1f} |"
+        [
+            merge,
+            *(cell([of[model] for of in accuracy[merge]]) for model in models),
+            each([of[-1] for of in accuracy[merge]]),
+            f"{kept(roots)} of {n_seeds * models[-1]}",
+            f"{mean([seconds(root) / 60 for root in roots]).value:.1f}",
+            f"{mean([disk(root) / 1e6 for root in roots]).value:.1f}",
+        ]
         for merge, roots in runs.items()
     ]
     against = [
-        f"| {merge} | {' | '.join(cell(differences(accuracy, merge, model)) for model in models[1:])} "
-        f"| {each(values)} |"
+        [merge, *(cell(differences(accuracy, merge, model)) for model in models[1:]), each(values)]
         for merge, values in final.items()
     ]
+    divergences = [cells for merge, roots in runs.items() for cells in divergence_rows(merge, roots, models[-1])]
     return "\n".join(
         [
-            "# Merging between iterations",
-            "",
-            f"Date: {date.today()}. Machine: {machine('cpu')}; "
-            f"Python {platform.python_version()}, tpo_lite {__version__}.",
-            f"Command: `{command}`",
-            "",
-            f"The thinking arm of the embedded recipe; mean over {seeds} seeds with the 95 % t interval, in percent. "
+            *heading("Merging between iterations", "cpu", command),
+            f"The thinking arm of the embedded recipe; mean over {n_seeds} seeds with the 95 % t interval, in percent. "
             f"Each model answers {count} held-out instructions once at T = 0.8, top-p 0.95, in NF4; a malformed output "
             "is wrong. Minutes are wall time of a run, the part before the first merge as the run of fold took it. "
             "Disk is what the last model is beside its base.",
             "",
-            f"| merge | {' | '.join(names)} | {last}, each seed | M_t kept | minutes | disk, MB |",
-            f"|---|{'--:|' * len(models)}---|--:|--:|--:|",
-            *rows,
+            *table(f"merge: | {' | '.join(names)} | {last}, each seed: | M_t kept | minutes | disk, MB", rows),
             "",
             f"Accuracy less that of {REFERENCE} with the same seed, in points:",
             "",
-            f"| merge | {' | '.join(names[1:])} | {last}, each seed |",
-            f"|---|{'--:|' * (len(models) - 1)}---|",
-            *against,
+            *table(f"merge: | {' | '.join(names[1:])} | {last}, each seed:", against),
             "",
             f"{last} with an interval that excludes 0: better than {REFERENCE}: {clear(final, 1)}; worse: "
             f"{clear(final, -1)}.",
@@ -157,26 +149,24 @@ def report(runs: dict[str, list[Path]], count: int, command: str) -> str:
             "update. Means over the seeds whose iteration chose a checkpoint. In runs with fold or continue, "
             "requantize merges the updates of all iterations so far into the original base.",
             "",
-            f"| run | made | update, % | none | {' | '.join(MERGES)} |",
-            f"|---|---|--:|--:|{'--:|' * len(MERGES)}",
-            *(row for merge, roots in runs.items() for row in divergence_rows(merge, roots, models[-1])),
+            *table(f"run: | made: | update, % | none | {' | '.join(MERGES)}", divergences),
             "",
         ]
     )
 
 
 def accuracies(root: Path, count: int) -> list[float]:
-    """Held-out accuracy of M_0, M_1, ... of a run."""
+    """Return the held-out accuracy of M_0, M_1, ... of a run."""
     return [figures["accuracy"] for figures in held_out(root, count)[ARM]]
 
 
 def differences(accuracy: dict[str, list[list[float]]], merge: str, model: int) -> list[float]:
-    """Accuracy of M_model less that of the reference, seed by seed."""
+    """Return M_model's accuracy less that of the reference, seed by seed."""
     return [ours[model] - theirs[model] for ours, theirs in zip(accuracy[merge], accuracy[REFERENCE], strict=True)]
 
 
 def clear(final: dict[str, list[float]], sign: int) -> str:
-    """The merges whose interval lies on one side of 0."""
+    """Return the merges whose interval lies on one side of 0: above it for `sign` 1, below it for -1."""
     found = []
     for merge, values in final.items():
         average = mean(values)
@@ -186,28 +176,23 @@ def clear(final: dict[str, list[float]], sign: int) -> str:
 
 
 def kept(roots: list[Path]) -> int:
-    """Iterations in which the judge preferred none of the checkpoints."""
+    """Return the number of iterations in which the judge preferred none of the checkpoints."""
     runs = [RunFolder(root) for root in roots]
     return sum(run.chosen(ARM, iteration) == KEPT for run in runs for iteration in range(run.recipe.iterations))
 
 
 def disk(root: Path) -> int:
-    """Bytes of what the last model of a run is beside its base: an adapter, or a whole model. 0 if it is M_0."""
+    """Return the bytes that a run's last model takes beside its base: an adapter or a whole model; 0 for M_0."""
     run = RunFolder(root)
     model = run.trained(ARM, run.recipe.iterations)
     if model == 0:
         return 0
     made = run.iteration(ARM, model - 1)
-    return size(made / ("model" if run.recipe.merge == "requantize" else "adapter"))
+    return bytes_of((made / ("model" if run.recipe.merge == "requantize" else "adapter")).iterdir())
 
 
-def size(path: Path) -> int:
-    """Bytes of a folder's files."""
-    return sum(file.stat().st_size for file in path.iterdir())
-
-
-def divergence_rows(merge: str, roots: list[Path], iterations: int) -> list[str]:
-    """The merge report of a merge's runs, a row an iteration."""
+def divergence_rows(merge: str, roots: list[Path], iterations: int) -> list[list[str]]:
+    """Return the merge report of a merge's runs, one row per iteration."""
     reports = [merge_report.measure(RunFolder(root), debug=False) for root in roots]
     rows = []
     for iteration in range(iterations):
@@ -215,13 +200,12 @@ def divergence_rows(merge: str, roots: list[Path], iterations: int) -> list[str]
         if entries:
             norm = statistics.fmean(entry.update_norm for entry in entries)
             kls = [statistics.fmean(entry.strategies[name].kl for entry in entries) for name in ("none", *MERGES)]
-            figures = [f"{100 * norm:.1f}", *(f"{kl:.1e}" for kl in kls)]
-            rows.append(f"| {merge} | M_{iteration + 1} | {' | '.join(figures)} |")
+            rows.append([merge, f"M_{iteration + 1}", f"{100 * norm:.1f}", *(f"{kl:.1e}" for kl in kls)])
     return rows
 
 
 def measure_ranks(flags: list[str], options: argparse.Namespace) -> dict[int, list[dict[str, Any]]]:
-    """What benchmarks/training.py measures of ours at each rank, ranks in turns, and the bytes of its adapter."""
+    """Measure `ours` of benchmarks/training.py at each rank, ranks in turns, and the size of its adapter."""
     measured: dict[int, list[dict[str, Any]]] = {rank: [] for rank in RANKS}
     for number in range(options.rounds):
         for rank, runs in measured.items():
@@ -232,23 +216,18 @@ def measure_ranks(flags: list[str], options: argparse.Namespace) -> dict[int, li
 
 
 def adapter_bytes(model: str, rank: int) -> int:
-    """Bytes of an adapter's folder, as `fold` writes it."""
+    """Return the bytes of an adapter's folder, as `fold` writes it."""
     with tempfile.TemporaryDirectory() as work:
         write_adapter_to(Path(work), model, rank)
-        return size(Path(work) / "adapter")
+        return bytes_of((Path(work) / "adapter").iterdir())
 
 
 def rank_report(measured: dict[int, list[dict[str, Any]]], command: str, options: argparse.Namespace) -> str:
-    """results/merging-ranks.md; `options` are those of benchmarks/training.py."""
+    """Return the text of results/merging-ranks.md; `options` are those of benchmarks/training.py."""
     rows = [rank_row(rank, runs, measured[RANKS[0]]) for rank, runs in measured.items()]
     return "\n".join(
         [
-            "# What fold's rank costs",
-            "",
-            f"Date: {date.today()}. Machine: {machine(options.device)}; "
-            f"Python {platform.python_version()}, tpo_lite {__version__}.",
-            f"Command: `{command}`",
-            "",
+            *heading("What fold's rank costs", options.device, command),
             f"Model: {Path(options.model).name}, in NF4. With `lora.rank: {RANKS[0]}`, iteration t trains an adapter "
             f"of rank {RANKS[0]} x t, at the same cost if older blocks are frozen: their gradients are computed and "
             "dropped. "
@@ -256,17 +235,18 @@ def rank_report(measured: dict[int, list[dict[str, Any]]], command: str, options
             f"{'with' if options.gradient_checkpointing else 'without'} gradient checkpointing, {options.optimizer}; "
             "tokens of both sides counted. Peaks are the whole process's, from loading on.",
             "",
-            f"| rank | adapter, MB | tokens/s, each round | median | x rank {RANKS[0]} | pairs/s | peak RAM, GB "
-            "| peak GPU, GB |",
-            "|--:|--:|---|--:|--:|--:|--:|--:|",
-            *rows,
+            *table(
+                f"rank | adapter, MB | tokens/s, each round: | median | x rank {RANKS[0]} | pairs/s | peak RAM, GB "
+                "| peak GPU, GB",
+                rows,
+            ),
             "",
         ]
     )
 
 
-def rank_row(rank: int, runs: list[dict[str, Any]], first: list[dict[str, Any]]) -> str:
-    """A rank's figures, against those of the first; the last words of one that failed in place of them."""
+def rank_row(rank: int, runs: list[dict[str, Any]], first: list[dict[str, Any]]) -> list[str]:
+    """Return a rank's figures, compared with the first rank's; if it failed, its last words instead."""
     cells = [str(rank), f"{runs[0]['adapter'] / 1e6:.1f}"]
     speed, unit = median_speed(runs), median_speed(first)
     if speed is None:
@@ -275,15 +255,15 @@ def rank_row(rank: int, runs: list[dict[str, Any]], first: list[dict[str, Any]])
         cells += [", ".join(f"{run['tokens_per_second']:.1f}" for run in runs), f"{speed:.1f}"]
         cells.append(f"{speed / unit:.2f}" if unit else "-")
         cells.append(f"{statistics.median(run['pairs_per_second'] for run in runs):.3f}")
-        cells += [f"{max(run['peak'].get(kind, 0) for run in runs) / 1e9:.2f}" for kind in ("host", "gpu")]
-    return f"| {' | '.join(cells)} |"
+        cells += peaks(runs)
+    return cells
 
 
 def main() -> None:
-    """Runs, measures, writes."""
+    """Run what is asked for, measure, and write the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--jobs", type=int, default=1, help="runs side by side")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at the same time")
     parser.add_argument("--out", type=Path, default=Path("runs/merging"))
     parser.add_argument("--set", dest="overrides", action="append", default=[], help="passed on to tpo-lite train")
     parser.add_argument("--held-out", type=int, default=HELD_OUT, help="instructions that a model is measured on")
@@ -300,10 +280,7 @@ def main() -> None:
         run_all(options)
         runs = {merge: [folder(options.out, merge, seed) for seed in range(options.seeds)] for merge in MERGES}
         path, text = RESULTS / "merging.md", report(runs, options.held_out, command)
-    path = options.results or path
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text)
-    print(text)
+    write(options.results or path, text)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,8 @@ TINY = PUBLISHED["llama-3.1-8b"] | {
 }
 
 
-def _config(sizes: dict[str, Any], rope_factor: float) -> LlamaConfig:
+def llama_config(sizes: dict[str, Any], rope_factor: float) -> LlamaConfig:
+    """Return a Llama-3 configuration of these sizes, which are keys of config.json."""
     return LlamaConfig(
         architectures=["LlamaForCausalLM"],
         max_position_embeddings=131_072,
@@ -45,10 +46,10 @@ def _config(sizes: dict[str, Any], rope_factor: float) -> LlamaConfig:
 
 
 SHAPES = {
-    "llama-3.1-8b": _config(PUBLISHED["llama-3.1-8b"], rope_factor=8.0),
-    "llama-3.2-3b": _config(PUBLISHED["llama-3.2-3b"], rope_factor=32.0),
-    "llama-3.2-1b": _config(PUBLISHED["llama-3.2-1b"], rope_factor=32.0),
-    "tiny": _config(TINY, rope_factor=8.0),
+    "llama-3.1-8b": llama_config(PUBLISHED["llama-3.1-8b"], rope_factor=8.0),
+    "llama-3.2-3b": llama_config(PUBLISHED["llama-3.2-3b"], rope_factor=32.0),
+    "llama-3.2-1b": llama_config(PUBLISHED["llama-3.2-1b"], rope_factor=32.0),
+    "tiny": llama_config(TINY, rope_factor=8.0),
 }
 
 

@@ -7,10 +7,11 @@
     trl        NF4, TRL's `DPOTrainer` as it is
     unsloth    NF4 and adapters by unsloth, TRL's `DPOTrainer` as unsloth patches it, with its fused preference loss
 
-MODEL is a folder, such as one of `benchmarks.make_model`. Pairs are random token ids, each side of exactly --tokens, a
-quarter of them the prompt's; the adapter is random. The reference is computed before training by all. An optimizer step
-follows each micro-batch; the first, and loading and the reference, are not timed, but count for memory. Without --path
-each setting runs in a process of its own, one change at a time from the first row, `--rounds` times in turns.
+MODEL is a folder, such as one that `benchmarks.make_model` writes. Pairs are random token ids: each side has exactly
+--tokens, a quarter of them in the prompt. The adapter is random. All three compute the reference before training. An
+optimizer step follows each micro-batch. Loading, the reference and the first step are not timed, but count for memory.
+Without --path, each setting runs in a process of its own, `--rounds` times in turns. Settings differ from the first row
+in one thing each.
 """
 
 from __future__ import annotations
@@ -19,38 +20,36 @@ import argparse
 import contextlib
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from datetime import date
 from pathlib import Path
 from typing import Any, get_args
 
 import tpo_lite.phases.process  # noqa: F401  keeps the libraries quiet, as in a phase
-from benchmarks.sampling import cap_memory, machine
-from tpo_lite import __version__
+from benchmarks.measuring import cap_memory
+from benchmarks.tables import RESULTS, heading, peaks, table, write
 from tpo_lite.machine.memory import PeakMemory
 from tpo_lite.recipe import Train
 
-RESULTS = Path(__file__).parent / "results" / "training.md"
 PATHS = ("ours", "trl", "unsloth")
 OPTIMIZERS = get_args(Train.model_fields["optimizer"].annotation)
 RANKS = (16, 32, 64)
 SETTING = ("path", "optimizer", "rank", "pairs", "tokens", "micro_batch", "gradient_checkpointing", "device", "cap_gb")
 PROMPT = 1 / 4
-"""Share of a side's tokens."""
+"""The prompt's share of a side's tokens."""
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
-    """One setting in this process: its figures and what it was measured with."""
+    """Measure one setting in this process; return its figures and what it was measured with."""
     os.environ["TPO_LITE_DEVICE"] = options.device
     peak = PeakMemory()  # before there is a context, which counts
     cap_memory(options.device, options.cap_gb)
     options.model = str(Path(options.model).resolve())
-    with tempfile.TemporaryDirectory() as work, contextlib.chdir(work):  # unsloth writes compiled code to where it runs
+    # unsloth writes compiled code to the working directory.
+    with tempfile.TemporaryDirectory() as work, contextlib.chdir(work):
         times = train(options, Path(work))
     seconds = times[-1] - times[0]
     return {name: getattr(options, name) for name in SETTING} | {
@@ -62,7 +61,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def train(options: argparse.Namespace, work: Path) -> list[float]:
-    """Trains and returns when each step ended."""
+    """Train, and return the time at which each step ended."""
     if options.path == "unsloth":
         load_unsloth()
     import torch
@@ -79,7 +78,7 @@ def train(options: argparse.Namespace, work: Path) -> list[float]:
             times.append(time.perf_counter())
 
     class OnIds(DPOTrainer):
-        """As it is, but for token ids in place of text."""
+        """TRL's trainer, given token ids instead of text."""
 
         def _prepare_dataset(self, dataset: Any, *args: Any) -> Any:
             return dataset
@@ -112,7 +111,7 @@ def train(options: argparse.Namespace, work: Path) -> list[float]:
 
 
 def load_unsloth() -> None:
-    """Imports unsloth before what it patches, from the folder that `make test` installs it to if it is there."""
+    """Import unsloth before what it patches, from the folder that `make test` installs it to if there is one."""
     os.environ["UNSLOTH_FUSED_PREFERENCE_LOSS"] = "1"
     folder = Path(sys.prefix) / "unsloth"
     if folder.is_dir():
@@ -121,7 +120,7 @@ def load_unsloth() -> None:
 
 
 def adapted(options: argparse.Namespace) -> Any:
-    """The 4-bit model with a trainable adapter."""
+    """Return the 4-bit model with a trainable adapter."""
     from tpo_lite.nf4 import compute_dtype, load_base
 
     if options.path != "unsloth":
@@ -143,7 +142,7 @@ def adapted(options: argparse.Namespace) -> Any:
 
 
 def random_pairs(count: int, tokens: int, vocabulary: int) -> list[Any]:
-    """Pairs of random ids, the same for all."""
+    """Return pairs of random token ids, the same in every process."""
     import numpy as np
 
     from tpo_lite.records import Pair
@@ -161,7 +160,7 @@ def random_pairs(count: int, tokens: int, vocabulary: int) -> list[Any]:
 
 
 def grid() -> list[list[str]]:
-    """Flags of each setting; the first is what the others differ from in one thing."""
+    """Return the flags of each setting; every other one differs from the first in one thing."""
     paths = [["--path", path] for path in PATHS]
     optimizers = [["--path", "ours", "--optimizer", optimizer] for optimizer in OPTIMIZERS[1:]]
     ranks = [["--path", "ours", "--rank", str(rank)] for rank in RANKS[1:]]
@@ -170,9 +169,9 @@ def grid() -> list[list[str]]:
 
 
 def report(measured: list[list[dict[str, Any]]], command: str, options: argparse.Namespace) -> str:
-    """results/training.md, of each setting's rounds; one that failed has its last words in place of figures."""
+    """Return the text of results/training.md; a setting that failed has its last words instead of figures."""
     trl = measured[PATHS.index("trl")]
-    table = []
+    rows = []
     for runs in measured:
         first, speed = runs[0], median_speed(runs)
         what = [first["path"], first["optimizer"], first["rank"], first["micro_batch"]]
@@ -180,46 +179,48 @@ def report(measured: list[list[dict[str, Any]]], command: str, options: argparse
         if speed is None:
             figures = [next(run["error"] for run in runs if "error" in run), "-", "-", "-", "-"]
         else:
-            peaks = [f"{max(run['peak'].get(kind, 0) for run in runs) / 1e9:.2f}" for kind in ("host", "gpu")]
             times = "-" if median_speed(trl) is None else f"{ratio(runs, trl):.2f}"
-            figures = [", ".join(f"{run['tokens_per_second']:.1f}" for run in runs), f"{speed:.1f}", times, *peaks]
-        table.append(f"| {' | '.join(map(str, [*what, *figures]))} |")
+            rounds = ", ".join(f"{run['tokens_per_second']:.1f}" for run in runs)
+            figures = [rounds, f"{speed:.1f}", times, *peaks(runs)]
+        rows.append([*what, *figures])
+    columns = (
+        "path: | optimizer: | rank | micro-batch | checkpointing: | tokens/s, each round: | median | x trl "
+        "| peak RAM, GB | peak GPU, GB"
+    )
     return "\n".join(
         [
-            "# DPO",
+            *heading("DPO", options.device, command),
+            f"Model: {Path(options.model).name}. {options.pairs} pairs of {options.tokens} tokens a side; tokens of "
+            "both sides are counted. A setting that failed shows its last words. Peaks are the whole process's, from "
+            "loading on.",
             "",
-            f"Date: {date.today()}. Machine: {machine(options.device)}; "
-            f"Python {platform.python_version()}, tpo_lite {__version__}.",
-            f"Command: `{command}`",
-            "",
-            f"Model: {Path(options.model).name}. {options.pairs} pairs of {options.tokens} tokens a side, tokens of both "
-            "sides counted; a round that failed left its last words. Peaks are the whole process's, from loading on.",
-            "",
-            "| path | optimizer | rank | micro-batch | checkpointing | tokens/s, each round | median | x trl | "
-            "peak RAM, GB | peak GPU, GB |",
-            "|---|---|--:|--:|---|--:|--:|--:|--:|--:|",
-            *table,
+            *table(columns, rows),
             "",
         ]
     )
 
 
 def median_speed(runs: list[dict[str, Any]]) -> float | None:
-    """Tokens a second of a setting; None if a round of it failed."""
+    """Return a setting's tokens per second; None if one of its rounds failed."""
     if any("error" in run for run in runs):
         return None
     return statistics.median(run["tokens_per_second"] for run in runs)
 
 
 def ratio(runs: list[dict[str, Any]], others: list[dict[str, Any]]) -> float:
-    """How many times as fast as another setting: the median of the rounds, as a machine may be slower in one of them."""
+    """Return how many times as fast a setting is as another.
+
+    The median over rounds, since the machine may be slower in one of them.
+    """
     speeds = [[run["tokens_per_second"] for run in of] for of in (runs, others)]
-    return statistics.median(one / other for one, other in zip(*speeds))
+    return statistics.median(one / other for one, other in zip(*speeds, strict=True))
 
 
 def run_alone(flags: list[str]) -> dict[str, Any]:
-    """One setting in a process of its own: its figures, or its last words as `error`."""
-    done = subprocess.run([sys.executable, "-m", "benchmarks.training", *flags], capture_output=True, text=True)
+    """Measure one setting in a process of its own; return its figures, or its last words as `error`."""
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.training", *flags], capture_output=True, text=True, check=False
+    )
     if done.returncode == 0:
         return json.loads(done.stdout.splitlines()[-1])
     words = done.stderr.strip().splitlines()
@@ -227,7 +228,7 @@ def run_alone(flags: list[str]) -> dict[str, Any]:
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """Return the parser of the command line."""
     made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("--model", required=True)
     made.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
@@ -240,28 +241,26 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--no-gradient-checkpointing", dest="gradient_checkpointing", action="store_false")
     made.add_argument("--cap-gb", type=float, help="GiB that torch may take of the GPU")
     made.add_argument("--rounds", type=int, default=2)
-    made.add_argument("--results", type=Path, default=RESULTS)
+    made.add_argument("--results", type=Path, default=RESULTS / "training.md")
     return made
 
 
 def main() -> None:
-    """Measures one setting, or all in turns."""
+    """Measure one setting, or all in turns."""
     options = parser().parse_args()
     if options.pairs % options.micro_batch:
-        parser().error(f"--pairs {options.pairs} is no multiple of --micro-batch {options.micro_batch}")
+        parser().error(f"--pairs {options.pairs} is not a multiple of --micro-batch {options.micro_batch}")
     if options.path:
         print(json.dumps(measure(options)))
         return
     measured: list[list[dict[str, Any]]] = [[] for _ in grid()]
     for number in range(options.rounds):
-        for runs, flags in zip(measured, grid()):
+        for runs, flags in zip(measured, grid(), strict=True):
             asked = vars(parser().parse_args([*sys.argv[1:], *flags]))
             runs.append(asked | run_alone([*sys.argv[1:], *flags]))
             print(f"round {number + 1}, {' '.join(flags)}: {runs[-1]}", flush=True)
     command = " ".join(["python -m benchmarks.training", *sys.argv[1:]])
-    options.results.parent.mkdir(parents=True, exist_ok=True)
-    options.results.write_text(report(measured, command, options))
-    print(options.results.read_text())
+    write(options.results, report(measured, command, options))
 
 
 if __name__ == "__main__":
