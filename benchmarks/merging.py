@@ -132,8 +132,8 @@ def report(runs: dict[str, list[Path]], count: int, command: str) -> str:
             *heading("Merging between iterations", "cpu", command),
             f"The thinking arm of the embedded recipe; mean over {n_seeds} seeds with the 95 % t interval, in percent. "
             f"Each model answers {count} held-out instructions once at T = 0.8, top-p 0.95, in NF4; a malformed output "
-            "is wrong. Minutes are wall time of a run, the part before the first merge as the run of fold took it. "
-            "Disk is what the last model is beside its base.",
+            "is wrong. Minutes are a run's wall time; the part before the first merge is what fold's run took. "
+            "Disk is what the last model takes beside its base.",
             "",
             *table(f"merge: | {' | '.join(names)} | {last}, each seed: | M_t kept | minutes | disk, MB", rows),
             "",

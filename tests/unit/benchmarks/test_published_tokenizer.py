@@ -18,7 +18,7 @@ TOKENIZER = SHARED / "data/tokenizer"
 VOCABULARY = TOKENIZER / "llama_cpp/ggml-vocab-llama-bpe.gguf"
 TEMPLATE = TOKENIZER / "templates/meta-llama-Llama-3.1-8B-Instruct.jinja"
 
-pytestmark = pytest.mark.skipif(not TOKENIZER.is_dir(), reason=f"{TOKENIZER} with the published vocabulary is missing")
+pytestmark = pytest.mark.shared
 
 
 class Published(TikTokenConverter):
