@@ -50,13 +50,13 @@ def floor(options: argparse.Namespace) -> dict[str, Any]:
     """
     import torch
 
-    from tpo_lite.machine.device import device
     from tpo_lite.nf4 import compute_dtype
 
-    on = device()
+    on, large = options.device, options.device == "cuda"
+    if large and not torch.cuda.is_available():
+        raise InputError(f"torch {torch.__version__} finds no CUDA device. Install a CUDA build of torch, or use --cpu.")
     cap_memory(on, options.cap_gb)
     options.work.mkdir(parents=True, exist_ok=True)
-    large = on == "cuda"
     return {
         "copy": _copied(on, 1 << (29 if large else 26)),
         "matmul": _multiplied(on, 8192 if large else 2048, compute_dtype(on)),

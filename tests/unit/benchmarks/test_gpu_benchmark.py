@@ -223,7 +223,7 @@ def test_a_model_is_not_made_again_for_nobody(place, monkeypatch):
 def test_only_is_one_step_with_what_it_needs():
     planned = steps("tiny", "cpu")
     assert [step.name for step in chosen(planned, "fold")] == [*MAKES, "fold"]
-    with pytest.raises(InputError, match="no step 'folds'; there are floor, "):
+    with pytest.raises(InputError, match="no step 'folds'. Steps are floor, "):
         chosen(planned, "folds")
 
 
