@@ -54,7 +54,7 @@ def floor(options: argparse.Namespace) -> dict[str, Any]:
 
     on, large = options.device, options.device == "cuda"
     if large and not torch.cuda.is_available():
-        raise InputError(f"torch {torch.__version__} finds no CUDA device. Install a CUDA build of torch, or use --cpu.")
+        raise InputError(f"torch {torch.__version__} finds no CUDA device. Install one built for CUDA, or use --cpu.")
     cap_memory(on, options.cap_gb)
     options.work.mkdir(parents=True, exist_ok=True)
     return {
