@@ -17,10 +17,10 @@ from transformers import PreTrainedTokenizerFast
 
 from benchmarks.texts import corpus
 from tpo_lite.embedded.tokenizer import CHAT_TEMPLATE, train_tokenizer
-from tpo_lite.llamacpp.convert import PRE_TOKENIZERS
+from tpo_lite.llamacpp.pre_tokenizers import SPLITS
 
 SPECIALS = 256
-SPLIT = next(expression for expression, name in PRE_TOKENIZERS.items() if name == "llama-bpe")
+SPLIT = next(expression for expression, name in SPLITS.items() if name == "llama-bpe")
 SPACE = "Ġ"
 """How byte-level BPE writes a space."""
 

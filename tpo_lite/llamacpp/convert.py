@@ -1,9 +1,9 @@
-"""Conversion of a Llama checkpoint in Hugging Face's layout to a GGUF file for llama.cpp, and its quantization.
+"""Conversion of a Llama, Qwen2 or Qwen3 checkpoint from Hugging Face's layout to a GGUF file, and its quantization.
 
-`convert` holds one tensor in memory at a time, and imports no torch. It supports `model_type: llama` without biases, in
-16-bit or 32-bit safetensors, with `default` or `llama3` rotary embeddings and a byte-level BPE tokenizer that splits
-text as Llama-3's or Qwen2's does. It refuses everything else. The GGUF gives the logits of the checkpoint. Names,
-metadata and the rotary layout follow llama.cpp's own `convert_hf_to_gguf.py`.
+`convert` holds one tensor in memory at a time, and imports no torch. It supports 16-bit or 32-bit safetensors with
+`default` or `llama3` rotary embeddings, and a byte-level BPE tokenizer that llama.cpp knows
+(`tpo_lite.llamacpp.pre_tokenizers`). It refuses everything else, e.g. a Llama with biases. The GGUF gives the logits of
+the checkpoint. Names, metadata and the rotary layout follow llama.cpp's own `convert_hf_to_gguf.py`.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import gguf
 import numpy as np
 
 from tpo_lite.errors import InputError, TpoError
+from tpo_lite.llamacpp.pre_tokenizers import pre_tokenizer
 from tpo_lite.safetensors_files import read_header
 
 LAYER_NAMES = {
@@ -36,9 +37,15 @@ LAYER_NAMES = {
 }
 """Modules of a transformers Llama layer -> tensors of a GGUF block."""
 
-_SPLIT = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|%s| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-PRE_TOKENIZERS = {_SPLIT % r"\p{N}{1,3}": "llama-bpe", _SPLIT % r"\p{N}": "qwen2"}
-"""The expression by which a tokenizer splits text before BPE -> llama.cpp's name for it."""
+_WEIGHTS = {f"{theirs}.weight": f"{ours}.weight" for theirs, ours in LAYER_NAMES.items()}
+LAYER_TENSORS = {
+    "llama": _WEIGHTS,
+    "qwen2": _WEIGHTS | {f"self_attn.{letter}_proj.bias": f"attn_{letter}.bias" for letter in "qkv"},
+    "qwen3": _WEIGHTS | {f"self_attn.{letter}_norm.weight": f"attn_{letter}_norm.weight" for letter in "qk"},
+}
+"""Architectures, named alike by both libraries -> tensors of a transformers layer -> tensors of a GGUF block."""
+INTERLEAVED = ("llama",)
+"""Architectures whose query and key rows llama.cpp keeps in another order; see `interleaved`."""
 
 _STORED: dict[str, np.dtype[Any]] = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "BF16": np.dtype("<u2")}
 _CHUNK = 1 << 24
@@ -49,15 +56,16 @@ _NO_CONVERSION = "Convert it with llama.cpp's convert_hf_to_gguf.py."
 
 
 def convert(folder: Path, out: Path, type: Literal["F16", "F32"] = "F16", name: str | None = None) -> None:
-    """Write the Llama checkpoint in `folder`, its tokenizer and its chat template to the GGUF file `out`.
+    """Write the checkpoint in `folder`, its tokenizer and its chat template to the GGUF file `out`.
 
-    Matrices are stored as `type`, norms in 32 bits. `name` is the model's name in the metadata, by default that of the
-    folder. `out` appears only when it is complete. Raises `InputError` for a checkpoint that is not supported or lacks
-    a tensor, and `TpoError` if there is too little disk space.
+    Matrices are stored as `type`, norms and biases in 32 bits. `name` is the model's name in the metadata, by default
+    that of the folder. `out` appears only when it is complete. Raises `InputError` for a checkpoint that is not
+    supported or lacks a tensor, and `TpoError` if there is too little disk space.
     """
     config = json.loads(_required(folder, "config.json").read_text(encoding="utf-8"))
-    if config["model_type"] != "llama":
-        raise InputError(f"{folder} is a {config['model_type']!r} model, not a llama. {_NO_CONVERSION}")
+    if config["model_type"] not in LAYER_TENSORS:
+        known = ", ".join(LAYER_TENSORS)
+        raise InputError(f"{folder} is a {config['model_type']!r} model, not one of {known}. {_NO_CONVERSION}")
     shape = _Shape.of(config, folder)
     stored = _stored_tensors(folder)
     tensors = list(_tensors(shape, stored, folder))
@@ -68,7 +76,7 @@ def convert(folder: Path, out: Path, type: Literal["F16", "F32"] = "F16", name: 
         raise TpoError(f"{out} needs {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free there. Free some space.")
 
     temporary = out.with_name(out.name + ".tmp")
-    writer = gguf.GGUFWriter(temporary, "llama")
+    writer = gguf.GGUFWriter(temporary, shape.architecture)
     writer.add_name(name or folder.resolve().name)
     _add_shape(writer, shape)
     writer.add_file_type(gguf.LlamaFileType.MOSTLY_F16 if type == "F16" else gguf.LlamaFileType.ALL_F32)
@@ -123,8 +131,9 @@ def quantize(f16: Path, out: Path, type: Literal["Q4_K_M", "Q8_0"]) -> None:
 
 @dataclass(frozen=True)
 class _Shape:
-    """What llama.cpp needs from a Llama's config.json."""
+    """What llama.cpp needs from a config.json."""
 
+    architecture: str
     vocab_size: int
     context: int
     hidden: int
@@ -146,8 +155,11 @@ class _Shape:
         rope["rope_type"] = rope.get("type", rope["rope_type"])
         if rope["rope_type"] not in ("default", "llama3"):
             raise InputError(f"{folder}: rope_type {rope['rope_type']!r} is not supported. {_NO_CONVERSION}")
+        if config.get("use_sliding_window"):
+            raise InputError(f"{folder}: use_sliding_window is not supported. {_NO_CONVERSION}")
         heads = config["num_attention_heads"]
         return cls(
+            architecture=config["model_type"],
             vocab_size=config["vocab_size"],
             context=config["max_position_embeddings"],
             hidden=config["hidden_size"],
@@ -221,32 +233,35 @@ def _tensors(
 ) -> Iterator[tuple[str, _StoredTensor, int | None]]:
     """Yield (GGUF name, source, heads to interleave or None) for every tensor of the GGUF.
 
-    Raises `InputError` if one is not among `stored`, or one of these belongs to no plain Llama.
+    Raises `InputError` if one is not among `stored`, or the architecture has no tensor like one of these.
     """
-    names = {"token_embd": "model.embed_tokens", "output_norm": "model.norm"}
+    names = {"token_embd.weight": "model.embed_tokens.weight", "output_norm.weight": "model.norm.weight"}
     if not shape.tied:
-        names["output"] = "lm_head"
+        names["output.weight"] = "lm_head.weight"
     for layer in range(shape.layers):
-        names |= {f"blk.{layer}.{ours}": f"model.layers.{layer}.{theirs}" for theirs, ours in LAYER_NAMES.items()}
-    missing = {f"{theirs}.weight" for theirs in names.values()} - stored.keys()
+        tensors = LAYER_TENSORS[shape.architecture].items()
+        names |= {f"blk.{layer}.{ours}": f"model.layers.{layer}.{theirs}" for theirs, ours in tensors}
+    missing = set(names.values()) - stored.keys()
     if missing:
         raise InputError(f"{folder} lacks the tensor {min(missing)!r}. Copy or download the model again.")
     # Tied checkpoints may repeat the embedding as lm_head, and old ones store frequencies that follow from rope_theta.
-    known = {f"{theirs}.weight" for theirs in names.values()} | {"lm_head.weight"}
+    known = {*names.values(), "lm_head.weight"}
     unknown = {name for name in stored if name not in known and not name.endswith("rotary_emb.inv_freq")}
     if unknown:
         raise InputError(
-            f"{folder} has the tensor {min(unknown)!r}, which a plain Llama does not have. {_NO_CONVERSION}"
+            f"{folder} has the tensor {min(unknown)!r}, which a plain {shape.architecture} model does not have. "
+            f"{_NO_CONVERSION}"
         )
-    heads = {"attn_q": shape.heads, "attn_k": shape.kv_heads}
+    heads = {"attn_q": shape.heads, "attn_k": shape.kv_heads} if shape.architecture in INTERLEAVED else {}
     for ours, theirs in names.items():
-        yield f"{ours}.weight", stored[f"{theirs}.weight"], heads.get(ours.split(".")[-1])
+        yield ours, stored[theirs], heads.get(ours.split(".")[-2])
 
 
 def interleaved(weight: np.ndarray, heads: int) -> np.ndarray:
-    """Return a query or key projection's rows in llama.cpp's rotary order.
+    """Return a query or key projection's rows in llama.cpp's rotary order for a Llama.
 
-    In a head of width d, llama.cpp rotates rows 2i and 2i + 1 together, and transformers rows i and i + d/2.
+    In a head of width d, llama.cpp rotates rows 2i and 2i + 1 together, and transformers rows i and i + d/2. Of other
+    architectures, both rotate rows i and i + d/2.
     """
     rows, columns = weight.shape
     return weight.reshape(heads, 2, rows // heads // 2, columns).swapaxes(1, 2).reshape(rows, columns)
@@ -270,7 +285,9 @@ def _add_shape(writer: gguf.GGUFWriter, shape: _Shape) -> None:
 
 def _add_tokenizer(writer: gguf.GGUFWriter, folder: Path, rows: int) -> None:
     """Add the tokenizer and chat template of `folder`, with the vocabulary padded to the embedding's `rows`."""
-    tokenizer = json.loads(_required(folder, "tokenizer.json").read_text(encoding="utf-8"))
+    file = _required(folder, "tokenizer.json")
+    pre = pre_tokenizer(file)
+    tokenizer = json.loads(file.read_text(encoding="utf-8"))
     settings = json.loads(_required(folder, "tokenizer_config.json").read_text(encoding="utf-8"))
     bpe, added = tokenizer["model"], tokenizer["added_tokens"]
     ids = bpe["vocab"] | {token["content"]: token["id"] for token in added}
@@ -278,45 +295,42 @@ def _add_tokenizer(writer: gguf.GGUFWriter, folder: Path, rows: int) -> None:
         token["content"]: gguf.TokenType.CONTROL if token["special"] else gguf.TokenType.USER_DEFINED for token in added
     }
     tokens = sorted(ids, key=lambda token: ids[token])
+    if [ids[token] for token in tokens] != list(range(len(tokens))) or len(tokens) > rows:
+        raise InputError(
+            f"{folder}/tokenizer.json has {len(tokens)} tokens whose ids are not those of the {rows} embeddings. "
+            f"{_NO_CONVERSION}"
+        )
     padding = rows - len(tokens)
     writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre(_pre_tokenizer(tokenizer, folder))
+    writer.add_tokenizer_pre(pre)
     writer.add_token_list(tokens + [f"[PAD{index}]" for index in range(padding)])
     writer.add_token_types(
         [kinds.get(token, gguf.TokenType.NORMAL) for token in tokens] + [gguf.TokenType.UNUSED] * padding
     )
     # Older tokenizer.json files have "a b" where newer ones have ["a", "b"].
     writer.add_token_merges([merge if isinstance(merge, str) else " ".join(merge) for merge in bpe["merges"]])
-    bos, eos = _text(settings["bos_token"]), _text(settings["eos_token"])
-    writer.add_bos_token_id(ids[bos])
-    writer.add_eos_token_id(ids[eos])
-    writer.add_eot_token_id(ids[eos])
-    if settings.get("pad_token") is not None:
-        writer.add_pad_token_id(ids[_text(settings["pad_token"])])
-    # The post-processor is what puts BOS before a text.
-    writer.add_add_bos_token(bos in json.dumps(tokenizer["post_processor"]))
+    bos, eos, pad = (_text(settings.get(f"{kind}_token")) for kind in ("bos", "eos", "pad"))
+    if bos is not None:
+        writer.add_bos_token_id(ids[bos])
+    if eos is not None:
+        writer.add_eos_token_id(ids[eos])
+        writer.add_eot_token_id(ids[eos])
+    if pad is not None:
+        writer.add_pad_token_id(ids[pad])
+    # The post-processor is what puts BOS before a text. Qwen2 has none.
+    writer.add_add_bos_token(bos is not None and bos in json.dumps(tokenizer["post_processor"]))
     template = folder / "chat_template.jinja"
     chat_template = template.read_text(encoding="utf-8") if template.exists() else settings.get("chat_template")
     if chat_template is not None:
         writer.add_chat_template(chat_template)
 
 
-def _pre_tokenizer(tokenizer: dict[str, Any], folder: Path) -> str:
-    """Return llama.cpp's name for how `tokenizer` splits text before BPE."""
-    pre = tokenizer["pre_tokenizer"] or {}
-    for step in pre.get("pretokenizers", [pre]):
-        expression = step.get("pattern", {}).get("Regex")
-        if expression in PRE_TOKENIZERS:
-            return PRE_TOKENIZERS[expression]
-    raise InputError(f"{folder}/tokenizer.json splits text in a way that is not supported. {_NO_CONVERSION}")
-
-
-def _text(token: str | dict[str, str]) -> str:
+def _text(token: str | dict[str, str] | None) -> str | None:
     """Return the text of a special token in tokenizer_config.json, which holds it as text or with its properties."""
     return token["content"] if isinstance(token, dict) else token
 
 
 def _required(folder: Path, name: str) -> Path:
     if not (folder / name).is_file():
-        raise InputError(f"{folder} has no {name}. Give the folder of a Llama checkpoint with its tokenizer.")
+        raise InputError(f"{folder} has no {name}. Give the folder of a checkpoint with its tokenizer.")
     return folder / name

@@ -10,9 +10,10 @@ import struct
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from tpo_lite.errors import InputError
+from tpo_lite.gguf_header import GgufHeader
 from tpo_lite.hub import cached_file, download_config, hub_file, judge_path, local_config, local_file, model_folder
 from tpo_lite.recipe import JudgeSettings
 
@@ -146,7 +147,8 @@ def converts_to_gguf(name: str) -> bool:
     A model that is only known by its name is assumed to have the published tokenizer. A model on the hub whose
     tokenizer is not in the cache is assumed not to convert.
     """
-    from tpo_lite.llamacpp.convert import PRE_TOKENIZERS
+    from tpo_lite.llamacpp.convert import LAYER_TENSORS
+    from tpo_lite.llamacpp.pre_tokenizers import pre_tokenizer
 
     try:
         config = _config(name)
@@ -155,16 +157,18 @@ def converts_to_gguf(name: str) -> bool:
     rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
     biases = config.get("attention_bias") or config.get("mlp_bias")
     kind = rope.get("rope_type", rope.get("type", "default"))
-    if config.get("model_type") != "llama" or biases or kind not in ("default", "llama3"):
+    if config.get("model_type") not in LAYER_TENSORS or biases or kind not in ("default", "llama3"):
+        return False
+    if config.get("use_sliding_window"):
         return False
     tokenizer = local_file(name, "tokenizer.json")
     if tokenizer is None:
         return _published(name) is not None
     try:
-        text = tokenizer.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError):
+        pre_tokenizer(tokenizer)
+    except InputError:
         return False
-    return any(json.dumps(expression) in text for expression in PRE_TOKENIZERS)
+    return True
 
 
 def _config(name: str) -> dict[str, Any]:
@@ -241,7 +245,7 @@ def read_gguf(path: Path) -> JudgeShape:
 
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            header = _GgufHeader(data)
+            header = GgufHeader(data)
         architecture = header.values["general.architecture"]
         get = {key.removeprefix(f"{architecture}."): value for key, value in header.values.items()}
         embedding = header.tensors["token_embd.weight"]
@@ -268,61 +272,3 @@ def read_gguf(path: Path) -> JudgeShape:
         ) from error
     size = sum(sizes.values())
     return JudgeShape(shape, size, size if shape.tied else size - sizes["token_embd.weight"])
-
-
-_NUMBERS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
-"""GGUF's number types, in `struct`'s notation."""
-_STRING, _ARRAY = 8, 9
-
-
-class _GgufTensor(NamedTuple):
-    dimensions: list[int]
-    kind: int
-
-
-class _GgufHeader:
-    """What comes before the weights in a GGUF file: values by key (arrays as None), and tensors by name.
-
-    gguf's own reader takes seconds, since it makes an object of every token and merge. Numbers are little-endian
-    (https://github.com/ggml-org/ggml/blob/master/docs/gguf.md).
-    """
-
-    def __init__(self, data: mmap.mmap):
-        self._data, self._at = data, 4
-        if data[:4] != b"GGUF":
-            raise ValueError("it does not begin with GGUF")
-        _version, tensors, values = self._number("<I"), self._number("<Q"), self._number("<Q")
-        self.values = {self._text(): self._value(self._number("<I")) for _ in range(values)}
-        self.tensors = {self._text(): self._tensor() for _ in range(tensors)}
-
-    def _number(self, form: str) -> Any:
-        (value,) = struct.unpack_from(form, self._data, self._at)
-        self._at += struct.calcsize(form)
-        return value
-
-    def _text(self) -> str:
-        length = self._number("<Q")
-        self._at += length
-        return self._data[self._at - length : self._at].decode()
-
-    def _value(self, kind: int) -> Any:
-        if kind == _STRING:
-            return self._text()
-        if kind != _ARRAY:
-            return self._number(_NUMBERS[kind])
-        kind, count = self._number("<I"), self._number("<Q")
-        if kind in _NUMBERS:
-            self._at += count * struct.calcsize(_NUMBERS[kind])
-            return None
-        for _ in range(count):
-            if kind == _STRING:
-                self._at += 8 + struct.unpack_from("<Q", self._data, self._at)[0]
-            else:
-                self._value(kind)
-        return None
-
-    def _tensor(self) -> _GgufTensor:
-        dimensions = [self._number("<Q") for _ in range(self._number("<I"))]
-        tensor = _GgufTensor(dimensions, self._number("<I"))
-        self._number("<Q")  # where its data begins
-        return tensor

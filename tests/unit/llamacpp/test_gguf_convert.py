@@ -2,22 +2,35 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import gguf
 import numpy as np
 import pytest
 import torch
+from peft import get_peft_model, set_peft_model_state_dict
 from safetensors.numpy import save_file
 from safetensors.torch import load_file
 from safetensors.torch import save_file as save_torch
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
+from tests.helpers.random_adapter import largest_difference, random_adapter
 from tests.helpers.tiny_model import write_tiny_model
+from tpo_lite.adapters import lora_config, state_dict
 from tpo_lite.embedded.gguf_export import write_gguf
 from tpo_lite.embedded.tokenizer import train_tokenizer
 from tpo_lite.errors import InputError, TpoError
 from tpo_lite.hub import judge_path
+from tpo_lite.llamacpp.adapter import write_adapter_gguf
 from tpo_lite.llamacpp.convert import LAYER_NAMES, _Shape, _stored_tensors, convert, quantize
 from tpo_lite.llamacpp.decoder import LlamaCpp
 from tpo_lite.llamacpp.leaves import Leaf
@@ -25,8 +38,15 @@ from tpo_lite.llamacpp.leaves import Leaf
 IDS = [0, 17, 42, 5, 99, 7, 7, 200, 31, 64, 3, 11, 250, 8, 90, 91] * 4
 
 
-def write_checkpoint(folder, **changes):
-    """A random Llama with its tokenizer whose attention depends strongly on positions."""
+MODELS = {
+    "llama": (LlamaConfig, LlamaForCausalLM),
+    "qwen2": (Qwen2Config, Qwen2ForCausalLM),
+    "qwen3": (Qwen3Config, Qwen3ForCausalLM),
+}
+
+
+def write_checkpoint(folder, architecture="llama", **changes):
+    """A random model with its tokenizer whose attention depends strongly on positions."""
     torch.manual_seed(0)
     tokenizer = train_tokenizer(["The answer is 7."] * 50, 300)
     config = {
@@ -39,7 +59,11 @@ def write_checkpoint(folder, **changes):
         "max_position_embeddings": 128,
         "initializer_range": 0.1,
     }
-    model = LlamaForCausalLM(LlamaConfig(**(config | changes)))
+    config_class, model_class = MODELS[architecture]
+    model = model_class(config_class(**(config | changes)))
+    for name, weight in model.named_parameters():
+        if name.endswith(("bias", "q_norm.weight", "k_norm.weight")):  # all 0 or 1 in a new model
+            torch.nn.init.normal_(weight, mean=float("norm" in name), std=0.5)
     model.to(torch.bfloat16).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
@@ -85,6 +109,46 @@ def test_logits_are_the_checkpoints(tmp_path, changes):
     convert(folder, tmp_path / "model.gguf")
     expected, logits = logits_of_both(folder, tmp_path / "model.gguf")
     np.testing.assert_allclose(logits, expected, atol=0.005 * expected.std())
+
+
+@pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
+@pytest.mark.parametrize(
+    ("architecture", "changes"),
+    [
+        ("qwen2", {}),
+        ("qwen3", {"head_dim": 32}),
+        ("qwen3", {"head_dim": 16, "rope_parameters": {"rope_type": "default", "rope_theta": 1e6}}),
+    ],
+    ids=str,
+)
+def test_logits_of_qwen_are_the_checkpoints(tmp_path, architecture, changes, tied):
+    folder = write_checkpoint(tmp_path / "model", architecture, tie_word_embeddings=tied, **changes)
+    convert(folder, tmp_path / "model.gguf")
+    expected, logits = logits_of_both(folder, tmp_path / "model.gguf")
+    np.testing.assert_allclose(logits, expected, atol=0.005 * expected.std())
+
+
+@pytest.mark.parametrize("architecture", ["qwen2", "qwen3"])
+def test_an_adapter_on_qwen_does_in_llama_cpp_what_it_does_in_peft(tmp_path, architecture):
+    folder = write_checkpoint(tmp_path / "model", architecture)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    model = get_peft_model(model, lora_config(3, 2.0)).eval()
+    blocks = random_adapter(model, rank=3, seed=0)
+    set_peft_model_state_dict(model, state_dict(blocks))
+    write_adapter_gguf(blocks, 2.0, 4, 2, tmp_path / "lora.gguf", architecture)
+    adapted = SimpleNamespace(folder=folder, model=model)
+    assert largest_difference(adapted, tmp_path / "lora.gguf") < 0.03
+    assert largest_difference(adapted, tmp_path / "lora.gguf", attached=False) > 1
+
+
+def test_a_tokenizer_without_bos_is_converted_as_it_is(tmp_path):
+    """Qwen2's: no BOS, and nothing is put before a text."""
+    folder = write_checkpoint(tmp_path / "model", "qwen2")
+    edit(folder / "tokenizer_config.json", lambda settings: settings.update(bos_token=None))
+    convert(folder, tmp_path / "model.gguf")
+    fields = gguf.GGUFReader(tmp_path / "model.gguf").fields
+    assert "tokenizer.ggml.bos_token_id" not in fields
+    assert fields["tokenizer.ggml.add_bos_token"].contents() is False
 
 
 def test_32_bits_are_kept(tmp_path):
@@ -228,20 +292,27 @@ def add(name, dtype):
 
 
 def other_splitting(folder):
-    edit(folder / "tokenizer.json", lambda tokenizer: tokenizer.update(pre_tokenizer={"type": "Metaspace"}))
+    metaspace = {"type": "Metaspace", "replacement": "_", "prepend_scheme": "always", "split": True}
+    edit(folder / "tokenizer.json", lambda tokenizer: tokenizer.update(pre_tokenizer=metaspace))
 
 
 @pytest.mark.parametrize(
     "change, message",
     [
-        (set_config(model_type="gemma2"), "'gemma2' model, not a llama"),
+        (set_config(model_type="gemma2"), "'gemma2' model, not one of llama, qwen2, qwen3"),
         (set_config(rope_parameters={"rope_type": "yarn"}), "rope_type 'yarn' is not supported"),
         (set_config(rope_parameters=None, rope_scaling={"type": "linear", "factor": 2}), "rope_type 'linear' is not"),
         (set_config(num_hidden_layers=3), "lacks the tensor 'model.layers.2.input_layernorm.weight'"),
         (drop("model.norm.weight"), "lacks the tensor 'model.norm.weight'"),
         (add("model.layers.0.self_attn.q_proj.bias", torch.float32), "has the tensor 'model.layers.0.*q_proj.bias'"),
         (add("x", torch.uint8), "x is U8; only 16 and 32 bit"),
-        (other_splitting, "splits text in a way that is not supported"),
+        (
+            other_splitting,
+            r"tokenizer.json splits text in a way that llama.cpp does not know \(hash of .*: [0-9a-f]{64}\)",
+        ),
+        (set_config(use_sliding_window=True), "use_sliding_window is not supported"),
+        (set_config(vocab_size=200), r"has \d+ tokens whose ids are not those of the 200 embeddings"),
+        (lambda folder: (folder / "tokenizer.json").write_text("{}"), "tokenizer.json is no tokenizer that can be"),
         (lambda folder: (folder / "tokenizer.json").unlink(), "has no tokenizer.json"),
         (lambda folder: (folder / "config.json").unlink(), "has no config.json"),
         (lambda folder: (folder / "model.safetensors").unlink(), "holds no model\\*.safetensors"),

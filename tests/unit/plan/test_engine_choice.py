@@ -59,7 +59,9 @@ def test_auto_falls_back_where_nothing_was_measured():
     ("change", "converts"),
     [
         ({}, True),
-        ({"model_type": "qwen2"}, False),
+        ({"model_type": "gemma2"}, False),
+        ({"model_type": "qwen2"}, True),
+        ({"model_type": "qwen2", "use_sliding_window": True}, False),
         ({"attention_bias": True}, False),
         ({"rope_parameters": None, "rope_scaling": {"type": "dynamic", "factor": 2.0}}, False),
         ({"rope_parameters": {"rope_type": "llama3"}}, True),

@@ -42,6 +42,7 @@ class GgufSampler(Sampler):
         self.rows = ROUNDS * settings.batch
         config = AutoConfig.from_pretrained(policy.model)
         self.heads, self.kv_heads = config.num_attention_heads, config.num_key_value_heads
+        self.architecture = config.model_type
         # Where prompts are longer than the plan takes them to be, fewer rows are continued at a time.
         self.sequences, self.cells = gguf_room(recipe, device == "cuda")
         self.base = converted_base(policy.model, policy.work, kind)
@@ -51,7 +52,7 @@ class GgufSampler(Sampler):
         lora = None
         if adapter is not None:
             lora = self.work / "sampling-adapter.gguf"
-            write_adapter_gguf(*read_adapter(adapter), self.heads, self.kv_heads, lora)
+            write_adapter_gguf(*read_adapter(adapter), self.heads, self.kv_heads, lora, self.architecture)
         self.decoder = LlamaCpp(
             self.base,
             n_ctx=self.cells,
