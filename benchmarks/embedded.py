@@ -12,17 +12,16 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
-import tpo_lite.phases.process  # noqa: F401  keeps the libraries quiet, as in a phase
 from benchmarks.tables import RESULTS, heading, table, write
 from tpo_lite.files import read_json, write_json
 from tpo_lite.intervals import mean
+from tpo_lite.phases.process import keep_libraries_quiet
 from tpo_lite.run import RunFolder
 
 HELD_OUT = 1000
@@ -45,21 +44,21 @@ def held_out(root: Path, count: int = HELD_OUT) -> dict[str, Any]:
 
 def measure_run(root: Path, count: int) -> dict[str, Any]:
     """Measure every model of every arm on `count` instructions outside the run's slices."""
-    os.environ["TPO_LITE_DEVICE"] = "cpu"
+    keep_libraries_quiet()
     from tpo_lite.embedded.world import instructions
     from tpo_lite.phases.figures import validation_figures
     from tpo_lite.records import Instruction, read_jsonl
     from tpo_lite.sampling.policy import LoadedPolicy, policy, sampling_key
 
     run = RunFolder(root)
-    recipe = run.recipe
+    recipe = run.load_settled()
     used = {x.id for path in (root / "instructions").glob("*.jsonl") for x in read_jsonl(path, Instruction)}
     fresh = [x for x in instructions(count + len(used), seed=10_000 + recipe.seed) if x.id not in used][:count]
     figures: dict[str, Any] = {}
     for arm in recipe.arms:
         figures[arm] = []
         for model in range(recipe.iterations + 1):
-            loaded = LoadedPolicy(recipe, policy(run, recipe, arm, model))
+            loaded = LoadedPolicy(recipe, policy(run, recipe, arm, model), "cpu")
             key = sampling_key(recipe, arm, model, "benchmark")
             drawn = list(loaded.draw(fresh, recipe.style(arm), key, k=1))
             answered = validation_figures(drawn)

@@ -33,11 +33,11 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.gpu_steps import GGUF, MAKES, SHAPES, Step, command, steps
-from benchmarks.measuring import machine
+from benchmarks.measuring import machine, visible_gpu
 from tpo_lite.errors import InputError, TpoError
 from tpo_lite.files import read_json, write_json
 from tpo_lite.machine.cards import GIB, cpu
-from tpo_lite.machine.memory import Gpu, gpu, wait_until_free
+from tpo_lite.machine.memory import Gpu, wait_until_free
 
 START = time.monotonic()
 ROOT = Path(__file__).resolve().parents[1]
@@ -73,9 +73,8 @@ def find_card(device: str) -> Gpu | None:
     """Return the card, or None with --cpu. Raises `InputError` if there is none or NVML cannot be asked about it."""
     if device == "cpu":
         return None
-    os.environ["TPO_LITE_DEVICE"] = device
     os.environ["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"  # as NVML counts
-    card = gpu()
+    card = visible_gpu(device)
     if card is None:
         raise InputError(
             "no NVIDIA card was found, or nvidia-ml-py, which finds it, is missing (pip install nvidia-ml-py). Run "
@@ -188,7 +187,7 @@ def environment(step: Step, place: Place) -> dict[str, str]:
     paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
     if "unsloth" in step.setting.values():
         paths.append(str(Path(sys.prefix) / "unsloth"))
-    return os.environ | {"TPO_LITE_DEVICE": place.device, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
+    return os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
 
 
 def watch(arguments: list[str], env: dict[str, str], said: Path, card: Gpu | None, deadline: float) -> tuple[str, int]:

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from tpo_lite.judges.room import PROMPT_TOKENS as JUDGE_PROMPT_TOKENS
 from tpo_lite.machine.cards import Card
-from tpo_lite.plan.memory import JUDGE_PROMPT_TOKENS
 from tpo_lite.plan.rates import ASKED, EXPLAIN_SHARE, PROMPT_TOKENS, RESPONSE_SHARE, lengths, roofline
 from tpo_lite.plan.shapes import JudgeShape, ModelShape
-from tpo_lite.recipe import Recipe, load_recipe, with_keys
+from tpo_lite.recipe import load_recipe, with_keys
+from tpo_lite.settled import SettledRecipe, as_settled
 
 RECIPES = {"default": "llama-3.1-8b-24gb", "paper-size": "llama-3.1-8b-24gb-paper"}
 ESTIMATED = ("RTX 4090", "RTX 3090")
@@ -28,14 +29,14 @@ Seconds = dict[str, float | None]
 """Seconds by phase; None if its speed is not measured."""
 
 
-def recipe_as_measured(name: str, engine: str, batch: int, judge: dict[str, Any]) -> Recipe:
+def recipe_as_measured(name: str, engine: str, batch: int, judge: dict[str, Any]) -> SettledRecipe:
     """Return a shipped recipe with the settings that were measured instead of its own."""
     keys = {"sampling.batch": batch, "train.micro_batch": 1, "train.gradient_checkpointing": True}
     keys |= {f"judge.{key}": value for key, value in judge.items()}
-    return with_keys(load_recipe(name), keys).model_copy(update={"engine": engine})
+    return as_settled(with_keys(load_recipe(name), keys | {"engine": engine}))
 
 
-def judge_tokens(recipe: Recipe, prompts: float, responses: int, calls: float) -> tuple[float, float]:
+def judge_tokens(recipe: SettledRecipe, prompts: float, responses: int, calls: float) -> tuple[float, float]:
     """Return the tokens that a judge reads and writes for `calls` comparisons of `responses` to each of `prompts`.
 
     As in `tpo_lite.plan.rates`, what several comparisons begin with is read once.
@@ -47,7 +48,7 @@ def judge_tokens(recipe: Recipe, prompts: float, responses: int, calls: float) -
 
 
 def seconds_measured(
-    recipe: Recipe,
+    recipe: SettledRecipe,
     sampled: float | None,
     read: float | None,
     written: float | None,
@@ -82,7 +83,7 @@ def seconds_measured(
 
 
 def seconds_elsewhere(
-    seconds: Seconds, recipe: Recipe, model: ModelShape, judge: JudgeShape, here: Card, there: Card
+    seconds: Seconds, recipe: SettledRecipe, model: ModelShape, judge: JudgeShape, here: Card, there: Card
 ) -> Seconds:
     """Scale `seconds` of the measured card to another card, by what the plan's arithmetic gives for both."""
     on, of = (roofline(recipe, model, judge, card) for card in (there, here))

@@ -19,7 +19,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import tpo_lite.phases.process  # noqa: F401  keeps the libraries quiet, as in a phase
 from benchmarks.gpu_steps import GGUF, RANK
 from benchmarks.measuring import (
     bytes_of,
@@ -27,11 +26,13 @@ from benchmarks.measuring import (
     layer_shapes,
     need_gpu_offload,
     read_instructions,
+    visible_gpu,
     write_adapter_to,
 )
 from tpo_lite.errors import InputError, TpoError
 from tpo_lite.files import write_json
 from tpo_lite.machine.memory import PeakMemory
+from tpo_lite.phases.process import keep_libraries_quiet
 
 REPEATS = 10
 NUMBERS = (
@@ -173,7 +174,7 @@ def judging(options: argparse.Namespace) -> dict[str, Any]:
     from tpo_lite.plan.shapes import read_gguf
 
     need_gpu_offload(options.device)
-    peak = PeakMemory()
+    peak = PeakMemory(visible_gpu(options.device))
     path = options.model / f"model-{GGUF}.gguf"
     judge = GgufJudge(
         path,
@@ -220,18 +221,20 @@ def fold(options: argparse.Namespace) -> dict[str, Any]:
     """Run the phase `fold` itself, in a run made up for it: one checkpoint, with a random adapter."""
     from tpo_lite.chat import Chat, load_tokenizer
     from tpo_lite.files import write_atomically
+    from tpo_lite.machine.device import Place
     from tpo_lite.phases import fold as phase
-    from tpo_lite.recipe import Lora, Recipe
+    from tpo_lite.recipe import Lora
     from tpo_lite.records import PromptSamples, Sample
     from tpo_lite.run import RunFolder
+    from tpo_lite.settled import SettledRecipe
     from tpo_lite.thoughts import GENERIC, thought_prompt
 
-    peak = PeakMemory()  # before there is a context, which counts
+    peak = PeakMemory(visible_gpu(options.device))  # before there is a context, which counts
     cap_memory(options.device, options.cap_gb)
     run = RunFolder(options.work / "run")
     shutil.rmtree(run.root, ignore_errors=True)
-    recipe = Recipe(model=str(options.model), iterations=1, engine="transformers", lora=Lora(rank=options.rank))
-    run.start(recipe, new=False)
+    recipe = SettledRecipe(model=str(options.model), iterations=1, lora=Lora(rank=options.rank))
+    run.start(recipe, recipe, Place(0 if options.device == "cuda" else None), new=False)
     made = run.iteration("thinking", 0)
     write_random_adapter(made / "train/checkpoint-1", options)
     write_json(made / "validation.json", {"chosen": "checkpoint-1"})
@@ -243,7 +246,7 @@ def fold(options: argparse.Namespace) -> dict[str, Any]:
     ]
     write_atomically(run.validation_of("thinking", 1), "".join(record.to_json() + "\n" for record in records))
     start = time.perf_counter()
-    phase.run(run, run.recipe, "thinking", 0, options.device)
+    phase.run(run, run.load_settled(), "thinking", 0, options.device)
     return {
         "seconds": time.perf_counter() - start,
         "sequences": 2 * len(records),
@@ -267,7 +270,7 @@ def requantize(options: argparse.Namespace) -> dict[str, Any]:
             (source / file.name).symlink_to(file)
     write_random_adapter(options.work / "update", options)
     blocks, scale = read_adapter(options.work / "update")
-    peak, start = PeakMemory(), time.perf_counter()
+    peak, start = PeakMemory(visible_gpu(options.device)), time.perf_counter()
     merge_to_disk(str(source), blocks, scale, out)
     measured = {"seconds": time.perf_counter() - start, "disk": bytes_of(out.iterdir()), "peak": peak.bytes()}
     shards = [shard.stat().st_size for shard in options.model.glob("*.safetensors")]
@@ -295,6 +298,7 @@ KINDS = {run.__name__: run for run in (floor, weights, gguf, adapter, judging, f
 
 def main() -> None:
     """Measure, and print the figures as the last line."""
+    keep_libraries_quiet()
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("kind", choices=KINDS)
     parser.add_argument("--model", type=Path, required=True)
@@ -306,7 +310,6 @@ def main() -> None:
     for name in NUMBERS:
         parser.add_argument(f"--{name}", type=int)
     options = parser.parse_args()
-    os.environ["TPO_LITE_DEVICE"] = options.device
     try:
         print(json.dumps(KINDS[options.kind](options)))
     except TpoError as error:

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.sampling import K, recipe_of
-from tpo_lite.plan.memory import KL_POSITIONS, KL_PROMPTS
-from tpo_lite.recipe import Instructions, JudgeSettings, Lora, PairSettings, Recipe, Sampling, Train
+from tpo_lite.recipe import Instructions, Lora, PairSettings
+from tpo_lite.settled import SettledJudge, SettledRecipe, SettledSampling, SettledTrain
+from tpo_lite.training.room import KL_POSITIONS, KL_PROMPTS
 
 RANK = 16
 OPTIMIZER = "adamw_8bit"
@@ -149,7 +150,7 @@ class Step:
     """What it takes at most, as far as is known before it has been tried."""
     setting: dict[str, Any] = field(default_factory=dict)
     """Everything that its figures depend on besides shape and machine, by option of its command line."""
-    recipe: Recipe | None = None
+    recipe: SettledRecipe | None = None
     """What `tpo_lite.plan` predicts its memory from; None if no phase does the same."""
     phase: str | None = None
     """The phase that does the same."""
@@ -214,10 +215,10 @@ def _sampling(sizes: Sizes) -> Iterator[Step]:
 def _judging(sizes: Sizes) -> Iterator[Step]:
     """Yield one step for each of the judge's modes."""
     for mode, prompts in sizes.judged.items():
-        recipe = Recipe(
+        recipe = SettledRecipe(
             instructions=Instructions(max_tokens=sizes.prompt_tokens),
-            sampling=Sampling(max_new_tokens=sizes.new_tokens),
-            judge=JudgeSettings(mode=mode, **sizes.judge),
+            sampling=SettledSampling(max_new_tokens=sizes.new_tokens),
+            judge=SettledJudge(mode=mode, **sizes.judge),
         )
         setting = {"mode": mode, "prompts": prompts, "responses": sizes.responses, "characters": sizes.characters}
         setting |= {**sizes.judge, "prefill": sizes.prefill}
@@ -242,23 +243,23 @@ def _training(sizes: Sizes) -> Iterator[Step]:
         yield step("ours", RANK, optimizer)
 
 
-def training_recipe(rank: int, optimizer: str, tokens: int) -> Recipe:
+def training_recipe(rank: int, optimizer: str, tokens: int) -> SettledRecipe:
     """Return a recipe that trains on one pair of `tokens` per side at a time."""
-    return Recipe(
+    return SettledRecipe(
         iterations=1,
         lora=Lora(rank=rank, alpha=rank),
-        sampling=Sampling(max_new_tokens=tokens),  # so that pairs.max_tokens is what limits a pair
+        sampling=SettledSampling(max_new_tokens=tokens),  # so that pairs.max_tokens is what limits a pair
         pairs=PairSettings(max_tokens=tokens),
-        train=Train(micro_batch=1, optimizer=optimizer, gradient_checkpointing=True),
+        train=SettledTrain(micro_batch=1, optimizer=optimizer, gradient_checkpointing=True),
     )
 
 
 def _merging(sizes: Sizes) -> Iterator[Step]:
     """Yield the phase `fold`, then the merge into 16-bit weights."""
     prompts, positions = sizes.kl
-    recipe: Recipe | None = None
+    recipe: SettledRecipe | None = None
     if sizes.kl == (KL_PROMPTS, KL_POSITIONS):  # as in the phase; with fewer, less memory is taken than planned
-        recipe = Recipe(iterations=1, lora=Lora(rank=RANK), instructions=Instructions(max_tokens=sizes.prompt_tokens))
+        recipe = SettledRecipe(iterations=1, lora=Lora(rank=RANK), instructions=Instructions(max_tokens=sizes.prompt_tokens))
     setting = {"rank": RANK, "prompts": prompts, "positions": positions, "prompt_tokens": sizes.prompt_tokens}
     yield Step("fold", "fold", sizes.seconds["fold"], setting, recipe, "fold" if recipe else None)
     yield Step("requantize-w16", "requantize", sizes.seconds["requantize"], {"rank": RANK})

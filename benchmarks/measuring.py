@@ -9,6 +9,7 @@ from pathlib import Path
 
 from tpo_lite.errors import InputError
 from tpo_lite.machine.cards import GIB
+from tpo_lite.machine.memory import Gpu, gpu
 from tpo_lite.records import Instruction
 
 LATER_KERNELS = 256 << 20
@@ -25,6 +26,14 @@ def machine(device: str) -> str:
         return torch.cuda.get_device_name()
     threads = os.environ.get("OMP_NUM_THREADS", "all")
     return f"{os.cpu_count()} cores ({threads} threads), {platform.processor() or platform.machine()}, no GPU"
+
+
+def visible_gpu(device: str) -> Gpu | None:
+    """Return the first GPU that CUDA_VISIBLE_DEVICES leaves visible; None on a CPU and without NVML."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
+    if not visible or device == "cpu":
+        return None
+    return gpu(int(visible) if visible.isdigit() else visible)
 
 
 def cap_memory(device: str, gib: float | None) -> None:

@@ -25,7 +25,6 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-import tpo_lite.phases.process  # noqa: F401  keeps the libraries quiet, as in a phase
 from benchmarks.embedded import HELD_OUT, cell, each, held_out, run_recipe, seconds
 from benchmarks.measuring import bytes_of, write_adapter_to
 from benchmarks.tables import RESULTS, heading, peaks, table, write
@@ -33,6 +32,7 @@ from benchmarks.training import median_speed, run_alone
 from benchmarks.training import parser as training_parser
 from tpo_lite.intervals import mean
 from tpo_lite.loop import merge_report
+from tpo_lite.phases.process import keep_libraries_quiet
 from tpo_lite.run import KEPT, RunFolder
 
 ARM = "thinking"
@@ -54,7 +54,7 @@ def folder(out: Path, merge: str, seed: int) -> Path:
 
 def run_merge(out: Path, merge: str, seed: int, overrides: list[str], count: int) -> None:
     """Train, measure M_0 ... M_3 and the merges themselves; go on where an earlier call stopped."""
-    os.environ["TPO_LITE_DEVICE"] = "cpu"
+    keep_libraries_quiet()
     root = folder(out, merge, seed)
     if merge != REFERENCE and not root.exists():
         copy_up_to_merge(folder(out, REFERENCE, seed), root, MERGES[merge])
@@ -70,10 +70,10 @@ def copy_up_to_merge(source: Path, out: Path, merge: dict[str, str]) -> None:
     The two differ only in their merge. `tpo-lite train` goes on from there, as after a kill.
     """
     run = RunFolder(source)
-    recipe = run.started_with.model_copy(update=merge)
+    recipe = run.load_started().model_copy(update=merge)
     copy = RunFolder(out.with_name(f"{out.name}.tmp"))
     shutil.rmtree(copy.root, ignore_errors=True)
-    copy.start(recipe, new=False)
+    copy.start(recipe, recipe, run.load_place(), new=False)
     shutil.copytree(source / "instructions", copy.root / "instructions")
     merged = shutil.ignore_patterns("adapter", "model", "fold.json", "merge_report.json", "seconds.json")
     for arm in recipe.arms:
@@ -178,17 +178,17 @@ def clear(final: dict[str, list[float]], sign: int) -> str:
 def kept(roots: list[Path]) -> int:
     """Return the number of iterations in which the judge preferred none of the checkpoints."""
     runs = [RunFolder(root) for root in roots]
-    return sum(run.chosen(ARM, iteration) == KEPT for run in runs for iteration in range(run.recipe.iterations))
+    return sum(run.chosen(ARM, iteration) == KEPT for run in runs for iteration in range(run.load_started().iterations))
 
 
 def disk(root: Path) -> int:
     """Return the bytes that a run's last model takes beside its base: an adapter or a whole model; 0 for M_0."""
     run = RunFolder(root)
-    model = run.trained(ARM, run.recipe.iterations)
+    model = run.trained(ARM, run.load_started().iterations)
     if model == 0:
         return 0
     made = run.iteration(ARM, model - 1)
-    return bytes_of((made / ("model" if run.recipe.merge == "requantize" else "adapter")).iterdir())
+    return bytes_of((made / ("model" if run.load_started().merge == "requantize" else "adapter")).iterdir())
 
 
 def divergence_rows(merge: str, roots: list[Path], iterations: int) -> list[list[str]]:

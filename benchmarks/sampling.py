@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -27,25 +26,26 @@ import time
 from pathlib import Path
 from typing import Any
 
-import tpo_lite.phases.process  # noqa: F401  keeps the libraries quiet, as in a phase
-from benchmarks.measuring import cap_memory, need_gpu_offload, read_instructions, write_adapter_to
+from benchmarks.measuring import cap_memory, need_gpu_offload, read_instructions, visible_gpu, write_adapter_to
 from benchmarks.tables import RESULTS, heading, peaks, table, write
 from tpo_lite.machine.memory import PeakMemory
-from tpo_lite.recipe import Instructions, Lora, Recipe, Sampling
+from tpo_lite.phases.process import keep_libraries_quiet
+from tpo_lite.recipe import Instructions, Lora
+from tpo_lite.settled import SettledRecipe, SettledSampling
 
 K = 8
 WARM_UP = 8
 """Tokens per sample of the warm-up, which is not timed."""
 
 
-def recipe_of(engine: str, batch: int, new_tokens: int, prompt_tokens: int, rank: int) -> Recipe:
+def recipe_of(engine: str, batch: int, new_tokens: int, prompt_tokens: int, rank: int) -> SettledRecipe:
     """Return what one engine is measured with; the adapter of its last iteration has `rank`."""
-    return Recipe(
+    return SettledRecipe(
         iterations=2,
         engine="transformers" if engine == "generate" else engine,
         instructions=Instructions(max_tokens=prompt_tokens),
         lora=Lora(rank=rank),
-        sampling=Sampling(k=K, batch=batch, max_new_tokens=new_tokens),
+        sampling=SettledSampling(k=K, batch=batch, max_new_tokens=new_tokens),
     )
 
 
@@ -54,8 +54,8 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 
     Returns prompt and sampled tokens, seconds, peak memory in bytes, and for gguf its distance from NF4.
     """
-    os.environ["TPO_LITE_DEVICE"] = options.device
-    peak = PeakMemory()  # before there is a context, which counts
+    keep_libraries_quiet()
+    peak = PeakMemory(visible_gpu(options.device))  # before there is a context, which counts
     if options.engine == "gguf":
         need_gpu_offload(options.device)
     else:  # llama.cpp does without torch's context, which would count
@@ -70,7 +70,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 
     recipe = recipe_of(options.engine, options.batch, options.new_tokens, options.prompt_tokens, options.rank)
     policy = Policy(model_path(options.model), options.work / "adapter", options.work)
-    loaded = LoadedPolicy(recipe, policy)
+    loaded = LoadedPolicy(recipe, policy, options.device)
     if options.mean_length:
         vocabulary = len(loaded.chat.tokenizer)
         enders = np.random.default_rng(0).choice(vocabulary, vocabulary // options.mean_length, replace=False).tolist()

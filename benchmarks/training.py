@@ -28,10 +28,10 @@ import time
 from pathlib import Path
 from typing import Any, get_args
 
-import tpo_lite.phases.process  # noqa: F401  keeps the libraries quiet, as in a phase
-from benchmarks.measuring import cap_memory
+from benchmarks.measuring import cap_memory, visible_gpu
 from benchmarks.tables import RESULTS, heading, peaks, table, write
 from tpo_lite.machine.memory import PeakMemory
+from tpo_lite.phases.process import keep_libraries_quiet
 from tpo_lite.recipe import Train
 
 PATHS = ("ours", "trl", "unsloth")
@@ -44,8 +44,8 @@ PROMPT = 1 / 4
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     """Measure one setting in this process; return its figures and what it was measured with."""
-    os.environ["TPO_LITE_DEVICE"] = options.device
-    peak = PeakMemory()  # before there is a context, which counts
+    keep_libraries_quiet()
+    peak = PeakMemory(visible_gpu(options.device))  # before there is a context, which counts
     cap_memory(options.device, options.cap_gb)
     options.model = str(Path(options.model).resolve())
     # unsloth writes compiled code to the working directory.

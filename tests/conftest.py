@@ -1,10 +1,16 @@
-"""What every test has: one thread a process, no GPU, and a tiny model, judge and finished run to work on."""
+"""What every test has: one thread per process, no GPU, and a tiny model, judge and finished run to work on."""
+
+# ruff: noqa: E402  the environment is set before anything imports torch
 
 import os
 
-# Before anything imports torch. Subprocesses inherit it, so that all of them give the same bits.
+# Subprocesses inherit it, so that all of them give the same bits.
 os.environ["OMP_NUM_THREADS"] = "1"
-os.environ["TPO_LITE_DEVICE"] = "cpu"
+os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+from tpo_lite.phases.process import keep_libraries_quiet
+
+keep_libraries_quiet()
 
 import pytest
 import yaml

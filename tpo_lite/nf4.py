@@ -14,14 +14,15 @@ from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from tpo_lite.errors import InputError, OutOfMemory, first_line, is_out_of_memory, says_out_of_memory
+from tpo_lite.machine.device import Device, check_torch
 
 
-def compute_dtype(device: str) -> torch.dtype:
+def compute_dtype(device: Device) -> torch.dtype:
     """Return bfloat16 on "cuda" and float32 on "cpu", where bfloat16 is no faster at these sizes."""
     return torch.bfloat16 if device == "cuda" else torch.float32
 
 
-def nf4(device: str) -> BitsAndBytesConfig:
+def nf4(device: Device) -> BitsAndBytesConfig:
     """Return the project's one quantisation: NF4 with double quantisation (QLoRA, arXiv 2305.14314, section 3)."""
     return BitsAndBytesConfig(
         load_in_4bit=True,
@@ -71,11 +72,13 @@ class _Warnings(logging.Handler):
         self.text += record.getMessage()
 
 
-def load_base(model: str, device: str) -> Any:
+def load_base(model: str, device: Device) -> Any:
     """Load the 4-bit base without an adapter.
 
-    Raises `OutOfMemory` if memory runs out, `InputError` if the model cannot be loaded for another reason.
+    Raises `OutOfMemory` if memory runs out, `InputError` if the model cannot be loaded for another reason or torch
+    cannot use the device.
     """
+    check_torch(device)
     with loading(model):
         base = AutoModelForCausalLM.from_pretrained(
             model, quantization_config=nf4(device), dtype=compute_dtype(device), device_map={"": device}
@@ -88,7 +91,7 @@ def load_base(model: str, device: str) -> Any:
     return base
 
 
-def load(model: str, adapter: Path | None, device: str) -> Any:
+def load(model: str, adapter: Path | None, device: Device) -> Any:
     """Load the 4-bit base, with its adapter if there is one, in eval mode. Raises as `load_base` does."""
     base = load_base(model, device)
     if adapter is not None:

@@ -289,7 +289,7 @@ def load_recipe(name: str, overrides: list[str] = []) -> Recipe:
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"cannot read recipe {path}: {error}.") from error
     except yaml.YAMLError as error:
-        raise InputError(f"recipe {path} is not YAML: {' '.join(str(error).split())}. Mend that line.") from error
+        raise InputError(f"recipe {path} is not YAML: {' '.join(str(error).split())}. Fix that line.") from error
     if not isinstance(data, dict):
         raise InputError(f"recipe {path} holds no keys; see `tpo-lite recipes show embedded` for one that does.")
     for override in overrides:

@@ -1,6 +1,7 @@
 """The run folder: where everything of a run lies, what is finished, and who may write.
 
-    RUN/recipe.yaml                         what decides the result
+    RUN/recipe.yaml                         what the run was asked for; values may be "auto"
+    RUN/settled.yaml                        what they were settled to for the machine, and the device
     RUN/limits.json                         batches that memory had room for, where the recipe's were too large
     RUN/base-Q4_K_M.gguf                    the base as engine gguf samples it (requantize: in iteration-<t>/)
     RUN/instructions/                       validation.jsonl, iteration-0.jsonl, ..., counts.json
@@ -15,7 +16,7 @@
     RUN/log/                                tracebacks by phase
 
 The log is the state: a phase is finished when its `done/` file and the outputs named there exist, and a unit
-inside a phase is finished when its line is in the JSONL file. So a damaged file is mended by deleting it.
+inside a phase is finished when its line is in the JSONL file. So to repair a damaged file, delete it.
 """
 
 from __future__ import annotations
@@ -25,14 +26,18 @@ import fcntl
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 
 from tpo_lite.errors import DISK_FULL, InputError, TpoError
 from tpo_lite.files import read_json, write_atomically, write_json
-from tpo_lite.recipe import Recipe, differences, parse_recipe
-from tpo_lite.settled import Limits, limited
+from tpo_lite.machine.device import Place, default_place
+from tpo_lite.recipe import Arm, Recipe, differences, parse_as, parse_recipe
+from tpo_lite.settled import Limits, SettledRecipe, as_settled, limited, open_keys
+
+SETTLED_VERSION = 1
+"""Version of settled.yaml."""
 
 OUTPUTS = {
     "prepare": ["*.jsonl"],
@@ -44,7 +49,7 @@ OUTPUTS = {
     "select": ["validation/*-vs-*.jsonl", "validation.json"],
     "fold": ["adapter/*", "model/*"],
 }
-"""What a phase leaves for later ones; without all that it left a phase is not finished."""
+"""What each phase leaves for later ones. A phase is not finished while anything that it left is missing."""
 
 KEPT = "M_t"
 """What an iteration chooses when the judge prefers none of its checkpoints: M_{t+1} is M_t."""
@@ -56,127 +61,195 @@ class RunFolder:
     def __init__(self, root: Path):
         self.root = root
 
+    def load_recipe(self) -> Recipe:
+        """Read the recipe as the run was asked for, which may say "auto". Raises `InputError` where there is none."""
+        path = self.root / "recipe.yaml"
+        if not path.exists():
+            raise InputError(
+                f"{self.root} is not a run folder: it has no recipe.yaml. "
+                f"Start one with `tpo-lite train --out {self.root}`."
+            )
+        return parse_recipe(_read_yaml(path), str(path))
+
+    def load_started(self) -> SettledRecipe:
+        """Read the settled recipe that the run was started with.
+
+        For a folder of an earlier version, which has no settled.yaml, it is made of recipe.yaml's own values. Raises
+        `InputError` where that leaves a value "auto".
+        """
+        recipe = self.load_recipe()
+        if self._settled_path.exists():
+            return self._read_settled()[0]
+        if left := open_keys(recipe):
+            raise InputError(
+                f"{self._settled_path} is missing, and recipe.yaml leaves {', '.join(left)} auto. "
+                "Use --new to move the folder aside."
+            )
+        return as_settled(recipe)
+
+    def load_settled(self) -> SettledRecipe:
+        """Read the settled recipe that phases run with: that of `load_started`, within `limits`."""
+        return limited(self.load_started(), self.limits)
+
+    def load_place(self) -> Place:
+        """Read where the run works; for a folder of an earlier version, a GPU if this machine has one."""
+        return self._read_settled()[1] if self._settled_path.exists() else default_place()
+
     @property
-    def recipe(self) -> Recipe:
-        """The recipe as this machine can run it: what `started_with` says, with batches within `limits`."""
-        return limited(self.started_with, self.limits)
+    def _settled_path(self) -> Path:
+        return self.root / "settled.yaml"
+
+    def _read_settled(self) -> tuple[SettledRecipe, Place]:
+        data: dict[str, Any] = {"version": None, "device": None, "gpu": None, "recipe": None}
+        data |= _read_yaml(self._settled_path)
+        if data["version"] != SETTLED_VERSION:
+            raise InputError(
+                f"{self._settled_path} has version {data['version']}, and this tpo_lite reads version "
+                f"{SETTLED_VERSION}. Go on with the tpo_lite that wrote it, or use --new to move the folder aside."
+            )
+        gpu = data["gpu"]
+        if not (gpu is None or isinstance(gpu, int)) or data["device"] != Place(gpu).device:
+            raise InputError(
+                f"{self._settled_path}: device {data['device']!r} and gpu {gpu!r} do not fit together. "
+                "Write `device: cpu` and `gpu: null`, or `device: cuda` and the GPU's index."
+            )
+        return parse_as(SettledRecipe, data["recipe"], str(self._settled_path)), Place(gpu)
+
+    def _write_settled(self, settled: SettledRecipe, place: Place) -> None:
+        data = {"version": SETTLED_VERSION, "device": place.device, "gpu": place.gpu, "recipe": settled.model_dump()}
+        write_atomically(self._settled_path, yaml.safe_dump(data, sort_keys=False))
+
+    def settle_old(self, place: Place | None = None) -> None:
+        """Write settled.yaml into a folder of an earlier version, which has none, and say so in one line."""
+        if self._settled_path.exists():
+            return
+        place = place or self.load_place()
+        self._write_settled(self.load_started(), place)
+        where = "the CPU" if place.gpu is None else f"GPU {place.gpu}"
+        print(
+            f"{self.root} was made by an earlier version of tpo_lite: its settings stay as they are, "
+            f"and settled.yaml now records them and {where}.",
+            flush=True,
+        )
 
     @property
     def limits(self) -> Limits:
         """The values, by the recipe's key, to which batches that did not fit the memory were cut down."""
         path = self.root / "limits.json"
-        return read_json(path) if path.exists() else {}
+        return dict(read_json(path)) if path.exists() else {}
 
     def limit(self, limits: Limits) -> None:
-        """Adds to `limits`, for all phases and iterations to come."""
+        """Add to `limits`, for all phases and iterations to come."""
         write_json(self.root / "limits.json", self.limits | limits)
 
-    @property
-    def started_with(self) -> Recipe:
-        """The recipe that this folder was started with. Raises `InputError` where there is none."""
-        path = self.root / "recipe.yaml"
-        try:
-            data = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except FileNotFoundError as error:
-            raise InputError(
-                f"{self.root} is not a run folder: it has no recipe.yaml. Start one with `tpo-lite train --out {self.root}`."
-            ) from error
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise InputError(
-                f"{path} is damaged ({' '.join(str(error).split())}). Mend it, or use --new to move the folder aside."
-            ) from error
-        return parse_recipe(data, str(path))
+    def start(self, recipe: Recipe, settled: SettledRecipe, place: Place, new: bool) -> None:
+        """Make the folder for `recipe`, which was `settled` for `place`, or check that it was made for the same one.
 
-    def start(self, recipe: Recipe, new: bool) -> None:
-        """Makes the folder for `recipe`, or checks that it was made for the same one.
-
-        While nothing has been computed, another recipe takes the place of the first. With `new`, a folder
-        that is there is moved aside, never overwritten. Raises `InputError` with what changed.
+        While nothing has been computed, another recipe takes the place of the first. A run may go on at another place.
+        With `new`, a folder that is there is moved aside, never overwritten. Raises `InputError` with what changed.
         """
         try:
-            self._start(recipe, new)
+            if new and (self.root / "recipe.yaml").exists():
+                self._move_aside()
+            if not (self.root / "recipe.yaml").exists():
+                self._make(recipe, settled, place)
+            elif not self.computed():
+                self._start_over(recipe, settled, place)
+            else:
+                self._go_on(settled, place)
         except OSError as error:
             if error.errno in DISK_FULL:
                 raise
             raise InputError(f"--out {self.root} cannot be used ({error.strerror}). Give another folder.") from error
 
-    def _start(self, recipe: Recipe, new: bool) -> None:
-        if new and (self.root / "recipe.yaml").exists():
-            root, number = self.root.resolve(), 1
-            while (aside := root.with_name(f"{root.name}.old-{number}")).exists():
-                number += 1
-            with self.lock("run"), self.lock("phase"):
-                root.rename(aside)
-        if (self.root / "recipe.yaml").exists():
-            changed = differences(self.started_with, recipe)
-            if changed and not self._computed():
-                with self.lock("run"):
-                    (self.root / "limits.json").unlink(missing_ok=True)
-                    self._write_recipe(recipe)
-            elif changed:
-                lines = "\n".join(f"  {line}" for line in changed)
-                raise InputError(
-                    f"{self.root} was started with other settings:\n{lines}\n"
-                    "Use the old settings to go on, --out for another folder, or --new to move this one aside."
-                )
-            return
+    def _move_aside(self) -> None:
+        root, number = self.root.resolve(), 1
+        while (aside := root.with_name(f"{root.name}.old-{number}")).exists():
+            number += 1
+        with self.lock("run"), self.lock("phase"):
+            root.rename(aside)
+
+    def _make(self, recipe: Recipe, settled: SettledRecipe, place: Place) -> None:
         if self.root.exists() and any(self.root.iterdir()):
             raise InputError(f"{self.root} is neither empty nor a run folder. Give another --out.")
         self.root.mkdir(parents=True, exist_ok=True)
-        self._write_recipe(recipe)
+        self._write_recipes(recipe, settled, place)
 
-    def _computed(self) -> bool:
-        """Whether anything there depends on the recipe."""
-        return self.is_done("prepare", None, 0) or any((self.root / arm).exists() for arm in self.started_with.arms)
+    def _start_over(self, recipe: Recipe, settled: SettledRecipe, place: Place) -> None:
+        """Take other settings in a folder in which nothing has been computed."""
+        same = self._settled_path.exists() and (self.load_recipe(), *self._read_settled()) == (recipe, settled, place)
+        if not same:
+            with self.lock("run"):
+                (self.root / "limits.json").unlink(missing_ok=True)
+                self._write_recipes(recipe, settled, place)
 
-    def _write_recipe(self, recipe: Recipe) -> None:
+    def _go_on(self, settled: SettledRecipe, place: Place) -> None:
+        """Check that a run in which something has been computed keeps its settings, and record its place."""
+        started = self.load_started()
+        if changed := differences(started, settled):
+            lines = "\n".join(f"  {line}" for line in changed)
+            raise InputError(
+                f"{self.root} was started with other settings:\n{lines}\n"
+                "Use the old settings to go on, --out for another folder, or --new to move this one aside."
+            )
+        self.settle_old(place)
+        if self.load_place() != place:
+            with self.lock("run"):
+                self._write_settled(started, place)
+
+    def computed(self) -> bool:
+        """Return whether there is anything that depends on the recipe."""
+        return self.is_done("prepare", None, 0) or any((self.root / arm).exists() for arm in get_args(Arm))
+
+    def _write_recipes(self, recipe: Recipe, settled: SettledRecipe, place: Place) -> None:
         write_atomically(self.root / "recipe.yaml", yaml.safe_dump(recipe.model_dump(), sort_keys=False))
+        self._write_settled(settled, place)
 
-    def iteration(self, arm: str, iteration: int) -> Path:
-        """The folder of iteration t: from M_t to M_{t+1}."""
+    def iteration(self, arm: Arm, iteration: int) -> Path:
+        """Return the folder of iteration t, from M_t to M_{t+1}."""
         return self.root / arm / f"iteration-{iteration}"
 
     def instructions(self, name: str) -> Path:
-        """An instruction slice: "validation" or "iteration-<t>"."""
+        """Return the file of an instruction slice: "validation" or "iteration-<t>"."""
         return self.root / "instructions" / f"{name}.jsonl"
 
-    def chosen(self, arm: str, iteration: int) -> str:
-        """What iteration t chose for M_{t+1}: a checkpoint's name, or `KEPT`."""
-        return read_json(self.iteration(arm, iteration) / "validation.json")["chosen"]
+    def chosen(self, arm: Arm, iteration: int) -> str:
+        """Return what iteration t chose for M_{t+1}: a checkpoint's name, or `KEPT`."""
+        return str(read_json(self.iteration(arm, iteration) / "validation.json")["chosen"])
 
-    def trained(self, arm: str, model: int) -> int:
-        """The number of the model that M_model is: the same, less the iterations that kept what they had."""
+    def trained(self, arm: Arm, model: int) -> int:
+        """Return the number of the model that M_model is: where iterations kept what they had, an earlier one."""
         while model > 0 and self.chosen(arm, model - 1) == KEPT:
             model -= 1
         return model
 
-    def validation_of(self, arm: str, model: int) -> Path:
-        """Validation samples of M_model."""
+    def validation_of(self, arm: Arm, model: int) -> Path:
+        """Return the file of M_model's validation samples."""
         model = self.trained(arm, model)
         if model == 0:
             return self.root / arm / "base-validation.jsonl"
-        if self.recipe.merge == "requantize":
+        if self.load_started().merge == "requantize":
             return self.iteration(arm, model - 1) / "validation" / "merged.jsonl"
         return self.checkpoint_validation(arm, model - 1)
 
-    def checkpoint_validation(self, arm: str, iteration: int) -> Path:
-        """Validation samples of the checkpoint that an iteration chose."""
+    def checkpoint_validation(self, arm: Arm, iteration: int) -> Path:
+        """Return the file of the validation samples of the checkpoint that an iteration chose."""
         return self.iteration(arm, iteration) / "validation" / f"{self.chosen(arm, iteration)}.jsonl"
 
-    def done_path(self, phase: str, arm: str | None, iteration: int) -> Path:
-        """The file that says that a phase is finished."""
+    def done_path(self, phase: str, arm: Arm | None, iteration: int) -> Path:
+        """Return the file that says that a phase is finished."""
         folder = self.iteration(arm, iteration) if arm else self.root / "instructions"
         return folder / "done" / f"{phase}.json"
 
-    def is_done(self, phase: str, arm: str | None, iteration: int) -> bool:
-        """Whether a phase is finished and all its outputs are still there."""
+    def is_done(self, phase: str, arm: Arm | None, iteration: int) -> bool:
+        """Return whether a phase is finished and all its outputs are still there."""
         path = self.done_path(phase, arm, iteration)
         return path.exists() and all((path.parent.parent / name).exists() for name in read_json(path)["outputs"])
 
     def mark_done(
-        self, phase: str, arm: str | None, iteration: int, summary: dict[str, Any], peak_bytes: dict[str, int]
+        self, phase: str, arm: Arm | None, iteration: int, summary: dict[str, Any], peak_bytes: dict[str, int]
     ) -> None:
-        """Writes a finished phase's summary, its outputs and its process's peak memory."""
+        """Write a finished phase's summary, its outputs and its process's peak memory."""
         path = self.done_path(phase, arm, iteration)
         folder = path.parent.parent
         outputs = [
@@ -184,29 +257,29 @@ class RunFolder:
         ]
         write_json(path, {"phase": phase, "summary": summary, "outputs": outputs, "peak_bytes": peak_bytes})
 
-    def done(self, phase: str, arm: str | None, iteration: int) -> dict[str, Any]:
-        """What `mark_done` wrote."""
-        return read_json(self.done_path(phase, arm, iteration))
+    def done(self, phase: str, arm: Arm | None, iteration: int) -> dict[str, Any]:
+        """Read what `mark_done` wrote."""
+        return dict(read_json(self.done_path(phase, arm, iteration)))
 
-    def record_seconds(self, phase: str, arm: str | None, iteration: int, seconds: float) -> None:
-        """Adds the wall time of one process of a phase; a killed and resumed phase has several."""
+    def record_seconds(self, phase: str, arm: Arm | None, iteration: int, seconds: float) -> None:
+        """Add the wall time of one process of a phase; a killed and resumed phase has several."""
         total = self.seconds(arm, iteration)
         total[phase] = total.get(phase, 0.0) + seconds
         write_json(self._seconds_path(arm, iteration), total)
 
-    def seconds(self, arm: str | None, iteration: int) -> dict[str, float]:
-        """Wall time in seconds of each phase."""
+    def seconds(self, arm: Arm | None, iteration: int) -> dict[str, float]:
+        """Read the wall time of each phase, in seconds."""
         path = self._seconds_path(arm, iteration)
-        return read_json(path) if path.exists() else {}
+        return dict(read_json(path)) if path.exists() else {}
 
-    def _seconds_path(self, arm: str | None, iteration: int) -> Path:
+    def _seconds_path(self, arm: Arm | None, iteration: int) -> Path:
         return self.done_path("seconds", arm, iteration)
 
     @contextlib.contextmanager
     def lock(self, name: str) -> Iterator[None]:
-        """Holds the folder's lock `name` ("run" or "phase"). Raises `TpoError` if another process does."""
+        """Hold the folder's lock `name` ("run" or "phase"). Raises `TpoError` if another process does."""
         self.root.mkdir(parents=True, exist_ok=True)
-        # Opened without truncation: the holder's process id stays readable for the message below.
+        # Without truncation, so that the holder's process id stays readable for the message below.
         with open(self.root / f".{name}.lock", "a+") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -220,6 +293,16 @@ class RunFolder:
             file.write(str(os.getpid()))
             file.flush()
             yield
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    """Read YAML that this project wrote. Raises `InputError` if it is damaged."""
+    try:
+        return dict(yaml.safe_load(path.read_text(encoding="utf-8")))
+    except (OSError, TypeError, ValueError, yaml.YAMLError) as error:
+        raise InputError(
+            f"{path} is damaged ({' '.join(str(error).split())}). Fix it, or use --new to move the folder aside."
+        ) from error
 
 
 PHASES = ("generate", "judge", "pair", "dpo", "validate", "select", "fold")

@@ -7,7 +7,8 @@ from click.testing import CliRunner
 from tpo_lite.cli.plan import plan as plan_command
 from tpo_lite.machine.cards import choose_card
 from tpo_lite.plan.shapes import PUBLISHED, judge_shape, model_shape, shape_of
-from tpo_lite.recipe import load_recipe
+from tpo_lite.recipe import load_recipe, with_keys
+from tpo_lite.settled import as_settled
 
 DEFAULT = "llama-3.1-8b-24gb"
 LARGE = shape_of(PUBLISHED["llama-3.1-8b"], "8B")
@@ -15,10 +16,17 @@ LARGE = shape_of(PUBLISHED["llama-3.1-8b"], "8B")
 CARD = choose_card(24)
 
 
-def planned(name=DEFAULT, *overrides):
-    """A recipe with its model's and judge's shapes."""
-    recipe = load_recipe(name, list(overrides))
+def asked(name=DEFAULT, *overrides):
+    """A recipe as a person wrote it, with its model's and judge's shapes."""
+    recipe = load_recipe(name, overrides)
     return recipe, model_shape(recipe.model), judge_shape(recipe.judge)
+
+
+def planned(name=DEFAULT, *overrides):
+    """The same, settled; the engine is transformers where the recipe does not say."""
+    recipe, model, judge = asked(name, *overrides)
+    engine = "transformers" if recipe.engine == "auto" else recipe.engine
+    return as_settled(with_keys(recipe, {"engine": engine})), model, judge
 
 
 def run_plan(*arguments):

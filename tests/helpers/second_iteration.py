@@ -16,9 +16,10 @@ def second_iteration_to_sample(tiny_run: Path, root: Path, engine: str) -> Path:
     """A copy of the finished run that is to sample its second iteration again, with `engine`."""
     shutil.copytree(tiny_run, root)
     shutil.rmtree(root / "direct" / "iteration-1")
-    recipe = (root / "recipe.yaml").read_text()
-    assert "engine: transformers\n" in recipe
-    (root / "recipe.yaml").write_text(recipe.replace("engine: transformers\n", f"engine: {engine}\n"))
+    for name in ("recipe.yaml", "settled.yaml"):
+        recipe = (root / name).read_text()
+        assert "engine: transformers\n" in recipe
+        (root / name).write_text(recipe.replace("engine: transformers\n", f"engine: {engine}\n"))
     return root
 
 

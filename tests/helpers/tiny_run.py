@@ -14,9 +14,17 @@ from click.testing import CliRunner, Result
 
 from tpo_lite.cli import main
 from tpo_lite.loop import orchestrator
+from tpo_lite.machine.device import CPU, Place
 from tpo_lite.phases.process import exit_code, run_phase
+from tpo_lite.run import RunFolder
+from tpo_lite.settled import SettledRecipe
 
 WORDS = "name three long rivers colour of old music write about small birds why does rain fall in spring".split()
+
+
+def start(run: RunFolder, recipe: SettledRecipe, new: bool = False, place: Place = CPU) -> None:
+    """Start a run as `tpo-lite train` does with a recipe that leaves nothing open."""
+    run.start(recipe, recipe, place, new)
 
 
 def write_prompts(path: Path, count: int) -> Path:
@@ -29,7 +37,7 @@ def write_prompts(path: Path, count: int) -> Path:
 
 def invoke(*arguments: object) -> Result:
     """`tpo-lite` in this process; phases of `train` are processes of their own, and write past `Result.output`."""
-    with patch.dict(os.environ):  # `train` says in the environment where phases are to work
+    with patch.dict(os.environ):  # the command line is an entry point, and changes it
         return CliRunner().invoke(main, [str(argument) for argument in arguments], prog_name="tpo-lite")
 
 

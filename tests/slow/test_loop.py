@@ -130,16 +130,17 @@ def test_requantize_writes_a_whole_model_and_says_what_it_cost(tiny_arguments, t
 
 def test_what_requantize_made_is_validated_and_not_the_checkpoint(tiny_arguments, tmp_path, monkeypatch):
     """The next iteration's checkpoints compete with what the merged model says."""
-    monkeypatch.setenv("TPO_LITE_DEVICE", "cpu")
     folder = RunFolder(finished_run(tmp_path / "run", [*tiny_arguments, "--set", "merge=requantize"]))
     for t in range(2):
-        on = policy(folder, folder.recipe, "direct", t + 1)
+        on = policy(folder, folder.load_settled(), "direct", t + 1)
         assert on.model == str(folder.iteration("direct", t) / "model") and on.adapter is None
         written = list(read_jsonl(folder.validation_of("direct", t + 1), PromptSamples))
-        key = sampling_key(folder.recipe, "direct", t + 1, "validation")
+        key = sampling_key(folder.load_settled(), "direct", t + 1, "validation")
         instructions = [record.instruction for record in written]
-        style, retries = folder.recipe.style("direct"), folder.recipe.evaluation.retries
-        assert list(LoadedPolicy(folder.recipe, on).draw(instructions, style, key, 1, retries)) == written
+        style, retries = folder.load_settled().style("direct"), folder.load_settled().evaluation.retries
+        assert (
+            list(LoadedPolicy(folder.load_settled(), on, "cpu").draw(instructions, style, key, 1, retries)) == written
+        )
         validation = iterations(folder.root)[t]["validation"]
         answered = validation_figures(written).to_dict()
         assert validation | answered | {"accuracy": None} == validation | {"accuracy": None}

@@ -128,7 +128,7 @@ def check_second_iteration(run, engine):
     samples = list(read_jsonl(run / "direct" / "iteration-1" / "samples.jsonl", PromptSamples))
     ids = {token for prompt in samples for sample in prompt.samples for token in sample.token_ids}
     assert max(ids) > VOCABULARY // 2 and len(ids) > 30  # from the whole vocabulary
-    user = AutoTokenizer.from_pretrained(RunFolder(run).recipe.model).convert_tokens_to_ids("user")
+    user = AutoTokenizer.from_pretrained(RunFolder(run).load_recipe().model).convert_tokens_to_ids("user")
     assert all(prompt.prompt_ids[:3] == [128_000, 128_006, user] for prompt in samples)
 
 

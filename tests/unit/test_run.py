@@ -5,39 +5,39 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers.tiny_run import train_here
+from tests.helpers.tiny_run import start, train_here
 from tpo_lite.errors import InputError, TpoError
 from tpo_lite.files import read_json, write_json
-from tpo_lite.recipe import Recipe
 from tpo_lite.records import Instruction, JsonlAppender, read_jsonl
 from tpo_lite.run import RunFolder
+from tpo_lite.settled import SettledRecipe
 
 
 def test_a_folder_remembers_its_recipe(tmp_path):
     run = RunFolder(tmp_path / "run")
-    run.start(Recipe(seed=5), new=False)
-    assert run.recipe == Recipe(seed=5)
-    run.start(Recipe(seed=5), new=False)  # the same again goes on
+    start(run, SettledRecipe(seed=5), new=False)
+    assert run.load_settled() == SettledRecipe(seed=5)
+    start(run, SettledRecipe(seed=5), new=False)  # the same again goes on
 
 
 def test_changed_settings_are_refused_with_what_changed(tmp_path):
     run = RunFolder(tmp_path / "run")
-    run.start(Recipe(seed=5), new=False)
+    start(run, SettledRecipe(seed=5), new=False)
     run.mark_done("prepare", None, 0, {}, {})
     with pytest.raises(InputError, match=r"seed: 5 -> 6(.|\n)*--new"):
-        run.start(Recipe(seed=6), new=False)
+        start(run, SettledRecipe(seed=6), new=False)
 
 
 def test_until_something_is_computed_settings_may_change(tmp_path):
     run = RunFolder(tmp_path / "run")
-    run.start(Recipe(seed=5), new=False)
+    start(run, SettledRecipe(seed=5), new=False)
     run.limit({"judge.batch": 32})
-    run.start(Recipe(seed=6), new=False)
-    assert run.recipe == Recipe(seed=6)
+    start(run, SettledRecipe(seed=6), new=False)
+    assert run.load_settled() == SettledRecipe(seed=6)
     assert run.limits == {}
     run.iteration("thinking", 0).mkdir(parents=True)
     with pytest.raises(InputError, match="seed: 6 -> 7"):
-        run.start(Recipe(seed=7), new=False)
+        start(run, SettledRecipe(seed=7), new=False)
 
 
 def test_a_wrong_path_is_mended_by_giving_another(tiny_arguments, tmp_path):
@@ -50,22 +50,22 @@ def test_a_wrong_path_is_mended_by_giving_another(tiny_arguments, tmp_path):
 
 def test_settings_do_not_change_under_another_run(tmp_path):
     run = RunFolder(tmp_path / "run")
-    run.start(Recipe(seed=5), new=False)
+    start(run, SettledRecipe(seed=5), new=False)
     with RunFolder(tmp_path / "run").lock("run"), pytest.raises(TpoError, match="in use by process"):
-        run.start(Recipe(seed=6), new=False)
-    assert run.recipe == Recipe(seed=5)
+        start(run, SettledRecipe(seed=6), new=False)
+    assert run.load_settled() == SettledRecipe(seed=5)
 
 
 def test_limits_hold_for_what_runs_and_not_for_what_was_started(tmp_path):
     run = RunFolder(tmp_path / "run")
-    run.start(Recipe(), new=False)
+    start(run, SettledRecipe(), new=False)
     run.limit({"sampling.batch": 16})
     run.limit({"sampling.batch": 8, "judge.context": 4096})
     again = RunFolder(tmp_path / "run")
     assert again.limits == {"sampling.batch": 8, "judge.context": 4096}
-    assert (again.recipe.sampling.batch, again.recipe.judge.context) == (8, 4096)
-    assert again.started_with == Recipe()
-    again.start(Recipe(), new=False)
+    assert (again.load_settled().sampling.batch, again.load_settled().judge.context) == (8, 4096)
+    assert again.load_started() == SettledRecipe()
+    start(again, SettledRecipe(), new=False)
 
 
 OUTPUTS = [
@@ -101,8 +101,8 @@ def test_a_phase_whose_output_is_gone_is_not_finished(phase, name, tmp_path):
 def test_new_moves_the_old_folder_aside(tmp_path):
     run = RunFolder(tmp_path / "run")
     for seed in (1, 2, 3):
-        run.start(Recipe(seed=seed), new=True)
-    kept = [RunFolder(tmp_path / name).recipe.seed for name in ("run.old-1", "run.old-2", "run")]
+        start(run, SettledRecipe(seed=seed), new=True)
+    kept = [RunFolder(tmp_path / name).load_settled().seed for name in ("run.old-1", "run.old-2", "run")]
     assert kept == [1, 2, 3]
 
 
@@ -110,22 +110,22 @@ def test_a_folder_with_other_things_in_it_is_left_alone(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     for new in (False, True):
         with pytest.raises(InputError, match="neither empty nor a run folder"):
-            RunFolder(tmp_path).start(Recipe(), new)
+            start(RunFolder(tmp_path), SettledRecipe(), new)
 
 
 @pytest.mark.parametrize("lock", ["run", "phase"])
 def test_new_does_not_take_a_folder_from_under_a_run(lock, tmp_path):
     run = RunFolder(tmp_path / "run")
-    run.start(Recipe(), new=False)
+    start(run, SettledRecipe(), new=False)
     with run.lock(lock), pytest.raises(TpoError, match="in use by process"):
-        RunFolder(tmp_path / "run").start(Recipe(seed=1), new=True)
-    assert run.recipe.seed == 0 and [path.name for path in tmp_path.iterdir()] == ["run"]
+        start(RunFolder(tmp_path / "run"), SettledRecipe(seed=1), new=True)
+    assert run.load_settled().seed == 0 and [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
 def test_new_in_the_folder_itself(tmp_path, monkeypatch):
-    RunFolder(tmp_path / "run").start(Recipe(), new=False)
+    start(RunFolder(tmp_path / "run"), SettledRecipe(), new=False)
     monkeypatch.chdir(tmp_path / "run")
-    RunFolder(Path(".")).start(Recipe(seed=1), new=True)
+    start(RunFolder(Path(".")), SettledRecipe(seed=1), new=True)
     assert (tmp_path / "run.old-1" / "recipe.yaml").exists()
 
 
@@ -133,12 +133,12 @@ def test_new_in_the_folder_itself(tmp_path, monkeypatch):
 def test_a_folder_that_cannot_be_made(name, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="cannot be used .*Give another folder"):
-        RunFolder(tmp_path / name).start(Recipe(), new=False)
+        start(RunFolder(tmp_path / name), SettledRecipe(), new=False)
 
 
 def test_a_folder_that_is_no_run(tmp_path):
     with pytest.raises(InputError, match="is not a run folder"):
-        _ = RunFolder(tmp_path).recipe
+        RunFolder(tmp_path).load_settled()
 
 
 def test_the_lock_keeps_a_second_run_out_and_names_the_first(tmp_path):

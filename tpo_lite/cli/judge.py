@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -17,7 +18,7 @@ from tpo_lite.errors import InputError
 if TYPE_CHECKING:
     from tpo_lite.calibration.judged_pair import JudgedPair
     from tpo_lite.judges.protocol import Judge
-    from tpo_lite.recipe import JudgeSettings
+    from tpo_lite.settled import SettledJudge
 
 
 class JudgeGroup(click.Group):
@@ -223,11 +224,12 @@ def _name(model: str, mode: str, overrides: Sequence[str]) -> str:
     return " ".join([Path(model).name, mode, *(each for each in overrides if not each.startswith("max_calls="))])
 
 
-def _settings(model: str, mode: str, context: int, overrides: Sequence[str]) -> JudgeSettings:
+def _settings(model: str, mode: str, context: int, overrides: Sequence[str]) -> SettledJudge:
     """Return the judge section of a recipe. Raises `InputError` for keys and values that do not fit."""
     import yaml
 
-    from tpo_lite.recipe import parse_recipe
+    from tpo_lite.recipe import parse_as
+    from tpo_lite.settled import SettledRecipe
 
     section: dict[str, Any] = {"model": model, "mode": mode, "context": context}
     for override in overrides:
@@ -238,23 +240,23 @@ def _settings(model: str, mode: str, context: int, overrides: Sequence[str]) -> 
             equals = ""
         if not equals:
             raise InputError(f"--set {override!r} is not key=value with a YAML value, such as --set max_calls=1000.")
-    settings = parse_recipe({"judge": section}, "of --judge and --set").judge
     for key in ("context", "kv_type"):
-        if getattr(settings, key) == "auto":
-            raise InputError(f"--set {key}=auto: what fits is worked out for a run alone. Give a value.")
-    return settings
+        if section.get(key) == "auto":
+            raise InputError(f"--set {key}=auto: only a run works out what fits. Give a value.")
+    return parse_as(SettledRecipe, {"judge": section}, "of --judge and --set").judge
 
 
-def _open_judge(settings: JudgeSettings, gpu: int | None, calls: Path | None = None) -> Judge:
+def _open_judge(settings: SettledJudge, gpu: int | None, calls: Path | None = None) -> Judge:
     """Load the judge; the file `calls` counts an openai judge's requests."""
     from tpo_lite.judges.open import open_judge
-    from tpo_lite.machine.device import use_device
+    from tpo_lite.machine.device import place_of
 
-    use_device(gpu)
-    return open_judge(settings, calls)
+    place = place_of(gpu)
+    place.pin(os.environ)
+    return open_judge(settings, place.device, calls)
 
 
-def _overlong(judged: Sequence[JudgedPair], settings: JudgeSettings, judge: Judge | None) -> list[str]:
+def _overlong(judged: Sequence[JudgedPair], settings: SettledJudge, judge: Judge | None) -> list[str]:
     """Return a line on the pairs that did not fit, with the limit; None is a judge that was not opened this time."""
     ids = [pair.id for pair in judged if pair.overlong]
     if not ids:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from tpo_lite.machine.cards import Card
     from tpo_lite.recipe import Recipe
     from tpo_lite.run import RunFolder
-
+    from tpo_lite.settled import SettledRecipe
 
 DEFAULT = "llama-3.1-8b-24gb"
 """The recipe that `train --gpu` takes."""
@@ -45,12 +45,11 @@ def plan(
     as_json: bool,
     debug: bool,
 ) -> None:
-    """Predicts memory, disk and hours of a recipe, phase by phase, without weights and without a GPU.
+    """Predict memory, disk and hours of a recipe, phase by phase, without weights and without a GPU.
 
-    Ends with exit code 2, and the smallest change that would do, if a phase does not fit.
+    If a phase does not fit, the exit code is 2 and the message names the smallest change with which it does.
     """
-    from tpo_lite.machine.cards import choose_card
-    from tpo_lite.machine.cards import cpu as this_cpu
+    from tpo_lite.machine import cards
     from tpo_lite.recipe import load_recipe
     from tpo_lite.run import RunFolder
 
@@ -61,16 +60,17 @@ def plan(
     if out is not None and (recipe or overrides):
         raise InputError("--out shows a run with the recipe it was started with; leave out --recipe and --set.")
     run = RunFolder(out) if out is not None else None
-    loaded = run.recipe if run else load_recipe(recipe or ("embedded" if cpu else DEFAULT), list(overrides))
-    show_plan(loaded, this_cpu() if cpu else choose_card(card_gb, gpu), run, as_json)
+    name = recipe or ("embedded" if cpu else DEFAULT)
+    loaded = load_recipe(name, overrides) if run is None else run.load_settled()
+    show_plan(loaded, cards.cpu() if cpu else cards.choose_card(card_gb, gpu), run, as_json)
 
 
-def show_plan(recipe: Recipe, card: Card, run: RunFolder | None = None, as_json: bool = False) -> Recipe:
-    """Prints the plan and returns the recipe with every `auto` that memory depends on settled.
+def show_plan(recipe: Recipe, card: Card, run: RunFolder | None = None, as_json: bool = False) -> SettledRecipe:
+    """Print the plan and return the recipe as it was settled for the card.
 
-    A run folder that was started keeps its picks, and the times of its finished phases are its own. Raises
-    `DoesNotFit` that names each phase that does not, with the smallest change that would do; a run that was started
-    finds that out by itself, and backs off.
+    A run that goes on keeps its values, and its finished phases have times of their own. Raises `DoesNotFit` with each
+    phase that does not fit and the smallest change with which it does; a run that goes on finds that out by itself,
+    and backs off.
     """
     from rich.console import Console
 
@@ -79,12 +79,12 @@ def show_plan(recipe: Recipe, card: Card, run: RunFolder | None = None, as_json:
     from tpo_lite.plan.report import as_data, make_plan, print_plan, short_of
 
     recorded = recorded_in(run)
-    plan = make_plan(recipe, card, recorded, seconds_of(run) if recorded else None)
+    plan = make_plan(recipe, card, recorded, seconds_of(run) if run and recorded else None)
     if as_json:
         click.echo(json.dumps(as_data(plan), indent=2))
     else:
         print_plan(plan, Console())
-        if not recorded:  # of a run that was started some is there already
+        if not recorded:  # a run that goes on has some of its files on the disk already
             for short in short_of(plan, free_disk(run.root if run else Path.cwd()), cpu().memory):
                 click.echo(f"warning: {short}")
     refusal = plan.refusal()
@@ -93,29 +93,36 @@ def show_plan(recipe: Recipe, card: Card, run: RunFolder | None = None, as_json:
     return plan.recipe
 
 
-def plan_first(recipe: Recipe, gpu: int | None, run: RunFolder | None) -> Recipe:
-    """What `train` prints before it starts or goes on with `run`; the recipe with every `auto` settled.
+def plan_first(recipe: Recipe, gpu: int | None, run: RunFolder | None) -> SettledRecipe:
+    """Print what `train` shows before it starts or goes on with `run`, and return the settled recipe.
 
-    A model whose shape cannot be read is none to plan for, and its phases will say what is wrong with it. But
-    `auto` in what memory depends on needs a plan. Raises `InputError` for that, and `DoesNotFit`.
+    There is no plan for a model whose shape cannot be read; its phases will say what is wrong with it. But values that
+    the recipe leaves "auto" for the memory's sake need a plan. Raises `InputError` for that, and `DoesNotFit`.
     """
     from tpo_lite.machine.cards import CARDS, choose_card, cpu
-    from tpo_lite.plan.choices import open_keys
-    from tpo_lite.plan.report import engine_of
+    from tpo_lite.plan.rates import choose_engine
+    from tpo_lite.plan.report import go_on
+    from tpo_lite.recipe import with_keys
+    from tpo_lite.settled import as_settled, open_keys
 
-    card = cpu() if gpu is None else CARDS[0]  # for the engine any stands in for a GPU that cannot be asked
+    card = cpu() if gpu is None else CARDS[0]  # where a GPU cannot be asked, any will do to choose an engine
+    recorded = recorded_in(run)
     try:
         card = card if gpu is None else choose_card(None, gpu)
         return show_plan(recipe, card, run)
     except InputError as error:
-        if isinstance(error, DoesNotFit) or open_keys(recipe):
+        if isinstance(error, DoesNotFit) or (recorded is None and set(open_keys(recipe)) - {"engine"}):
             raise
         click.echo(f"no plan: {error}")
-    engine, why = engine_of(recipe, card, recorded_in(run), lambda engine: True)
-    click.echo(f"engine: {engine} ({why})")
-    return recipe.model_copy(update={"engine": engine})
+    if recorded is not None:
+        settled, why = go_on(recipe, recorded)
+    else:
+        engine, why = choose_engine(recipe, card, lambda engine: True)
+        settled = as_settled(with_keys(recipe, {"engine": engine}))
+    click.echo(f"engine: {settled.engine} ({why})")
+    return settled
 
 
-def recorded_in(run: RunFolder | None) -> Recipe | None:
-    """The recipe of a run that was started, whose choices stay; None where nothing has been computed yet."""
-    return run.started_with if run is not None and run.is_done("prepare", None, 0) else None
+def recorded_in(run: RunFolder | None) -> SettledRecipe | None:
+    """Return the settled recipe of a run that goes on; None if nothing has been computed yet."""
+    return run.load_started() if run is not None and run.computed() else None

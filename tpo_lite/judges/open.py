@@ -1,4 +1,4 @@
-"""Opens the judge that a recipe names, or checks it without loading it."""
+"""Open the judge that a recipe names, or check it without loading it."""
 
 from __future__ import annotations
 
@@ -10,44 +10,43 @@ from typing import TYPE_CHECKING, TypeVar
 from tpo_lite.errors import InputError, OutOfMemory
 from tpo_lite.hub import EMBEDDED_JUDGE_PROMPT, judge_path, reward_model_path
 from tpo_lite.judges.protocol import Judge
-from tpo_lite.machine.device import wants_cuda
-from tpo_lite.recipe import JudgeSettings
+from tpo_lite.machine.device import Device
+from tpo_lite.settled import SettledJudge
 
 if TYPE_CHECKING:
     from tpo_lite.judges.openai_server import OpenAiJudge
 
 STEPS = 8
-"""In how many steps GPU layers are given up until none is left."""
+"""In how many steps the judge gives up its GPU layers where they do not fit."""
 
 Loaded = TypeVar("Loaded")
 
 
-def open_judge(settings: JudgeSettings, calls: Path | None = None) -> Judge:
-    """The judge, ready to compare; on a GPU with `gpu_layers` of its layers there.
+def open_judge(settings: SettledJudge, device: Device = "cpu", calls: Path | None = None) -> Judge:
+    """Load the judge, ready to compare; on "cuda" with `gpu_layers` of its layers there.
 
-    `calls` is the file that counts an openai judge's requests over all processes of a run (None: this
-    judge's alone); beside it its verdicts are kept (for "judge-calls" in "judge-replies.jsonl"). Raises
-    `InputError` for what cannot judge, `OutOfMemory` where it does not fit.
+    `calls` is the file that counts the requests to an openai judge over all processes of a run; without it, this
+    judge's alone are counted. The verdicts are kept beside that file (for "judge-calls" in "judge-replies.jsonl").
+    Raises `InputError` for a model that cannot judge, `OutOfMemory` if it does not fit.
     """
     if settings.mode == "openai":
         return _openai(settings, calls)
     if settings.mode == "reward-model":
-        return _reward_model(settings)
-    path, layers = judge_path(settings.model), _gpu_layers(settings)
+        return _reward_model(settings, device)
+    path, layers = judge_path(settings.model), _gpu_layers(settings, device)
     if layers and settings.fewer_gpu_layers:
         from tpo_lite.llamacpp.model import GgufModel
 
-        # The output layer counts as one.
-        most = GgufModel(path, vocab_only=True).n_layer + 1
+        most = GgufModel(path, vocab_only=True).n_layer + 1  # the output layer counts as one
         return with_fewer_layers(lambda n: _gguf(settings, path, n), most if layers < 0 else min(layers, most))
     return _gguf(settings, path, layers)
 
 
-def check_judge(settings: JudgeSettings) -> None:
-    """Raises what `open_judge` would, as far as it shows without loading weights or asking for a verdict.
+def check_judge(settings: SettledJudge, device: Device = "cpu") -> None:
+    """Raise what `open_judge` would, as far as it shows without loading weights or asking for a verdict.
 
-    A GGUF's header, vocabulary and length, the prompt and the room for the context; a reward model's
-    configuration and tokenizer; whether the server of an openai judge is there and takes the key.
+    Looks at a GGUF's header, vocabulary and length, at the prompt and at the room for the context; at a reward model's
+    configuration and tokenizer; and whether the server of an openai judge answers and takes the key.
     """
     if settings.mode == "openai":
         _openai(settings, None).check()
@@ -56,13 +55,13 @@ def check_judge(settings: JudgeSettings) -> None:
 
         RewardInputs(reward_model_path(settings.model), settings.trust_remote_code)
     else:
-        _check_gguf(settings)
+        _check_gguf(settings, device)
 
 
-def too_long(what: str, ids: Sequence[str], settings: JudgeSettings, judge: Judge | None, option: str) -> str:
-    """A line on what did not fit the judge: `what` and how much, with the first of `ids`, the limit and the remedy.
+def too_long(what: str, ids: Sequence[str], settings: SettledJudge, judge: Judge | None, option: str) -> str:
+    """Return a line on what did not fit the judge: `what` and how much, the first of `ids`, the limit and the remedy.
 
-    `option` is what raises the context; None stands for a judge that was not opened this time.
+    `option` is what raises the context. `judge` is None if it was not opened this time.
     """
     named = ", ".join(ids[:5]) + (", ..." if len(ids) > 5 else "")
     limit, remedy = "the judge", "Take a judge with a longer context."
@@ -78,9 +77,9 @@ def too_long(what: str, ids: Sequence[str], settings: JudgeSettings, judge: Judg
 
 
 def with_fewer_layers(load: Callable[[int], Loaded], layers: int) -> Loaded:
-    """What `load` makes with as many of `layers` GPU layers as there is memory for; says how many that are.
+    """Return what `load` makes with as many of `layers` GPU layers as there is memory for; say so if it is fewer.
 
-    Raises `OutOfMemory` if there is too little even for none.
+    Raises `OutOfMemory` if there is too little memory even with none.
     """
     fewer = layers
     while True:
@@ -92,22 +91,22 @@ def with_fewer_layers(load: Callable[[int], Loaded], layers: int) -> Loaded:
             fewer = max(0, fewer - max(1, layers // STEPS))
             continue
         if fewer < layers:
-            said = f"judge: the GPU's memory holds {fewer} of {layers} layers; the others are on the CPU."
-            print(said, file=sys.stderr, flush=True)
+            warning = f"judge: the GPU's memory holds {fewer} of {layers} layers; the others are on the CPU."
+            print(warning, file=sys.stderr, flush=True)
         return loaded
 
 
-def _gpu_layers(settings: JudgeSettings) -> int:
-    return settings.gpu_layers if wants_cuda() else 0
+def _gpu_layers(settings: SettledJudge, device: Device) -> int:
+    return settings.gpu_layers if device == "cuda" else 0
 
 
-def _template(settings: JudgeSettings) -> str | None:
+def _template(settings: SettledJudge) -> str | None:
     if settings.template is None and settings.model == "embedded" and settings.mode in ("verdict", "explain"):
         return EMBEDDED_JUDGE_PROMPT.read_text(encoding="utf-8").rstrip("\n")
     return settings.template
 
 
-def _gguf(settings: JudgeSettings, path: Path, gpu_layers: int) -> Judge:
+def _gguf(settings: SettledJudge, path: Path, gpu_layers: int) -> Judge:
     room = {
         "n_ctx": settings.context,
         # A decode cannot hold more, and a batch has room set aside for each of its tokens.
@@ -134,12 +133,12 @@ def _gguf(settings: JudgeSettings, path: Path, gpu_layers: int) -> Judge:
     )
 
 
-def _check_gguf(settings: JudgeSettings) -> None:
+def _check_gguf(settings: SettledJudge, device: Device) -> None:
     from tpo_lite.judges.gguf import pair_prompt
     from tpo_lite.judges.score import score_prompt
     from tpo_lite.llamacpp.model import GgufModel
 
-    layers = _gpu_layers(settings)
+    layers = _gpu_layers(settings, device)
     model = GgufModel(judge_path(settings.model), layers, vocab_only=True)
     if settings.mode == "score":
         prompt = score_prompt(model, settings.template, settings.chat_template)
@@ -155,7 +154,7 @@ def _check_gguf(settings: JudgeSettings) -> None:
     model.check_context(settings.context, settings.kv_type, on_gpu=layers != 0)
 
 
-def _openai(settings: JudgeSettings, calls: Path | None) -> OpenAiJudge:
+def _openai(settings: SettledJudge, calls: Path | None) -> OpenAiJudge:
     from tpo_lite.judges.openai_server import CallBudget, OpenAiJudge
     from tpo_lite.judges.paid_verdicts import PaidVerdicts
 
@@ -174,7 +173,7 @@ def _openai(settings: JudgeSettings, calls: Path | None) -> OpenAiJudge:
     )
 
 
-def _reward_model(settings: JudgeSettings) -> Judge:
+def _reward_model(settings: SettledJudge, device: Device) -> Judge:
     from tpo_lite.judges.reward_model import RewardModelJudge
 
     return RewardModelJudge(
@@ -184,4 +183,5 @@ def _reward_model(settings: JudgeSettings) -> Judge:
         overlong=settings.overlong,
         context=settings.context,
         sequences=settings.sequences,
+        device=device,
     )

@@ -18,7 +18,7 @@ from tpo_lite.errors import InputError, OutOfMemory, TpoError, first_line, is_ou
 from tpo_lite.judges.pointwise import Item, compare_scores
 from tpo_lite.judges.protocol import JudgeRequest, Verdict
 from tpo_lite.judges.reward_inputs import RewardInputs
-from tpo_lite.machine.device import chosen_device
+from tpo_lite.machine.device import Device, check_torch
 from tpo_lite.nf4 import compute_dtype, nf4
 
 
@@ -44,9 +44,11 @@ class RewardModelJudge:
         overlong: Literal["drop", "truncate"] = "drop",
         context: int = 8192,
         sequences: int = 32,
+        device: Device = "cpu",
     ):
+        check_torch(device)
         self._inputs = RewardInputs(model, trust_remote_code)
-        self._name, self._device, self._truncate = model, chosen_device(), overlong == "truncate"
+        self._name, self._device, self._truncate = model, device, overlong == "truncate"
         self._model = _load(model, quantize, trust_remote_code, self._device)
         config = self._inputs.config.get_text_config()
         self._pad = config.pad_token_id

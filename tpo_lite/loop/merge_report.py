@@ -38,7 +38,8 @@ def measure(folder: RunFolder, debug: bool) -> list[MergeReport]:
 
     Raises `InputError` for a run without a finished iteration, and `PhaseFailed` if a measurement fails.
     """
-    recipe = folder.recipe
+    folder.settle_old()
+    recipe = folder.load_started()
     reports = []
     for arm in recipe.arms:
         for iteration in range(recipe.iterations):

@@ -43,7 +43,7 @@ def read_results(folder: RunFolder) -> Results:
 
 def collect(folder: RunFolder) -> Results:
     """Return the content of results.json: every iteration of which all phases are finished."""
-    recipe = folder.started_with
+    recipe = folder.load_started()
     prepared = folder.is_done("prepare", None, 0)
     return Results(
         schema_version=SCHEMA_VERSION,

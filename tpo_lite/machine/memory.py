@@ -1,12 +1,14 @@
-"""How much memory a phase takes, what says that it did not suffice, and whether the GPU has it back at the end.
+"""How much memory a phase takes, and whether the GPU has it back at the end. Imports no torch.
 
-The host's peak is of what the kernel cannot take back: files that are mapped into memory, as a checkpoint is while
-it is read and a GGUF's weights are, are left out, since their pages make way for whatever needs the room. A GPU has
-two peaks: torch's allocator knows what its tensors took and what it reserved for them; NVML (nvidia-ml-py, part of
-the extra `gpu`) knows what the whole process holds, CUDA context and llama.cpp included. Neither the kernel nor NVML
-keeps such a peak of a process, so both are asked ten times a second. A GPU's allocators hold on to what they have
-reserved, so nothing much is missed in between; of RAM, what is given back within a tenth of a second may be. Imports
-no torch.
+The host's peak counts what the kernel cannot take back. Files that are mapped into memory, such as a GGUF's weights or
+a checkpoint while it is read, are left out: their pages make way for whatever needs the room.
+
+A GPU has two peaks. torch's allocator knows what its tensors took and what it reserved for them. NVML (nvidia-ml-py,
+part of the extra `gpu`) knows what the whole process holds, CUDA context and llama.cpp included.
+
+Neither the kernel nor NVML keeps the peak of a process, so both are asked ten times a second. Allocators of a GPU keep
+what they have reserved, so little is missed in between. RAM that is given back within a tenth of a second may be
+missed.
 """
 
 from __future__ import annotations
@@ -19,13 +21,11 @@ import time
 from pathlib import Path
 from typing import Any, Self
 
-from tpo_lite.machine.device import DEVICE
-
 STATUS = Path("/proc/self/status")
 INTERVAL = 0.1
 """Seconds between two looks at the process's memory."""
 SLACK = 256 << 20
-"""Bytes that other programs on a desktop's card come and go by."""
+"""Bytes by which other programs on a desktop's card may come and go."""
 
 
 class Gpu:
@@ -35,11 +35,11 @@ class Gpu:
         self.nvml, self.handle = nvml, handle
 
     def used(self) -> int:
-        """Bytes in use by all processes."""
-        return self.nvml.nvmlDeviceGetMemoryInfo(self.handle).used
+        """Return the bytes in use by all processes."""
+        return int(self.nvml.nvmlDeviceGetMemoryInfo(self.handle).used)
 
     def used_here(self) -> int:
-        """Bytes in use by this process; 0 before it uses the GPU, and where NVML cannot tell (WSL, containers)."""
+        """Return the bytes in use by this process; 0 before it uses the GPU, or if NVML cannot tell (WSL, containers)."""
         try:
             running = self.nvml.nvmlDeviceGetComputeRunningProcesses(self.handle)
         except self.nvml.NVMLError:
@@ -47,10 +47,9 @@ class Gpu:
         return sum(process.usedGpuMemory or 0 for process in running if process.pid == os.getpid())
 
 
-def gpu() -> Gpu | None:
-    """The first GPU that CUDA_VISIBLE_DEVICES leaves visible; None without one, without NVML and with --cpu."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
-    if not visible or os.environ.get(DEVICE) == "cpu":
+def gpu(name: int | str | None) -> Gpu | None:
+    """Return the GPU with this index (as nvidia-smi counts) or UUID; None for no GPU and where NVML does not know it."""
+    if name is None:
         return None
     try:
         import pynvml
@@ -58,15 +57,18 @@ def gpu() -> Gpu | None:
         return None
     try:
         pynvml.nvmlInit()
-        by = pynvml.nvmlDeviceGetHandleByIndex if visible.isdigit() else pynvml.nvmlDeviceGetHandleByUUID
-        return Gpu(pynvml, by(int(visible) if visible.isdigit() else visible))
+        if isinstance(name, int):
+            return Gpu(pynvml, pynvml.nvmlDeviceGetHandleByIndex(name))
+        return Gpu(pynvml, pynvml.nvmlDeviceGetHandleByUUID(name))
     except pynvml.NVMLError:
         return None
 
 
 def held_by_host() -> int:
-    """Bytes of RAM that this process holds and the kernel cannot take back; where the kernel does not tell them from
-    mapped files (macOS, WSL 1), the most of both that it has held so far."""
+    """Return the bytes of RAM that this process holds and the kernel cannot take back.
+
+    Where the kernel does not tell them from mapped files (macOS, WSL 1), return the most of both so far.
+    """
     lines = STATUS.read_text(encoding="ascii").splitlines() if STATUS.exists() else []
     held = [1024 * int(line.split()[1]) for line in lines if line.startswith(("RssAnon:", "RssShmem:"))]
     if held:
@@ -76,11 +78,13 @@ def held_by_host() -> int:
 
 
 class PeakMemory:
-    """Peak memory of this process, watched from the making of this object until `bytes` is asked for, or a `with` block
-    with it ends."""
+    """Peak memory of this process, and of its share of `gpu`.
 
-    def __init__(self) -> None:
-        self._gpu = gpu()
+    It is watched from the creation of this object until `bytes` is called or a `with` block around it ends.
+    """
+
+    def __init__(self, gpu: Gpu | None = None) -> None:
+        self._gpu = gpu
         self._before = self._gpu.used() if self._gpu is not None else 0
         self._host, self._own, self._card = 0, 0, 0
         self._ended = threading.Event()
@@ -104,28 +108,31 @@ class PeakMemory:
         self._card = max(self._card, self._gpu.used() - self._before)
 
     def bytes(self) -> dict[str, int]:
-        """`host`; `gpu`, the whole process's; of that `gpu_reserved` and `gpu_allocated` by torch. Only what there is."""
+        """Return `host`, `gpu` (of the whole process), and of that `gpu_reserved` and `gpu_allocated` by torch.
+
+        A figure that cannot be measured is left out.
+        """
         self._ended.set()
         self._look()
         peak = {"host": self._host}
-        torch = sys.modules.get("torch")  # never imported for this: a phase without torch has no such figures
+        torch = sys.modules.get("torch")  # not imported here: a phase without torch has no such figures
         if torch is not None and torch.cuda.is_initialized():
             peak["gpu_allocated"] = torch.cuda.max_memory_allocated()
             peak["gpu"] = peak["gpu_reserved"] = torch.cuda.max_memory_reserved()
         if self._gpu is not None:
-            # Where NVML does not know processes, what the card holds more than at the start is taken for ours.
+            # Where NVML does not know processes, all that the card holds more than at the start counts as ours.
             peak["gpu"] = max(self._own or self._card, peak.get("gpu", 0))
         return peak
 
 
-def wait_until_free(card: Gpu, before: int, seconds: float = 30.0) -> int:
-    """Waits, at most so long, until the GPU holds no more than the `before` bytes it held, but for SLACK.
+def wait_until_free(gpu: Gpu, before: int, seconds: float = 30.0) -> int:
+    """Wait until the GPU holds no more than the `before` bytes it held earlier, give or take SLACK.
 
-    Returns the bytes that are still missing: 0 if all are back. The driver frees a process's memory some time
-    after the process has ended.
+    Waits `seconds` at most and returns the bytes that are still missing, 0 if none are. The driver frees a process's
+    memory some time after the process has ended.
     """
     deadline = time.monotonic() + seconds
-    while (missing := card.used() - before) > SLACK:
+    while (missing := gpu.used() - before) > SLACK:
         if time.monotonic() > deadline:
             return missing
         time.sleep(INTERVAL)

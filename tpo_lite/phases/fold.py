@@ -75,7 +75,7 @@ def validate_merged(
     folder: RunFolder, recipe: SettledRecipe, arm: Arm, iteration: int, device: Device
 ) -> ValidationFigures:
     """Let the merged M_{t+1} answer the validation slice: 4 bits have moved it away from the chosen checkpoint."""
-    loaded = LoadedPolicy(recipe, policy(folder, recipe, arm, iteration + 1))
+    loaded = LoadedPolicy(recipe, policy(folder, recipe, arm, iteration + 1), device)
     path = folder.validation_of(arm, iteration + 1)
     label = f"{arm} {iteration + 1} merged"
     return validation_figures(sample_validation(path, loaded, folder, arm, iteration + 1, label))

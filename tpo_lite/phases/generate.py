@@ -25,7 +25,7 @@ PROBE_PROMPTS = 4
 def run(folder: RunFolder, recipe: SettledRecipe, arm: Arm, iteration: int, device: Device) -> GenerateSummary:
     """Write samples.jsonl and, in the first iteration, the base model's validation samples."""
     current = policy(folder, recipe, arm, iteration)
-    loaded = LoadedPolicy(recipe, current)
+    loaded = LoadedPolicy(recipe, current, device)
     label = f"{arm} {iteration + 1} generate"
     instructions = list(read_jsonl(folder.instructions(f"iteration-{iteration}"), Instruction))
     probe = None

@@ -8,7 +8,7 @@ from __future__ import annotations
 from tpo_lite.phases.process import phase_main
 
 if __name__ == "__main__":
-    phase_main("prepare", per_arm=False)
+    phase_main("prepare")
 
 from tpo_lite.chat import Chat, load_tokenizer
 from tpo_lite.hub import model_path
@@ -51,7 +51,7 @@ def run(folder: RunFolder, recipe: SettledRecipe, device: Device) -> PrepareSumm
         per_iteration=settings.per_iteration,
         validation=settings.validation,
     )
-    check_judge(recipe.judge)
+    check_judge(recipe.judge, device)
     write_jsonl(folder.instructions("validation"), parts.validation)
     for t, part in enumerate(parts.iterations):
         write_jsonl(folder.instructions(f"iteration-{t}"), part)

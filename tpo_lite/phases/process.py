@@ -1,11 +1,11 @@
-"""The phases of an iteration, one process each: `python -m tpo_lite.phases.process.<name> RUN_DIR ...`.
+"""Runs one phase in a process: `python -m tpo_lite.phases.<name> RUN_DIR ...`.
 
-A phase reads the run folder, writes one kind of file into it, and gives all its memory back by ending.
-Whatever it finished before a kill it finds again: running it a second time goes on, and running a
-finished phase does nothing. The orchestrator knows their order and nothing of their insides.
+A phase reads the run folder, writes one kind of file into it, and gives all its memory back by ending. Running it
+again goes on with whatever it had finished, and running a finished phase does nothing. The orchestrator knows the
+order of the phases and nothing of their insides.
 
-A phase's file calls `phase_main` before its own imports: these take seconds, and an interrupt or a broken
-library there is reported like any other error.
+A phase's file calls `phase_main` before its own imports. These take seconds, and an interrupt or a broken library
+there is reported like any other error.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ from pathlib import Path
 import click
 
 from tpo_lite.errors import DISK_FULL, InputError, OutOfMemory, TpoError, first_line, is_out_of_memory
-from tpo_lite.machine.memory import PeakMemory
+from tpo_lite.machine.memory import PeakMemory, gpu
+from tpo_lite.phases.options import phase_options
+from tpo_lite.recipe import Arm, Recipe
 from tpo_lite.run import PHASES, RunFolder
 
 QUIET = {
@@ -36,56 +38,78 @@ QUIET = {
     "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
     "TRANSFORMERS_VERBOSITY": "error",
 }
-# Libraries read these when they are imported, so they are set before any phase imports one. They keep
-# other progress bars and advice out of ours.
-for _name, _value in QUIET.items():
-    os.environ.setdefault(_name, _value)
-# On a CPU bitsandbytes looks for a faster kernel on the hub and warns at every import that it has none.
-logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+"""Environment that keeps the progress bars and advice of libraries out of ours."""
 
 
-def run_phase(name: str, root: Path, arm: str | None, iteration: int) -> None:
-    """Runs one phase in this process unless it is finished. Raises `TpoError` for what a user can mend."""
-    from tpo_lite.machine.device import chosen_device, wants_cuda
+def keep_libraries_quiet() -> None:
+    """Set `QUIET` and the levels of loggers in this process. Libraries read `QUIET` when they are imported."""
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    # On a CPU bitsandbytes looks for a faster kernel on the hub, and warns at every import that there is none.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
-    run = RunFolder(root)
-    recipe = run.recipe
-    if arm is not None and arm not in recipe.arms:
-        raise InputError(f"this run has no arm {arm!r}; it has {', '.join(recipe.arms)}.")
+
+def start_phase(name: str, root: Path, arm: str | None, iteration: int) -> None:
+    """Run one phase as a process begins, with the run's one GPU, or none, visible to it. Raises as `run_phase` does.
+
+    Without `arm` the phase is that of the run's first one.
+    """
+    folder = RunFolder(root)
+    folder.settle_old()
+    folder.load_place().pin(os.environ)
+    run_phase(name, root, None if name == "prepare" else _known_arm(folder.load_started(), arm), iteration)
+
+
+def _known_arm(recipe: Recipe, name: str | None) -> Arm:
+    """Return the arm of this name. Raises `InputError` if the run does not have it."""
+    for arm in recipe.arms:
+        if name in (None, arm):
+            return arm
+    raise InputError(f"this run has no arm {name!r}; it has {', '.join(recipe.arms)}.")
+
+
+def run_phase(name: str, root: Path, arm: Arm | None, iteration: int) -> None:
+    """Run one phase in this process unless it is finished. Raises `TpoError` for anything that a user can fix."""
+    folder = RunFolder(root)
+    recipe, place = folder.load_settled(), folder.load_place()
+    if arm is not None:
+        _known_arm(recipe, arm)
     if iteration >= recipe.iterations:
         raise InputError(f"this run has no iteration {iteration}; it has 0 to {recipe.iterations - 1}.")
-    with run.lock("phase"):
-        if run.is_done(name, arm, iteration):
+    with folder.lock("phase"):
+        if folder.is_done(name, arm, iteration):
             return
         if arm is not None:
-            check_order(run, name, arm, iteration)
-        with PeakMemory() as peak:
+            check_order(folder, name, arm, iteration)
+        with PeakMemory(gpu(place.gpu)) as peak:
             module = importlib.import_module(f"tpo_lite.phases.{name}")
-            if name in ("generate", "dpo", "validate", "fold", "merge_report"):
-                device = chosen_device()
-            else:  # these load no torch
-                device = "cuda" if wants_cuda() else "cpu"
-            summary = module.run(run, recipe, arm, iteration, device) if arm else module.run(run, recipe, device)
-            run.mark_done(name, arm, iteration, summary.to_dict(), peak.bytes())
+            if arm is None:
+                summary = module.run(folder, recipe, place.device)
+            else:
+                summary = module.run(folder, recipe, arm, iteration, place.device)
+            folder.mark_done(name, arm, iteration, summary.to_dict(), peak.bytes())
 
 
-def check_order(run: RunFolder, name: str, arm: str, iteration: int) -> None:
-    """Raises `InputError` naming the first phase that must be finished before this one, and is not."""
-    before: list[tuple[str, str | None, int]] = [("prepare", None, 0)]
+def check_order(folder: RunFolder, name: str, arm: Arm, iteration: int) -> None:
+    """Raise `InputError` naming the first phase that has to be finished before this one and is not."""
+    before: list[tuple[str, Arm | None, int]] = [("prepare", None, 0)]
     before += [(phase, arm, t) for t in range(iteration) for phase in PHASES]
     now = PHASES[: PHASES.index(name)] if name in PHASES else PHASES
     before += [(phase, arm, iteration) for phase in now]
-    for step in before:
-        if not run.is_done(*step):
+    for phase, its_arm, t in before:
+        if not folder.is_done(phase, its_arm, t):
+            what = phase if its_arm is None else f"{phase} of iteration {t}"
             raise InputError(
-                f"{name} of {arm}, iteration {iteration}, comes after {step[0]}{f' of iteration {step[2]}' if step[1] else ''}, "
-                f"which is not finished. `tpo-lite train --out {run.root}` with the same settings runs all in order."
+                f"{name} of {arm}, iteration {iteration}, comes after {what}, which is not finished. "
+                f"`tpo-lite train --out {folder.root}` with the same settings runs all in order."
             )
 
 
 def exit_code(error: BaseException, log: Path | None, debug: bool) -> int:
-    """Says what went wrong in one message and returns the exit code: 1, 2, 3 for too little memory (see
-    `tpo_lite.errors`), or 130 when interrupted.
+    """Print one message on what went wrong, and return the exit code.
+
+    That is 1, 2 or 3 as in `tpo_lite.errors`, or 130 after an interrupt. The traceback of an error that was not
+    foreseen goes into `log`.
     """
     if isinstance(error, KeyboardInterrupt):
         click.echo("interrupted; everything finished is kept. Run the same command to go on.", err=True)
@@ -109,25 +133,22 @@ def exit_code(error: BaseException, log: Path | None, debug: bool) -> int:
 
 
 def _unforeseen(error: BaseException) -> str:
-    """What and remedy for errors that libraries raise."""
+    """Return what went wrong, and a remedy where there is one, for an error that a library raised."""
     if getattr(error, "errno", None) in DISK_FULL or any(os.strerror(number) in str(error) for number in DISK_FULL):
         return "the disk is full. Free some space and run the same command again; nothing is lost."
     return f"{type(error).__name__}: {error}"
 
 
-def phase_main(name: str, per_arm: bool = True) -> None:
-    """The command line of one phase."""
+def phase_main(name: str) -> None:
+    """Run the command line of one phase: an entry point, which sets this process's environment."""
 
-    @click.command(help=f"Runs the {name} phase of a run folder.")
-    @click.argument("run_dir", type=click.Path(path_type=Path, exists=True, file_okay=False))
-    @click.option("--arm", default=None, help="thinking or direct; default: the run's first.")
-    @click.option("--iteration", type=click.IntRange(min=0), default=0, show_default=True)
+    @click.command(help=f"Run the {name} phase of a run folder.")
+    @phase_options
     @click.option("--debug", is_flag=True, help="Show tracebacks.")
     def main(run_dir: Path, arm: str | None, iteration: int, debug: bool) -> None:
-        debug = debug or os.environ.get("TPO_LITE_DEBUG") == "1"
+        keep_libraries_quiet()
         try:
-            chosen = (arm or RunFolder(run_dir).recipe.arms[0]) if per_arm else None
-            run_phase(name, run_dir, chosen, iteration)
+            start_phase(name, run_dir, arm, iteration)
         except (Exception, KeyboardInterrupt) as error:
             sys.exit(exit_code(error, run_dir / "log" / f"{name}.log", debug))
 

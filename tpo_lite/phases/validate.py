@@ -25,7 +25,8 @@ def run(folder: RunFolder, recipe: SettledRecipe, arm: Arm, iteration: int, devi
     """Write validation/<checkpoint>.jsonl for every checkpoint; return the figures of each and of M_t."""
     here = folder.iteration(arm, iteration)
     checkpoints = sorted(here.glob("train/checkpoint-*"), key=lambda path: step_of(path.name))
-    loaded = LoadedPolicy(recipe, dataclasses.replace(policy(folder, recipe, arm, iteration), adapter=checkpoints[0]))
+    first = dataclasses.replace(policy(folder, recipe, arm, iteration), adapter=checkpoints[0])
+    loaded = LoadedPolicy(recipe, first, device)
     models = {KEPT: validation_figures(list(read_jsonl(folder.validation_of(arm, iteration), PromptSamples)))}
     for checkpoint in checkpoints:
         if checkpoint != checkpoints[0]:

@@ -1,24 +1,26 @@
-"""What a recipe leaves open: what `auto` becomes, and the smallest change that makes a phase fit."""
+"""The plan's choices: what each `auto` of a recipe becomes, and the smallest change that makes a phase fit."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Any
 
+from tpo_lite.judges.room import longest_comparison
 from tpo_lite.llamacpp.leaves import whole_cells
 from tpo_lite.machine.cards import Card
-from tpo_lite.plan.memory import Need, longest_comparison, needs
+from tpo_lite.plan.memory import Need, needs
+from tpo_lite.plan.rates import choose_engine
 from tpo_lite.plan.shapes import JudgeShape, ModelShape
-from tpo_lite.recipe import Keys, Recipe, divisors, value_of, with_keys
+from tpo_lite.recipe import Engine, Keys, Recipe, divisors, value_of, with_keys
+from tpo_lite.settled import SettledRecipe, as_settled
 
 AIM = 11 / 12
-"""Share of the card that picks stay within: 22 GiB of 24."""
+"""Share of the card that chosen values stay within: 22 GiB of 24."""
 LIMIT = 0.97
-"""Share of the card beyond which a phase does not fit; predictions may be under by 3 %."""
+"""Share of the card beyond which a phase does not fit: predictions may be 3 % too low."""
 
 LARGEST_BATCH, LARGEST_MICRO_BATCH = 256, 8
 """Larger ones gain nothing: by then the card, not Python, is the limit."""
-
 
 GROUPS = [
     (("judge", "select"), ("judge.kv_type", "judge.context")),
@@ -27,29 +29,26 @@ GROUPS = [
 ]
 """Keys that may be `auto`, with the phases whose memory they decide."""
 
-AUTO_KEYS = [key for _, keys in GROUPS for key in keys]
+MEMORY_KEYS = [key for _, keys in GROUPS for key in keys]
+"""All of them. The one other key that may be `auto` is `engine`."""
 
-HARMLESS = (*AUTO_KEYS, "judge.batch", "train.optimizer")
+HARMLESS = (*MEMORY_KEYS, "judge.batch", "train.optimizer")
 """Keys that leave a run's results as they are, but for rounding."""
 
 
-def open_keys(recipe: Recipe) -> list[str]:
-    """The keys that a recipe leaves `auto`."""
-    return [key for key in AUTO_KEYS if value_of(recipe, key) == "auto"]
+def settle(recipe: Recipe, model: ModelShape, judge: JudgeShape | None, card: Card) -> SettledRecipe:
+    """Return `recipe` with a value for each `auto`: the fastest engine and the largest batches that fit the card.
 
-
-def settle(
-    recipe: Recipe, model: ModelShape, judge: JudgeShape | None, card: Card, recorded: Recipe | None = None
-) -> Recipe:
-    """`recipe` without `auto` in what memory depends on: the fastest values that fit, or the smallest of all.
-
-    A run that was started keeps the values `recorded` in its folder, whatever card it goes on with.
+    Where nothing fits, the smallest values are taken. This is the one place where `auto` ends; a run that goes on
+    keeps what its folder holds (`tpo_lite.settled.filled_from`).
     """
-    if recorded is not None:
-        return with_keys(recipe, {key: value_of(recorded, key) for key in open_keys(recipe)})
+    if recipe.engine == "auto":
+        engine, _ = fastest_engine(recipe, model, judge, card)
+        recipe = with_keys(recipe, {"engine": engine})
     candidates = {phases: list(_candidates(recipe, phases[0])) for phases, _ in GROUPS}
-    # The smallest of each group first, so that no key is open while another is chosen.
-    settled = with_keys(recipe, {key: options[-1][key] for options in candidates.values() for key in options[-1]})
+    # Begin with the smallest of each group, so that no key is open while another is chosen.
+    smallest = {key: value for options in candidates.values() for key, value in options[-1].items()}
+    settled = as_settled(with_keys(recipe, smallest))
     for phases, options in candidates.items():
         for keys in options:
             tried = with_keys(settled, keys)
@@ -60,8 +59,18 @@ def settle(
     return settled
 
 
+def fastest_engine(recipe: Recipe, model: ModelShape, judge: JudgeShape | None, card: Card) -> tuple[Engine, str]:
+    """Return the engine that samples `recipe`, and why: the fastest whose sampling fits the card."""
+
+    def fits(engine: Engine) -> bool:
+        settled = settle(with_keys(recipe, {"engine": engine}), model, judge, card)
+        return not {"generate", "validate"} & set(too_large(needs(settled, model, judge, card), card))
+
+    return choose_engine(recipe, card, fits)
+
+
 def _candidates(recipe: Recipe, phase: str) -> Iterator[Keys]:
-    """Values for a group's open keys, the best first."""
+    """Yield values for a group's open keys, the best first."""
 
     def options(key: str, values: list[Any]) -> list[Any]:
         return values if value_of(recipe, key) == "auto" else [value_of(recipe, key)]
@@ -85,15 +94,15 @@ def _candidates(recipe: Recipe, phase: str) -> Iterator[Keys]:
 
 
 def too_large(found: dict[str, Need], card: Card) -> list[str]:
-    """The phases that do not fit the card."""
+    """Return the phases that do not fit the card."""
     return [phase for phase, need in found.items() if need.peak > LIMIT * card.memory]
 
 
-def smallest_changes(recipe: Recipe, model: ModelShape, judge: JudgeShape | None, card: Card) -> Keys | str:
-    """The keys to change for all phases to fit, none of them further than it must be; or a phase that none mends.
+def smallest_changes(recipe: SettledRecipe, model: ModelShape, judge: JudgeShape | None, card: Card) -> Keys | str:
+    """Return the keys to change so that all phases fit, none further than needed; or a phase that no change makes fit.
 
-    What mends a phase may mend another, and more than it first had to. So each key is put back as far as it goes in
-    the end, those that change a run's results before the others.
+    A change for one phase may help another, and so be larger than it had to be. So in the end each key is put back as
+    far as possible, beginning with those that change a run's results.
     """
     changes: Keys = {}
     tried: dict[str, list[Any]] = {}
@@ -122,11 +131,13 @@ def smallest_changes(recipe: Recipe, model: ModelShape, judge: JudgeShape | None
     return {key: value for key, value in changes.items() if value != value_of(recipe, key)}
 
 
-def smallest_change(recipe: Recipe, model: ModelShape, judge: JudgeShape | None, card: Card, phase: str) -> Keys | None:
-    """The keys to change for `phase` to fit; None if nothing that a recipe says would do.
+def smallest_change(
+    recipe: SettledRecipe, model: ModelShape, judge: JudgeShape | None, card: Card, phase: str
+) -> Keys | None:
+    """Return the keys to change so that `phase` fits, or None if no change of the recipe is enough.
 
-    Keys that leave a run's results as they are come first, each alone and as little as does it; then they are
-    taken together, each at its smallest but the last; then the others in the same way, with those at their smallest.
+    Keys that leave a run's results as they are come first. Each is tried alone, in small steps; then together, all but
+    the last at its smallest. Then the other keys are tried in the same way, with the first ones at their smallest.
     """
 
     def fits(keys: Keys) -> bool:
@@ -149,8 +160,8 @@ def smallest_change(recipe: Recipe, model: ModelShape, judge: JudgeShape | None,
     return None
 
 
-def _smaller(recipe: Recipe, phase: str) -> dict[str, list[Any]]:
-    """Values that take less memory than the recipe's, the nearest first."""
+def _smaller(recipe: SettledRecipe, phase: str) -> dict[str, list[Any]]:
+    """Return values, by key, that take less memory than the recipe's, the nearest first."""
 
     def halves(key: str, least: int) -> list[int]:
         value, smaller = value_of(recipe, key), []
@@ -161,7 +172,7 @@ def _smaller(recipe: Recipe, phase: str) -> dict[str, list[Any]]:
     if phase in ("generate", "validate"):
         k = recipe.sampling.k
         batches = list(range((recipe.sampling.batch - 1) // k * k, 0, -k))
-        if recipe.engine != "unsloth":  # which samples whole prompts
+        if recipe.engine != "unsloth":  # unsloth samples all K outputs of a prompt together
             batches += [
                 rows for rows in (k >> halved for halved in range(1, k.bit_length())) if rows < recipe.sampling.batch
             ]

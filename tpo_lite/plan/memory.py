@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from tpo_lite.llamacpp.leaves import whole_cells
 from tpo_lite.machine.cards import Card
 from tpo_lite.plan.shapes import GGUF_BITS, JudgeShape, ModelShape
-from tpo_lite.recipe import Recipe
-from tpo_lite.sampling import engines
 from tpo_lite.sampling.room import CHARACTERS_A_TOKEN, gguf_room, longest_prompt
+from tpo_lite.settled import SettledRecipe
+from tpo_lite.training.room import KL_POSITIONS, KL_PROMPTS, LOGIT_CHUNK, longest_pair
 
 NF4_BITS = 4.0
 STATE_BITS = 8 / 64 + 32 / (64 * 256)
@@ -26,9 +26,6 @@ KV_BYTES = {"f16": 2.0, "q8_0": 34 / 32}
 
 OPTIMIZER_BYTES = {"adamw_torch": 8.0, "adamw_8bit": 2 * (1 + 4 / 256), "paged_adamw_8bit": 2 * (1 + 4 / 256)}
 """Bytes a trained weight of Adam's two moments; 8-bit ones carry a float32 constant for 256."""
-
-LOGIT_CHUNK = 256
-"""Tokens whose logits training holds at a time (`tpo_lite.training.token_log_probs`)."""
 
 LOGIT_BYTES = {2: 10, 4: 8}
 """Bytes each of them takes, by the bytes of a number in the compute type: in that type, in float32 where that is
@@ -62,18 +59,12 @@ LIBRARIES = {
 TOKENIZER_BYTES = {"transformers": 2200, "llama.cpp": 450}
 """RAM a token of the vocabulary. Measured with Llama-3's: 0.26 GiB in transformers, 0.055 in llama.cpp."""
 
-KL_PROMPTS, KL_POSITIONS = 32, 64
-"""Sequences, and positions of each, at which the fold phase compares two models."""
-
 SHARD = 5_000_000_000
 """Bytes of the largest file of a model on the hub."""
 
 
 GGUF_DECODE = 512
 """Tokens a decode of the `gguf` engine."""
-
-JUDGE_PROMPT_TOKENS = 220
-"""The Self-Taught Evaluator's prompt."""
 
 Terms = dict[str, float]
 """Bytes by what they are for."""
@@ -97,7 +88,7 @@ class Need:
         return sum(self.terms.values())
 
 
-def needs(recipe: Recipe, model: ModelShape, judge: JudgeShape | None, card: Card) -> dict[str, Need]:
+def needs(recipe: SettledRecipe, model: ModelShape, judge: JudgeShape | None, card: Card) -> dict[str, Need]:
     """By phase, in order. The recipe must be settled: no key of it `auto` that memory depends on."""
     last = recipe.iterations - 1
     sampled, trained = sampled_rank(recipe, last), trained_rank(recipe, last)
@@ -132,7 +123,7 @@ def needs(recipe: Recipe, model: ModelShape, judge: JudgeShape | None, card: Car
     return found
 
 
-def kept(recipe: Recipe, model: ModelShape, iteration: int) -> dict[str, float]:
+def kept(recipe: SettledRecipe, model: ModelShape, iteration: int) -> dict[str, float]:
     """Bytes that each phase of iteration t of one arm leaves on disk, with outputs of the longest length.
 
     Some MB are not counted: M_0's answers to the validation slice, and with `merge: requantize` the merged models'.
@@ -153,7 +144,7 @@ def kept(recipe: Recipe, model: ModelShape, iteration: int) -> dict[str, float]:
     }
 
 
-def passing(recipe: Recipe, model: ModelShape) -> float:
+def passing(recipe: SettledRecipe, model: ModelShape) -> float:
     """Bytes on disk at most that a run gives back: optimizer states of the checkpoints until all are trained, or the
     16-bit weights that a GGUF is made of."""
     weights = model.lora_parameters(trained_rank(recipe, recipe.iterations - 1))
@@ -161,7 +152,7 @@ def passing(recipe: Recipe, model: ModelShape) -> float:
     return max(states, 2 * model.parameters if recipe.engine == "gguf" else 0)
 
 
-def tokenizer_bytes(recipe: Recipe, model: ModelShape, judge: JudgeShape | None, phase: str) -> float:
+def tokenizer_bytes(recipe: SettledRecipe, model: ModelShape, judge: JudgeShape | None, phase: str) -> float:
     """Of what reads the vocabulary in a phase; a judge behind a server has none here."""
     if phase not in ("judge", "select"):
         return TOKENIZER_BYTES["transformers"] * model.vocabulary
@@ -169,34 +160,15 @@ def tokenizer_bytes(recipe: Recipe, model: ModelShape, judge: JudgeShape | None,
     return TOKENIZER_BYTES[reader] * judge.model.vocabulary if judge else 0
 
 
-def sampled_rank(recipe: Recipe, iteration: int) -> int:
+def sampled_rank(recipe: SettledRecipe, iteration: int) -> int:
     """Rank of the adapter of M_t."""
     rank = recipe.lora.rank
     return {"fold": iteration * rank, "continue": min(iteration, 1) * rank, "requantize": 0}[recipe.merge]
 
 
-def trained_rank(recipe: Recipe, iteration: int) -> int:
+def trained_rank(recipe: SettledRecipe, iteration: int) -> int:
     """Rank of the adapter that iteration t trains."""
     return recipe.lora.rank * (iteration + 1 if recipe.merge == "fold" else 1)
-
-
-def longest_pair(recipe: Recipe) -> int:
-    """Tokens of the longer side of the longest pair that is trained on."""
-    return min(recipe.pairs.max_tokens, longest_prompt(recipe) + recipe.sampling.max_new_tokens)
-
-
-def longest_comparison(recipe: Recipe) -> int:
-    """KV cells of the longest comparison, or of one response that is scored."""
-    responses = 1 if recipe.judge.mode == "score" else 2
-    explanation = recipe.judge.explain_tokens if recipe.judge.mode == "explain" else 0
-    return (
-        JUDGE_PROMPT_TOKENS + recipe.instructions.max_tokens + responses * recipe.sampling.max_new_tokens + explanation
-    )
-
-
-def sampling_engine(recipe: Recipe, card: Card) -> str:
-    """What samples there; unsloth by default where CUDA is and unsloth is installed here."""
-    return engines.engine_name("auto", "cuda" if card.cuda else "cpu") if recipe.engine == "auto" else recipe.engine
 
 
 def compute_bytes(card: Card) -> int:
@@ -236,26 +208,26 @@ def dequantised(model: ModelShape, card: Card) -> float:
     return compute_bytes(card) * max(a * b for a, b in model.linears)
 
 
-def rows_sampled(recipe: Recipe, card: Card, k: int) -> int:
+def rows_sampled(recipe: SettledRecipe, k: int) -> int:
     """Sequences in the KV cache at a time when each prompt is sampled `k` times."""
     batch = recipe.sampling.batch
-    return max(1, batch // k) * k if sampling_engine(recipe, card) == "unsloth" else batch
+    return max(1, batch // k) * k if recipe.engine == "unsloth" else batch
 
 
-def sampling(recipe: Recipe, model: ModelShape, card: Card, k: int, rank: int) -> Terms:
+def sampling(recipe: SettledRecipe, model: ModelShape, card: Card, k: int, rank: int) -> Terms:
     """Sampling `k` outputs a prompt, all of the longest length.
 
     The peak is either the prompts' forward pass, or the last steps: there a layer's cache is copied to grow
     by a token, and its keys and values are repeated for all heads since left padding needs a mask.
     unsloth's `generate` computes a prompt for each of its rows, ours once.
     """
-    if sampling_engine(recipe, card) == "gguf":
+    if recipe.engine == "gguf":
         return sampling_gguf(recipe, model, card, rank)
     c = compute_bytes(card)
-    rows, prompt = rows_sampled(recipe, card, k), longest_prompt(recipe)
+    rows, prompt = rows_sampled(recipe, k), longest_prompt(recipe)
     start = c * model.kv_elements(rows * prompt)
     full = c * model.kv_elements(rows * (prompt + recipe.sampling.max_new_tokens))
-    prompts = rows if sampling_engine(recipe, card) == "unsloth" else math.ceil(rows / k)
+    prompts = rows if recipe.engine == "unsloth" else math.ceil(rows / k)
     prefill = prompts * prompt * forward_bytes(model, card, rank)
     step = full / model.layers * (0.5 + model.heads / model.kv_heads)
     cache, activations = max((start, prefill), (full, step), key=sum)
@@ -268,7 +240,7 @@ def sampling(recipe: Recipe, model: ModelShape, card: Card, k: int, rank: int) -
     return with_overhead(base(model, card), working, card)
 
 
-def sampling_gguf(recipe: Recipe, model: ModelShape, card: Card, rank: int) -> Terms:
+def sampling_gguf(recipe: SettledRecipe, model: ModelShape, card: Card, rank: int) -> Terms:
     """The same in llama.cpp: Q4_K_M weights, the adapter in float32."""
     bits = GGUF_BITS["Q4_K_M"]
     parameters = model.parameters if model.tied or not card.cuda else model.parameters - model.embedding_parameters
@@ -288,7 +260,7 @@ def compute_buffer(model: ModelShape, batch: int, cells: int) -> float:
     return batch * (12 * (model.hidden + model.intermediate) + 2 * cells)
 
 
-def judging(recipe: Recipe, judge: JudgeShape | None, card: Card) -> Terms:
+def judging(recipe: SettledRecipe, judge: JudgeShape | None, card: Card) -> Terms:
     """llama.cpp with `judge.context` KV cells and `judge.batch` tokens a decode; a reward model with a batch of
     `judge.context` tokens; nothing for a judge behind a server.
 
@@ -302,7 +274,7 @@ def judging(recipe: Recipe, judge: JudgeShape | None, card: Card) -> Terms:
         working = {"activations": settings.context * forward_bytes(model, card, 0) + dequantised(model, card)}
         return with_overhead(whole if settings.quantize == "none" else base(model, card), working, card)
     on_card = share_on_card(recipe, judge, card)
-    cells = judge_cells(recipe)
+    cells = whole_cells(settings.context)
     kv = model.kv_elements(cells)
     unpacked = 2 * kv / model.layers if settings.kv_type == "q8_0" else 0
     working = {
@@ -314,12 +286,7 @@ def judging(recipe: Recipe, judge: JudgeShape | None, card: Card) -> Terms:
     return with_overhead(weights, working, card)
 
 
-def judge_cells(recipe: Recipe) -> int:
-    """KV cells of a GGUF judge: llama.cpp rounds its context up."""
-    return whole_cells(recipe.judge.context)
-
-
-def share_on_card(recipe: Recipe, judge: JudgeShape, card: Card) -> float:
+def share_on_card(recipe: SettledRecipe, judge: JudgeShape, card: Card) -> float:
     """Of a GGUF judge's layers; without a GPU all are on the one device there is."""
     layers = recipe.judge.gpu_layers
     if layers < 0 or not card.cuda or recipe.judge.mode == "reward-model":
@@ -327,13 +294,13 @@ def share_on_card(recipe: Recipe, judge: JudgeShape, card: Card) -> float:
     return min(1.0, layers / judge.model.layers)
 
 
-def judge_ram(recipe: Recipe, judge: JudgeShape | None, card: Card) -> float:
+def judge_ram(recipe: SettledRecipe, judge: JudgeShape | None, card: Card) -> float:
     """RAM beside a GPU: the token embedding, the layers that `judge.gpu_layers` leaves to the host, and their share of
     the KV cache."""
     if judge is None or not card.cuda:
         return 0.0
     on_card = share_on_card(recipe, judge, card)
-    cache = KV_BYTES[recipe.judge.kv_type] * judge.model.kv_elements(judge_cells(recipe))
+    cache = KV_BYTES[recipe.judge.kv_type] * judge.model.kv_elements(whole_cells(recipe.judge.context))
     return judge.file_bytes - on_card * judge.gpu_bytes + (1 - on_card) * cache
 
 
@@ -360,7 +327,7 @@ def saved_bytes(model: ModelShape, rank: int, compute: int, length: int) -> int:
     return 8 * h + 8 + 4 * model.heads + compute * (2 * h + 4 * q + length + 4 * i + 7 * rank)
 
 
-def training(recipe: Recipe, model: ModelShape, card: Card, rank: int) -> Terms:
+def training(recipe: SettledRecipe, model: ModelShape, card: Card, rank: int) -> Terms:
     """DPO on the longest pairs: both sides of `train.micro_batch` pairs in one pass.
 
     Adapters, their gradients and Adam's moments are float32 (or 8-bit moments); with CUDA, autocast keeps
@@ -370,8 +337,7 @@ def training(recipe: Recipe, model: ModelShape, card: Card, rank: int) -> Terms:
     length = longest_pair(recipe)
     rows = 2 * min(settings.micro_batch, settings.batch)
     weights = model.lora_parameters(rank)
-    checkpointing = bool(settings.gradient_checkpointing)
-    activations, logits = step_bytes(model, rank, compute_bytes(card), rows, length, checkpointing)
+    activations, logits = step_bytes(model, rank, compute_bytes(card), rows, length, settings.gradient_checkpointing)
     working = {
         "LoRA": weights * (4 + (2 if card.cuda else 0)),
         "LoRA gradients": weights * 4,
@@ -401,7 +367,7 @@ def step_bytes(
     return (saved + backward, 0.0) if backward > head else (saved, head)
 
 
-def folding(recipe: Recipe, model: ModelShape, card: Card, rank: int) -> Terms:
+def folding(recipe: SettledRecipe, model: ModelShape, card: Card, rank: int) -> Terms:
     """Base, the trained adapter and the one that the next iteration starts from, one sequence at a time.
 
     The peak is either a sequence's logits or the norm of the largest weight in float64.

@@ -18,25 +18,26 @@ from typing import Any
 
 import yaml
 
+from tpo_lite.judges.room import PROMPT_TOKENS as JUDGE_PROMPT_TOKENS
+from tpo_lite.judges.room import longest_comparison
 from tpo_lite.machine.cards import CARDS, Card, cpu
+from tpo_lite.machine.device import Device
 from tpo_lite.plan.memory import (
-    JUDGE_PROMPT_TOKENS,
     KV_BYTES,
     NF4_BITS,
     STATE_BITS,
     compute_bytes,
-    longest_comparison,
     rows_sampled,
     sampled_rank,
-    sampling_engine,
     share_on_card,
     trained_rank,
 )
 from tpo_lite.plan.shapes import GGUF_BITS, JudgeShape, ModelShape, converts_to_gguf, judge_shape, model_shape
-from tpo_lite.recipe import Recipe, load_recipe
+from tpo_lite.recipe import Engine, Recipe, load_recipe, with_keys
 from tpo_lite.run import RunFolder
 from tpo_lite.sampling import engines
 from tpo_lite.sampling.room import longest_prompt
+from tpo_lite.settled import SettledRecipe, as_settled
 
 BANDWIDTH_SHARE = 0.6
 FLOPS_SHARE = {"torch": 0.4, "llama.cpp": 0.6}
@@ -105,23 +106,23 @@ def _nearest(table: Table, card: Card) -> dict[str, Any] | None:
 
 
 def choose_engine(
-    recipe: Recipe, card: Card, fits: Callable[[str], bool], table: Table | None = None
-) -> tuple[str, str]:
-    """The engine that samples `recipe` on `card`, and why.
+    recipe: Recipe, card: Card, fits: Callable[[Engine], bool], table: Table | None = None
+) -> tuple[Engine, str]:
+    """Return the engine that samples `recipe` on `card`, and why.
 
-    `auto` is the engine measured fastest on a device of this kind that is installed here, can take the model and
-    `fits` its memory. Where none was measured, or none of those can run, `engines.engine_name` has the rule.
-    `table`: entries as in measured.yaml's section "engines", which is the default.
+    `auto` is the engine measured fastest on a device of this kind, of those that are installed here, can take the
+    model and `fits` the memory. Where there is none, `engines.default_engine` says which. `table`: entries as in
+    measured.yaml's section "engines", which is the default.
     """
     if recipe.engine != "auto":
         return recipe.engine, "as the recipe says"
-    on = "cuda" if card.cuda else "cpu"
+    device: Device = "cuda" if card.cuda else "cpu"
     entry = _nearest(measured("engines") if table is None else table, card)
     if entry is None:
-        return engines.engine_name("auto", on), "no engine measured on this card yet"
+        return engines.default_engine(device), "no engine measured on this card yet"
     source, faster = f"measured on {entry['card']}, {entry['date']}", []
     for engine in sorted(entry["rates"], key=entry["rates"].get, reverse=True):
-        hindrance = engines.hindrance(engine, on)
+        hindrance = engines.hindrance(engine, device)
         if hindrance is None and engine == "gguf" and not converts_to_gguf(recipe.model):
             hindrance = "cannot take this model"
         if hindrance is None and not fits(engine):
@@ -131,11 +132,11 @@ def choose_engine(
             return engine, "; ".join([source if others else f"the fastest {source}", *others])
         faster.append((engine, hindrance))
     why = ", ".join(f"{other} {why}" for other, why in faster)
-    return engines.engine_name("auto", on), f"of those {source} none can run here: {why}"
+    return engines.default_engine(device), f"of those {source} none can run here: {why}"
 
 
 def times(
-    recipe: Recipe, model: ModelShape, judge: JudgeShape | None, card: Card, table: Table | None = None
+    recipe: SettledRecipe, model: ModelShape, judge: JudgeShape | None, card: Card, table: Table | None = None
 ) -> dict[str, Time]:
     """By phase, at the level of the measured rate nearest to the card where there is one.
 
@@ -150,16 +151,27 @@ def times(
     return found
 
 
-def _at_level(time: Time, phase: str, entry: dict[str, Any], card: Card, recipe: Recipe) -> Time:
+def _at_level(time: Time, phase: str, entry: dict[str, Any], card: Card, recipe: SettledRecipe) -> Time:
     """`time`, scaled by how the measured phase compares with its own roofline."""
-    on, of = _known(entry["card"]), load_recipe(entry["recipe"], entry.get("set", []))
-    there = roofline(of, model_shape(of.model), judge_shape(of.judge), on)[phase]
+    measured_card, measured_recipe = _known(entry["card"]), _measured_recipe(entry)
+    model, judge = model_shape(measured_recipe.model), judge_shape(measured_recipe.judge)
+    there = roofline(measured_recipe, model, judge, measured_card)[phase]
     level = there.work / entry["rates"][phase] / there.seconds
-    same = on.name == card.name and recipe.model_copy(update={"seed": of.seed}) == of
-    if not card.cuda:  # processors differ; those with as many cores are taken for alike
+    same_recipe = recipe.model_copy(update={"seed": measured_recipe.seed}) == measured_recipe
+    same = measured_card.name == card.name and same_recipe
+    if not card.cuda:  # processors differ; those with as many cores are taken to be alike
         same = same and entry["cores"] == os.cpu_count()
     basis = f"measured {entry['date']}" if same else f"estimate from {entry['card']}, {entry['date']}"
     return replace(time, seconds=time.seconds * level, basis=basis)
+
+
+def _measured_recipe(entry: dict[str, Any]) -> SettledRecipe:
+    """Return the recipe that an entry was measured with; an engine that it leaves open is the default one."""
+    recipe = load_recipe(entry["recipe"], entry.get("set", []))
+    if recipe.engine == "auto":
+        device: Device = "cuda" if _known(entry["card"]).cuda else "cpu"
+        recipe = with_keys(recipe, {"engine": engines.default_engine(device)})
+    return as_settled(recipe)
 
 
 def _known(name: str) -> Card:
@@ -167,9 +179,9 @@ def _known(name: str) -> Card:
 
 
 def seconds_of(run: RunFolder) -> dict[str, float]:
-    """The run's own mean seconds of each phase that is finished in some iteration."""
+    """Return a run's own mean seconds of each phase, over the iterations in which it is finished."""
     taken: dict[str, list[float]] = {}
-    recipe = run.recipe
+    recipe = run.load_started()
     for arm in recipe.arms:
         for iteration in range(recipe.iterations):
             for phase, seconds in run.seconds(arm, iteration).items():
@@ -178,7 +190,7 @@ def seconds_of(run: RunFolder) -> dict[str, float]:
     return {phase: fmean(seconds) for phase, seconds in taken.items()}
 
 
-def roofline(recipe: Recipe, model: ModelShape, judge: JudgeShape | None, card: Card) -> dict[str, Time]:
+def roofline(recipe: SettledRecipe, model: ModelShape, judge: JudgeShape | None, card: Card) -> dict[str, Time]:
     """By phase, by arithmetic alone; of the last iteration, whose adapter is the largest."""
     last = recipe.iterations - 1
     sizes, epochs = recipe.instructions, recipe.train.epochs
@@ -203,7 +215,7 @@ def roofline(recipe: Recipe, model: ModelShape, judge: JudgeShape | None, card: 
     return {phase: Time(work, START + seconds, "estimate") for phase, (work, seconds) in found.items()}
 
 
-def lengths(recipe: Recipe) -> tuple[int, int]:
+def lengths(recipe: SettledRecipe) -> tuple[int, int]:
     """Expected tokens of a prompt, thought prompt included, and of an output."""
     around = longest_prompt(recipe) - recipe.instructions.max_tokens
     instruction = min(PROMPT_TOKENS, recipe.instructions.max_tokens)
@@ -215,13 +227,13 @@ def _bound(card: Card, library: str, moved: float, operations: float, launch: fl
     return max(moved / (card.bandwidth * BANDWIDTH_SHARE), operations / (card.flops * FLOPS_SHARE[library]), launch)
 
 
-def sample_seconds(recipe: Recipe, model: ModelShape, card: Card, outputs: float, k: int, rank: int) -> float:
+def sample_seconds(recipe: SettledRecipe, model: ModelShape, card: Card, outputs: float, k: int, rank: int) -> float:
     """`outputs` in all, `k` a prompt: prompts, then a token of every row at a time.
 
     unsloth's batches run until their longest row ends; the other engines fill a row that ended with the next.
     """
-    engine = sampling_engine(recipe, card)
-    rows = rows_sampled(recipe, card, k)
+    engine = recipe.engine
+    rows = rows_sampled(recipe, k)
     prompt, output = lengths(recipe)
     if engine == "unsloth":
         steps, prompts = math.ceil(outputs / rows) * recipe.sampling.max_new_tokens, outputs
@@ -243,7 +255,7 @@ def sample_seconds(recipe: Recipe, model: ModelShape, card: Card, outputs: float
     return prefill + steps * _bound(card, library, weights + cache, rows * operations, launch)
 
 
-def judge_seconds(recipe: Recipe, judge: JudgeShape | None, card: Card, prompts: float, responses: int) -> float:
+def judge_seconds(recipe: SettledRecipe, judge: JudgeShape | None, card: Card, prompts: float, responses: int) -> float:
     """Comparisons of the distinct `responses` of each of `prompts`, or a score of each.
 
     Prompt and first response are shared by the comparisons that begin with them. A server is taken to answer as many
@@ -268,17 +280,17 @@ def judge_seconds(recipe: Recipe, judge: JudgeShape | None, card: Card, prompts:
     at_once = max(1, min(settings.sequences, settings.context // longest_comparison(recipe)))
     cache = KV_BYTES[settings.kv_type] * model.kv_elements(at_once * (instruction + 2 * response))
 
-    def seconds(on: Card) -> float:
+    def seconds(card: Card) -> float:
         whole = tokens / settings.batch
-        whole *= _bound(on, "llama.cpp", judge.gpu_bytes, settings.batch * operations, launch)
-        step = _bound(on, "llama.cpp", judge.gpu_bytes + cache, at_once * operations, launch)
+        whole *= _bound(card, "llama.cpp", judge.gpu_bytes, settings.batch * operations, launch)
+        step = _bound(card, "llama.cpp", judge.gpu_bytes + cache, at_once * operations, launch)
         return whole + calls * written / at_once * step
 
     on_card = share_on_card(recipe, judge, card)  # the other layers are the host's
     return judge.file_bytes / LOAD + on_card * seconds(card) + (1 - on_card) * seconds(cpu())
 
 
-def train_seconds(recipe: Recipe, model: ModelShape, card: Card, rank: int) -> float:
+def train_seconds(recipe: SettledRecipe, model: ModelShape, card: Card, rank: int) -> float:
     """DPO on one pair a prompt: one reference pass, and forward and backward (no weight gradients but the adapter's)
     in each epoch, with gradient checkpointing the forward pass twice."""
     settings = recipe.train

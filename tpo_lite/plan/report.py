@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,34 +10,36 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from tpo_lite.judges.room import longest_comparison
 from tpo_lite.machine.cards import GIB, Card
-from tpo_lite.plan.choices import LIMIT, open_keys, settle, smallest_changes, too_large
-from tpo_lite.plan.memory import Need, kept, longest_comparison, needs, passing
-from tpo_lite.plan.rates import UNITS, Time, choose_engine, times
+from tpo_lite.plan.choices import LIMIT, MEMORY_KEYS, fastest_engine, settle, smallest_changes, too_large
+from tpo_lite.plan.memory import Need, kept, needs, passing
+from tpo_lite.plan.rates import UNITS, Time, times
 from tpo_lite.plan.shapes import GGUF_BITS, JudgeShape, ModelShape, judge_shape, model_shape, taken_by_name
-from tpo_lite.recipe import Keys, Recipe, value_of
+from tpo_lite.recipe import Keys, Recipe, value_of, with_keys
+from tpo_lite.settled import SettledRecipe, filled_from, open_keys
 
 GB = 1e9
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run will need; `recipe` is settled."""
+    """What a run will need."""
 
-    recipe: Recipe
+    recipe: SettledRecipe
     card: Card
     model: ModelShape
     judge: JudgeShape | None
     why_engine: str
-    """Why the recipe's engine samples, and no other."""
+    """Why this engine samples and no other."""
     picks: Keys
-    """What `auto` became in what memory depends on."""
+    """What each `auto` became, the engine's aside."""
     needs: dict[str, Need]
     times: dict[str, Time]
 
     @property
     def seconds(self) -> float:
-        """Of the whole run."""
+        """Seconds of the whole run."""
         return sum(time.seconds for time in self.times.values()) * self.recipe.iterations * len(self.recipe.arms)
 
     @property
@@ -45,7 +47,7 @@ class Plan:
         """Bytes that the whole run keeps, models aside."""
         iterations, arms = self.recipe.iterations, len(self.recipe.arms)
         converted = 0.0
-        if self.recipe.engine == "gguf":  # the base once, and of merged models each that is sampled
+        if self.recipe.engine == "gguf":  # the base once, and each merged model that is sampled from
             bases = 1 + ((iterations - 1) * arms if self.recipe.merge == "requantize" else 0)
             converted = bases * self.model.parameters * GGUF_BITS["Q4_K_M"] / 8
         return arms * sum(sum(kept(self.recipe, self.model, t).values()) for t in range(iterations)) + converted
@@ -56,7 +58,7 @@ class Plan:
         return 2 * self.model.parameters + (self.judge.file_bytes if self.judge else 0)
 
     def refusal(self) -> str | None:
-        """Which phases do not fit, and the smallest change that makes all of them; None if all fit."""
+        """Say which phases do not fit, and the smallest change with which all do; None if all fit."""
         phases = too_large(self.needs, self.card)
         if not phases:
             return None
@@ -65,46 +67,40 @@ class Plan:
         needed += f" GiB, and of the card's {there:.1f} a run may take {LIMIT * there:.1f}"
         changes = smallest_changes(self.recipe, self.model, self.judge, self.card)
         if isinstance(changes, str):
-            return f"{needed}; no smaller batch mends {changes}. Take a smaller model or a larger card."
+            return f"{needed}; no smaller batch makes {changes} fit. Take a smaller model or a larger card."
         keys = " ".join(f"--set {key}={str(value).lower()}" for key, value in changes.items())
         return f"{needed}. The smallest change that fits: {keys}."
 
 
 def make_plan(
-    recipe: Recipe, card: Card, recorded: Recipe | None = None, seconds: dict[str, float] | None = None
+    recipe: Recipe, card: Card, recorded: SettledRecipe | None = None, seconds: dict[str, float] | None = None
 ) -> Plan:
-    """The plan of a recipe on a card.
+    """Return the plan of a recipe on a card.
 
-    `recorded` is the recipe of a run that was started, whose picks and engine stay; `seconds` are that run's own, by
-    phase. Raises `InputError` for a model or judge whose shape cannot be read.
+    `recorded` is the settled recipe of a run that goes on, which keeps its values whatever the card; `seconds` are
+    that run's own, by phase. Raises `InputError` for a model or judge whose shape cannot be read.
     """
     model, judge = model_shape(recipe.model), judge_shape(recipe.judge)
-
-    def settled_with(engine: str) -> Recipe:
-        return settle(recipe.model_copy(update={"engine": engine}), model, judge, card, recorded)
-
-    def fits(engine: str) -> bool:
-        found = needs(settled_with(engine), model, judge, card)
-        return not {"generate", "validate"} & set(too_large(found, card))
-
-    engine, why = engine_of(recipe, card, recorded, fits)
-    settled = settled_with(engine)
-    picks = {key: value_of(settled, key) for key in open_keys(recipe)}
+    if recorded is not None:
+        settled, why = go_on(recipe, recorded)
+    else:
+        engine, why = fastest_engine(recipe, model, judge, card)
+        settled = settle(with_keys(recipe, {"engine": engine}), model, judge, card)
+    picks = {key: value_of(settled, key) for key in open_keys(recipe) if key in MEMORY_KEYS}
     expected = times(settled, model, judge, card)
     for phase in expected.keys() & (seconds or {}).keys():
-        expected[phase] = replace(expected[phase], seconds=seconds[phase], basis="this run")
+        expected[phase] = replace(expected[phase], seconds=(seconds or {})[phase], basis="this run")
     return Plan(settled, card, model, judge, why, picks, needs(settled, model, judge, card), expected)
 
 
-def engine_of(recipe: Recipe, card: Card, recorded: Recipe | None, fits: Callable[[str], bool]) -> tuple[str, str]:
-    """The engine that samples, and why: a run that was started keeps its own, whatever card it goes on with."""
-    if recorded is not None and recipe.engine in ("auto", recorded.engine):
-        return recorded.engine, "as this run was started with"
-    return choose_engine(recipe, card, fits)
+def go_on(recipe: Recipe, recorded: SettledRecipe) -> tuple[SettledRecipe, str]:
+    """Return the settled recipe of a run that goes on, and why its engine samples."""
+    why = "as this run was started with" if recipe.engine in ("auto", recorded.engine) else "as the recipe says"
+    return filled_from(recorded, recipe), why
 
 
 def as_data(plan: Plan) -> dict[str, Any]:
-    """The plan as JSON: bytes, seconds of one iteration of one arm and of the run."""
+    """Return the plan for JSON: bytes, and seconds of one iteration of one arm and of the run."""
     return {
         "card": {"name": plan.card.name, "bytes": plan.card.memory, "cuda": plan.card.cuda},
         "engine": {"name": plan.recipe.engine, "why": plan.why_engine},
@@ -132,7 +128,7 @@ def as_data(plan: Plan) -> dict[str, Any]:
 
 
 def print_plan(plan: Plan, console: Console) -> None:
-    """Tables on a terminal, plain lines elsewhere."""
+    """Print tables on a terminal, plain lines elsewhere."""
     arms = len(plan.recipe.arms)
     title = (
         f"Plan for {plan.card.name}, {plan.card.memory / GIB:.1f} GiB: the last of {plan.recipe.iterations} iterations"
@@ -158,7 +154,7 @@ def print_plan(plan: Plan, console: Console) -> None:
         console.print(f"note: {note}", highlight=False, soft_wrap=True)
     if any(time.basis.startswith("estimate") for time in plan.times.values()):
         console.print(
-            "Estimates were not measured on this card: they follow from its published bandwidth and operations a "
+            "Estimates were not measured on this card: they follow from its published bandwidth and operations per "
             "second, assumed shares of these, and texts of middling length (tpo_lite/plan/rates.py).",
             highlight=False,
             soft_wrap=True,
@@ -166,7 +162,7 @@ def print_plan(plan: Plan, console: Console) -> None:
 
 
 def notes(plan: Plan) -> Iterator[str]:
-    """What a reader of the plan should know besides."""
+    """Yield what a reader of the plan should know besides."""
     known = taken_by_name(plan.recipe.model)
     if known is not None:
         yield f"the shape is {known}'s, by the name {plan.recipe.model}: its config.json is not in the hub's cache."
@@ -177,7 +173,7 @@ def notes(plan: Plan) -> Iterator[str]:
 
 
 def short_of(plan: Plan, free: int, memory: int) -> Iterator[str]:
-    """What this machine has too little of, with `free` bytes of disk and `memory` of RAM."""
+    """Yield what this machine has too little of, with `free` bytes of disk and `memory` bytes of RAM."""
     disk = plan.disk + passing(plan.recipe, plan.model)
     if disk > free:
         yield f"the run may take {disk / GB:.1f} GB of disk, and {free / GB:.1f} GB are free there."
@@ -187,7 +183,7 @@ def short_of(plan: Plan, free: int, memory: int) -> Iterator[str]:
 
 
 def duration(seconds: float) -> str:
-    """Seconds, minutes, hours or days, whichever reads well.
+    """Write seconds as seconds, minutes, hours or days, whichever reads well.
 
     >>> duration(34.2), duration(600), duration(9000), duration(800_000)
     ('34 s', '10 min', '2.5 h', '9.3 days')
@@ -200,7 +196,7 @@ def duration(seconds: float) -> str:
 
 
 def term_rows(plan: Plan) -> Iterator[list[str]]:
-    """A row a term, a column a phase."""
+    """Yield one row per term, with one column per phase."""
     yield ["", *plan.needs]
     for term in dict.fromkeys(term for need in plan.needs.values() for term in need.terms):
         sizes = [need.terms.get(term, 0) / GIB for need in plan.needs.values()]
@@ -208,7 +204,7 @@ def term_rows(plan: Plan) -> Iterator[list[str]]:
 
 
 def show(console: Console, title: str, rows: list[list[str]]) -> None:
-    """A table on a terminal; elsewhere lines with columns in step."""
+    """Print a table on a terminal; elsewhere lines with aligned columns."""
     if not console.is_terminal:
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]

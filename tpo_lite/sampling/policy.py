@@ -10,12 +10,13 @@ from pathlib import Path
 from tpo_lite.chat import Chat, load_tokenizer, stop_ids
 from tpo_lite.errors import TpoError
 from tpo_lite.hub import model_path
-from tpo_lite.machine.device import chosen_device
-from tpo_lite.recipe import Recipe
+from tpo_lite.machine.device import Device, check_torch
+from tpo_lite.recipe import Arm, Recipe
 from tpo_lite.records import Instruction, PromptSamples, Sample
 from tpo_lite.run import RunFolder
 from tpo_lite.sampling import engines
 from tpo_lite.sampling.sampler import batches
+from tpo_lite.settled import SettledRecipe
 from tpo_lite.thoughts import ThoughtStyle, parse, thought_prompt
 
 PROBE_FLOOR = 1e-5
@@ -34,32 +35,33 @@ class Policy:
     """Where an engine keeps the base in a format of its own."""
 
 
-def policy(run: RunFolder, recipe: Recipe, arm: str, iteration: int) -> Policy:
-    """M_t of an arm."""
-    model = run.trained(arm, iteration)
+def policy(folder: RunFolder, recipe: Recipe, arm: Arm, iteration: int) -> Policy:
+    """Return M_t of an arm."""
+    model = folder.trained(arm, iteration)
     if model == 0:
-        return Policy(model_path(recipe.model), None, run.root)
-    folder = run.iteration(arm, model - 1)
+        return Policy(model_path(recipe.model), None, folder.root)
+    made_in = folder.iteration(arm, model - 1)
     if recipe.merge == "requantize":
-        return Policy(str(folder / "model"), None, folder)
-    return Policy(model_path(recipe.model), folder / "adapter", run.root)
+        return Policy(str(made_in / "model"), None, made_in)
+    return Policy(model_path(recipe.model), made_in / "adapter", folder.root)
 
 
 class LoadedPolicy:
     """A model in memory with its tokenizer; samples and parses outputs."""
 
-    def __init__(self, recipe: Recipe, on: Policy):
+    def __init__(self, recipe: SettledRecipe, policy: Policy, device: Device):
+        check_torch(device)
         self.recipe = recipe
-        self.device = chosen_device()
-        self.engine = engines.engine_name(recipe.engine, self.device)
-        tokenizer = load_tokenizer(on.model)
+        self.device = device
+        self.engine = recipe.engine
+        tokenizer = load_tokenizer(policy.model)
         self.chat = Chat(tokenizer)
-        self.stops = stop_ids(on.model, tokenizer)
+        self.stops = stop_ids(policy.model, tokenizer)
         pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-        self.sampler = engines.load(self.engine, on, recipe, self.device, self.stops, pad)
+        self.sampler = engines.load(policy, recipe, device, self.stops, pad)
 
     def probe(self, prompts: Sequence[list[int]]) -> float:
-        """Proves that the adapter is live. Raises `TpoError` if it changes nothing."""
+        """Check that the adapter is live and return how much it changes. Raises `TpoError` if it changes nothing."""
         change = self.sampler.probe(prompts)
         if change <= PROBE_FLOOR:
             raise TpoError(

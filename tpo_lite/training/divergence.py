@@ -32,11 +32,7 @@ from tpo_lite.adapters import (
 from tpo_lite.recipe import Arm, Recipe
 from tpo_lite.records import PromptSamples, read_jsonl
 from tpo_lite.run import RunFolder
-
-KL_PROMPTS = 32
-"""Prompts of the validation slice on which the divergence is measured."""
-KL_POSITIONS = 64
-"""Output tokens per prompt: 32 * 64 rows of a 128k vocabulary are 1 GB in float32."""
+from tpo_lite.training.room import KL_POSITIONS, KL_PROMPTS
 
 PromptAndOutput = tuple[list[int], int]
 """Token ids of a prompt followed by its output, and the index at which the output begins."""

@@ -17,8 +17,7 @@ import torch
 from torch.autograd.function import once_differentiable
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
-CHUNK = 256
-"""Tokens whose logits are in memory at a time. Enough of them that reading the head's weights does not slow a GPU."""
+from tpo_lite.training.room import LOGIT_CHUNK
 
 
 def completion_log_probs(
@@ -45,8 +44,8 @@ class _TokenLogProbs(torch.autograd.Function):
         """Return the log-probabilities, and keep their gradients if `hidden` needs one."""
         log_probs = torch.empty(len(hidden), dtype=torch.float32, device=hidden.device)
         gradient = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
-        for start in range(0, len(hidden), CHUNK):
-            chunk = slice(start, start + CHUNK)
+        for start in range(0, len(hidden), LOGIT_CHUNK):
+            chunk = slice(start, start + LOGIT_CHUNK)
             by_hidden = None if gradient is None else gradient[chunk]
             _chunk(model, hidden[chunk], targets[chunk], log_probs[chunk], by_hidden)
         ctx.save_for_backward(gradient)

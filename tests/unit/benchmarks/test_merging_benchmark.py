@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 
 from benchmarks.merging import MERGES, copy_up_to_merge, rank_row, report
-from tests.helpers.tiny_run import finished_run, train_here
+from tests.helpers.tiny_run import finished_run, start, train_here
 from tpo_lite.adapters import CONFIG
 from tpo_lite.files import read_json, write_json
-from tpo_lite.recipe import Recipe
 from tpo_lite.run import KEPT, RunFolder
+from tpo_lite.settled import SettledRecipe
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,7 @@ def test_the_second_iteration_trains_on_the_merged_model(alone):
 def write_run(root, merge, accuracies, update_kl):
     """A finished run of two iterations, the second of which kept its model, as far as the report reads it."""
     run = RunFolder(root)
-    run.start(Recipe(iterations=2, **merge), new=False)
+    start(run, SettledRecipe(iterations=2, **merge))
     for iteration, chosen in enumerate(("checkpoint-4", KEPT)):
         folder = run.iteration("thinking", iteration)
         write_json(folder / "validation.json", {"chosen": chosen})

@@ -7,8 +7,10 @@ import subprocess
 import pytest
 
 from tests.helpers.tiny_gguf import write_tiny_gguf
-from tests.helpers.tiny_run import command, invoke, tpo_lite, train_here
+from tests.helpers.tiny_run import command, invoke, start, tpo_lite, train_here
 from tpo_lite.files import read_json
+from tpo_lite.machine.device import Place
+from tpo_lite.recipe import with_keys
 from tpo_lite.run import PHASES, RunFolder
 
 
@@ -36,7 +38,11 @@ def check_refused(arguments, text, code=2):
             None,
             "none.jsonl cannot be read (No such file or directory). Check the path and its permissions.",
         ),
-        ("list.xml", "<x/>", "list.xml: unknown suffix '.xml'. Instruction files end in .jsonl, .json, .csv, .parquet, .txt."),
+        (
+            "list.xml",
+            "<x/>",
+            "list.xml: unknown suffix '.xml'. Instruction files end in .jsonl, .json, .csv, .parquet, .txt.",
+        ),
         ("two.jsonl", '{"prompt": "Hi"}\n{"prompt": \n', "two.jsonl:2: not JSON"),
         ("latin.txt", b"Caf\xe9", "latin.txt:1 is not UTF-8. Convert the file"),
         ("empty.txt", "", "empty.txt holds no instructions"),
@@ -58,12 +64,11 @@ def test_instruction_files(name, content, text, tiny_arguments, tmp_path):
 def test_malformed_lines_can_be_counted_instead(tiny_run, tiny_prompts, tmp_path):
     path = tmp_path / "prompts.jsonl"
     path.write_text(tiny_prompts.read_text() + "{\n[]\n")
-    recipe = (tiny_run / "recipe.yaml").read_text().replace(str(tiny_prompts), str(path))
+    recipe = with_keys(RunFolder(tiny_run).load_started(), {"instructions.source": str(path)})
     run = tmp_path / "run"
-    run.mkdir()
-    (run / "recipe.yaml").write_text(recipe)
+    start(RunFolder(run), recipe)
     assert "prompts.jsonl:25: not JSON" in invoke("prepare", run).output
-    (run / "recipe.yaml").write_text(recipe.replace("skip_bad: false", "skip_bad: true"))
+    start(RunFolder(run), with_keys(recipe, {"instructions.skip_bad": True}))
     done = invoke("prepare", run)
     assert done.output == "instructions: 24 kept of 24 (2 bad)\n"
     assert read_json(run / "instructions" / "done" / "prepare.json")["summary"]["bad"] == 2
@@ -154,7 +159,8 @@ def test_a_message_of_a_phase_is_printed_once_and_its_exit_code_is_the_runs(tiny
 
 def test_a_gpu_that_torch_does_not_see(tiny_run, tmp_path):
     run = unfinished(tiny_run, tmp_path / "run", "generate")
-    done = tpo_lite("generate", run, TPO_LITE_DEVICE="cuda", CUDA_VISIBLE_DEVICES="")
+    RunFolder(run)._write_settled(RunFolder(run).load_settled(), Place(99))
+    done = tpo_lite("generate", run)
     assert done.returncode == 2
     assert "error: --gpu was given, but torch" in done.stdout
     assert "Check `nvidia-smi`, install a CUDA build of torch, or use --cpu." in done.stdout
@@ -271,6 +277,13 @@ def test_an_error_leaves_nothing_in_a_folder_that_is_no_run(tmp_path, monkeypatc
     [
         ("recipe.yaml", "seed: [", "recipe.yaml is damaged (while parsing"),
         ("recipe.yaml", "sead: 1\n", "sead: unknown key (value 1); did you mean seed?"),
+        ("settled.yaml", "version: [", "settled.yaml is damaged (while parsing"),
+        ("settled.yaml", "version: 2\n", "settled.yaml has version 2, and this tpo_lite reads version 1. Go on with"),
+        (
+            "settled.yaml",
+            "version: 1\ndevice: cuda\n",
+            "device 'cuda' and gpu None do not fit together. Write `device: c",
+        ),
         ("direct/iteration-0/done/judge.json", "{", "judge.json cannot be read (Expecting property name"),
         ("direct/iteration-0/done/seconds.json", "{", "seconds.json cannot be read (Expecting property name"),
     ],

@@ -66,7 +66,7 @@ def test_the_commands_are_those():
         (None, "error: --gpu: this machine has no nvidia-smi, so no NVIDIA driver. Install the driver, or use --cpu."),
         ("echo 0; echo 1", "error: --gpu 99: there is no such GPU; nvidia-smi lists 0, 1."),
         ("exit 0", "error: --gpu 99: there is no such GPU; nvidia-smi lists none."),
-        ("echo No devices.; exit 6", "error: --gpu 99: nvidia-smi fails (No devices.). Mend the driver, or use --cpu."),
+        ("echo No devices.; exit 6", "error: --gpu 99: nvidia-smi fails (No devices.). Fix the driver, or use --cpu."),
     ],
 )
 def test_a_gpu_that_is_not_there(script, text, tmp_path, monkeypatch):

@@ -288,8 +288,14 @@ def test_pairs_too_long_for_the_context_are_named(judges, tmp_path):
         ("calibrate --judge odd.jsonl labelled.jsonl", "odd.jsonl is not a GGUF file"),
         ("calibrate labelled.jsonl", "Missing option '--judge'"),
         ("calibrate --judge x.gguf odd.jsonl", "error: odd.jsonl:1 is not a pair of responses."),
-        ("run labelled.jsonl --judge x --out o --set context=auto", "error: --set context=auto: what fits is worked"),
-        ("calibrate labelled.jsonl --judge x --set kv_type=auto", "error: --set kv_type=auto: what fits is worked"),
+        (
+            "run labelled.jsonl --judge x --out o --set context=auto",
+            "error: --set context=auto: only a run works out what fits",
+        ),
+        (
+            "calibrate labelled.jsonl --judge x --set kv_type=auto",
+            "error: --set kv_type=auto: only a run works out what fits",
+        ),
         ("run labelled.jsonl --judge x.gguf", "Missing option '--out'"),
         ("run labelled.jsonl --judge none.gguf --out o.jsonl", "error: judge.model: no file 'none.gguf'."),
         (".", "error: . is not a run folder"),
@@ -340,7 +346,7 @@ def test_the_first_argument_is_the_phases_unless_it_is_a_command(monkeypatch, tm
     from tpo_lite.phases import process as phases
 
     calls = []
-    monkeypatch.setattr(phases, "run_phase", lambda *arguments: calls.append(arguments))
+    monkeypatch.setattr(phases, "start_phase", lambda *arguments: calls.append(arguments))
     monkeypatch.setattr("tpo_lite.run.RunFolder", lambda root: pytest.fail("the arm is given"))
     for arguments in (
         (tmp_path, "--arm", "thinking", "--iteration", 2),

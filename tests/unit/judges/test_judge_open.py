@@ -13,8 +13,7 @@ from tests.helpers.tiny_gguf import write_tiny_gguf
 from tpo_lite.errors import InputError, OutOfMemory
 from tpo_lite.judges.open import check_judge, open_judge, with_fewer_layers
 from tpo_lite.llamacpp.model import CELL_BYTES, GgufModel
-from tpo_lite.machine.device import DEVICE
-from tpo_lite.recipe import JudgeSettings
+from tpo_lite.settled import SettledJudge
 
 
 def cut(path: Path) -> Path:
@@ -40,7 +39,7 @@ def cut(path: Path) -> Path:
     ],
 )
 def test_what_cannot_judge_shows_without_loading_weights(make, options, text, tmp_path, monkeypatch):
-    settings = JudgeSettings(model=str(make(tmp_path / "judge.gguf")), **options)
+    settings = SettledJudge(model=str(make(tmp_path / "judge.gguf")), **options)
     with pytest.raises(InputError, match=text):
         open_judge(settings)
     load = llama_cpp.llama_model_load_from_file
@@ -56,11 +55,11 @@ def test_what_cannot_judge_shows_without_loading_weights(make, options, text, tm
 
 @pytest.mark.parametrize("mode", ["verdict", "explain", "score"])
 def test_a_judge_that_can_judge_passes_the_check(tiny_judge, mode):
-    check_judge(JudgeSettings(model=str(tiny_judge), mode=mode))
+    check_judge(SettledJudge(model=str(tiny_judge), mode=mode))
 
 
 def test_a_batch_is_no_larger_than_the_context(tiny_judge):
-    judge = open_judge(JudgeSettings(model=str(tiny_judge), mode="verdict", context=3000, batch=10**9))
+    judge = open_judge(SettledJudge(model=str(tiny_judge), mode="verdict", context=3000, batch=10**9))
     assert judge.decoder.n_batch == 3000
 
 
@@ -69,7 +68,7 @@ def test_a_batch_is_no_larger_than_the_context(tiny_judge):
 def test_a_context_beyond_the_memory_is_refused_at_once(tiny_judge, context, use):
     began = time.monotonic()
     with pytest.raises(OutOfMemory, match=rf"no context of {context} tokens .*GB of memory are free. Use a smaller"):
-        use(JudgeSettings(model=str(tiny_judge), context=context))
+        use(SettledJudge(model=str(tiny_judge), context=context))
     assert time.monotonic() - began < 5
 
 
@@ -122,18 +121,17 @@ def test_layers_are_given_up_only_if_the_recipe_allows_it(allowed, asked, tiny_j
     """A loader without room for all three layers (two and the output) stands for a small GPU."""
     tried = []
 
-    def load(settings: JudgeSettings, path: Path, layers: int) -> str:
+    def load(settings: SettledJudge, path: Path, layers: int) -> str:
         tried.append(layers)
         if layers in (-1, 3):
             raise OutOfMemory("too little")
         return "judge"
 
-    monkeypatch.setenv(DEVICE, "cuda")
     monkeypatch.setattr("tpo_lite.judges.open._gguf", load)
-    settings = JudgeSettings(model=str(tiny_judge), fewer_gpu_layers=allowed)
+    settings = SettledJudge(model=str(tiny_judge), fewer_gpu_layers=allowed)
     if allowed:
-        assert open_judge(settings) == "judge"
+        assert open_judge(settings, "cuda") == "judge"
     else:
         with pytest.raises(OutOfMemory):
-            open_judge(settings)
+            open_judge(settings, "cuda")
     assert tried == asked

@@ -24,16 +24,16 @@ def test_no_request_is_sent_beyond_max_calls(tmp_path):
     counter = tmp_path / "calls"
     with stub(replies(says("[[A]]"))) as (url, received):
         settings = JudgeSettings(mode="openai", base_url=url, max_calls=5)
-        open_judge(settings, counter).compare(REQUESTS[:3])
+        open_judge(settings, calls=counter).compare(REQUESTS[:3])
         # The next process of the run.
-        judge = open_judge(settings, counter)
+        judge = open_judge(settings, calls=counter)
         with pytest.raises(TpoError, match="3 of 5 requests are sent, and 3 more would be needed. Delete .*calls, "):
             judge.compare(REQUESTS)
         assert len(received) == 3
         assert len(judge.compare(REQUESTS[:5])) == 5
         assert len(received) == 5
         counter.unlink()
-        assert len(open_judge(settings, counter).compare(REQUESTS)) == 6
+        assert len(open_judge(settings, calls=counter).compare(REQUESTS)) == 6
     assert len(received) == 6
 
 
@@ -52,11 +52,11 @@ def test_an_answer_is_paid_once_and_outlives_a_stop(tmp_path):
         template = "{instruction}|{response_a}|{response_b}"
         settings = JudgeSettings(mode="openai", base_url=url, template=template, sequences=1, max_calls=7)
         with pytest.raises(InputError, match="judge.model"):
-            open_judge(settings, counter).compare(REQUESTS)
+            open_judge(settings, calls=counter).compare(REQUESTS)
         broken.clear()
         # A kill may leave half a line.
         kept.write_bytes(kept.read_bytes() + b'{"request": "')
-        verdicts = open_judge(settings, counter).compare(REQUESTS)
+        verdicts = open_judge(settings, calls=counter).compare(REQUESTS)
     assert [verdict.label for verdict in verdicts] == ["A", "B", "unparsed", "A", "A", "A"]
     assert [verdict.explanation for verdict in verdicts[1:3]] == ["Two. [[B]]", "Three."]
     sent = sorted(body["messages"][0]["content"][4] for _, _, body in received)
@@ -69,7 +69,7 @@ def test_another_prompt_or_model_is_another_request(tmp_path):
         template = "{instruction}{response_a}{response_b}"
         for changes in ({}, {"model": "n"}, {"template": template}, {"explain_tokens": 9}):
             settings = JudgeSettings(mode="openai", base_url=url, **changes)
-            open_judge(settings, tmp_path / "calls").compare([REQUEST])
+            open_judge(settings, calls=tmp_path / "calls").compare([REQUEST])
     assert len(received) == 4
 
 
@@ -85,7 +85,7 @@ def test_repeated_requests_count(tmp_path):
     with stub(replies(Reply(500))) as (url, received):
         settings = JudgeSettings(mode="openai", base_url=url, max_calls=4)
         with pytest.raises(TpoError, match="judge.max_calls: 4 of 4 requests are sent, and 1 more"):
-            open_judge(settings, counter).compare([REQUEST])
+            open_judge(settings, calls=counter).compare([REQUEST])
     assert len(received) == 4
     assert counter.read_text() == "4\n"
 

@@ -15,14 +15,14 @@ from tpo_lite.files import read_json
 from tpo_lite.llamacpp import model as gguf_model
 from tpo_lite.loop import orchestrator
 from tpo_lite.loop.back_off import smaller
-from tpo_lite.recipe import Recipe, parse_recipe, value_of, with_keys
+from tpo_lite.recipe import Recipe, parse_as, value_of, with_keys
 from tpo_lite.records import PromptJudgements, read_jsonl
 from tpo_lite.run import RunFolder
-from tpo_lite.settled import limited
+from tpo_lite.settled import SettledRecipe, limited
 
 
 def recipe(**sections):
-    return parse_recipe(sections, "test")
+    return parse_as(SettledRecipe, sections, "test")
 
 
 # What is halved
@@ -55,7 +55,7 @@ def test_the_judge_keeps_room_for_the_longest_comparison(phase):
         sampling={"max_new_tokens": 200},
         judge={"mode": "explain", "explain_tokens": 300, "context": 8192, "batch": 128, "sequences": 32},
     )
-    needed = 750 + 512 + 300  # 1.5 * (100 + 2 * 200), the judge prompt, the explanation
+    needed = 1530 + 256  # 1.5 * (prompt 220 + 100 + 2 * 200 + explanation 300), and room for a longer prompt
     tried = []
     while limits := smaller(phase, judged):
         tried.append((limits.get("judge.batch"), limits.get("judge.context")))
@@ -74,7 +74,7 @@ def test_a_judge_of_single_responses_keeps_room_for_one(mode, limits):
     assert [first.get("judge.batch"), first["judge.context"]] == limits
     while limits := smaller("judge", judged):
         judged = limited(judged, limits)
-    assert judged.judge.context == 450 + 512  # 1.5 * (100 + 200), the judge prompt
+    assert judged.judge.context == 780 + 256  # 1.5 * (prompt 220 + 100 + 200), and room for a longer prompt
 
 
 def test_a_limit_never_raises_a_setting():
@@ -157,7 +157,7 @@ def test_a_fresh_process_goes_on_with_half_the_batch(tiny_run, tmp_path, monkeyp
     assert said.err.count("error: out of memory (MemoryError).") == 1
     assert said.out.count("generate again with sampling.batch 4") == 1
     assert run.limits == read_json(run.root / "limits.json") == {"sampling.batch": 4}
-    assert run.recipe.sampling.batch == 4 and run.started_with.sampling.batch == 8
+    assert run.load_settled().sampling.batch == 4 and run.load_started().sampling.batch == 8
     samples = "direct/iteration-0/samples.jsonl"
     assert (run.root / samples).read_bytes() == (tiny_run / samples).read_bytes()
 
@@ -263,7 +263,7 @@ def test_a_judge_whose_context_finds_no_memory_gets_a_smaller_one(tiny_run, tmp_
     with patch.object(orchestrator, "process", process_here):
         orchestrator._phase(run, "judge", "direct", 0, debug=False)
     assert "no context of 8192 tokens" in capsys.readouterr().err
-    assert run.limits["judge.context"] < run.started_with.judge.context == 8192
+    assert run.limits["judge.context"] < run.load_started().judge.context == 8192
     games, expected = (
         {
             (record.id, game.first, game.second): game.p_first
@@ -281,7 +281,7 @@ def test_a_phase_without_anything_left_to_halve_says_what_to_do(tiny_run, tmp_pa
     tried = []
 
     def process(run, *arguments):
-        tried.append(run.recipe.train.micro_batch)
+        tried.append(run.load_settled().train.micro_batch)
         return OutOfMemory.exit_code
 
     with (

@@ -98,7 +98,7 @@ def test_one_model_at_a_time_is_in_memory(tiny_run, tmp_path, monkeypatch):
 
     monkeypatch.setattr(phase, "load_base", load)
     run = RunFolder(tmp_path / "run")
-    phase.run(run, run.recipe, "direct", 1, "cpu")
+    phase.run(run, run.load_settled(), "direct", 1, "cpu")
     assert len(made) == 3
 
 

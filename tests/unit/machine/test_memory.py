@@ -14,10 +14,13 @@ import numpy as np
 import pytest
 import torch
 
+from tests.helpers.tiny_run import start
 from tpo_lite.loop import orchestrator
 from tpo_lite.machine import memory
+from tpo_lite.machine.device import Place
 from tpo_lite.machine.memory import PeakMemory, held_by_host, wait_until_free
 from tpo_lite.run import RunFolder
+from tpo_lite.settled import SettledRecipe
 
 GB = 10**9
 
@@ -61,28 +64,24 @@ class FakeNvml:
 def nvml(monkeypatch):
     fake = FakeNvml()
     monkeypatch.setitem(sys.modules, "pynvml", fake)
-    monkeypatch.setenv("TPO_LITE_DEVICE", "cuda")
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
     return fake
 
 
-def test_the_card_is_the_one_that_the_run_sees(nvml, monkeypatch):
-    assert memory.gpu().used() == 3 * GB
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-5a3f,1")
-    assert memory.gpu() is not None
+def test_the_card_is_the_one_that_the_run_sees(nvml):
+    assert memory.gpu(1).used() == 3 * GB
+    assert memory.gpu("GPU-5a3f") is not None
     assert nvml.asked == [1, "GPU-5a3f"]
 
 
-@pytest.mark.parametrize("setting", ["TPO_LITE_DEVICE=cpu", "CUDA_VISIBLE_DEVICES=", "CUDA_VISIBLE_DEVICES=7"])
-def test_no_card(setting, nvml, monkeypatch):
-    monkeypatch.setenv(*setting.split("="))
-    assert memory.gpu() is None
+@pytest.mark.parametrize("name", [None, 7])
+def test_no_card(name, nvml):
+    assert memory.gpu(name) is None
 
 
 def test_no_nvml(nvml, monkeypatch):
     monkeypatch.setitem(sys.modules, "pynvml", None)  # importing it fails
-    assert memory.gpu() is None
-    assert set(PeakMemory().bytes()) == {"host"}
+    assert memory.gpu(1) is None
+    assert set(PeakMemory(memory.gpu(1)).bytes()) == {"host"}
 
 
 def wait_for_a_look():
@@ -127,7 +126,7 @@ def test_nothing_is_watched_after_an_error():
 
 def test_the_peak_of_the_whole_process(nvml):
     nvml.processes = {os.getpid(): 5 * GB, 1: 9 * GB}
-    peak = PeakMemory()
+    peak = PeakMemory(memory.gpu(1))
     wait_for_a_look()
     nvml.processes[os.getpid()] = 8 * GB
     wait_for_a_look()
@@ -139,7 +138,7 @@ def test_the_peak_of_the_whole_process(nvml):
 @pytest.mark.parametrize("processes", [{}, {1: 9 * GB}, {os.getpid(): None}, None])
 def test_where_nvml_knows_no_processes_the_cards_rise_counts(processes, nvml):
     nvml.processes = processes
-    peak = PeakMemory()
+    peak = PeakMemory(memory.gpu(1))
     nvml.used = 10 * GB
     wait_for_a_look()
     nvml.used = 4 * GB
@@ -152,8 +151,7 @@ def test_what_torch_allocated_stands_beside_it(nvml, monkeypatch):
     monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda: 5 * GB)
     nvml.processes = {os.getpid(): 6 * GB}
     figures = {"gpu": 6 * GB, "gpu_reserved": 5 * GB, "gpu_allocated": 4 * GB}
-    assert PeakMemory().bytes().items() >= figures.items()
-    monkeypatch.setenv("TPO_LITE_DEVICE", "cpu")  # and so no NVML
+    assert PeakMemory(memory.gpu(1)).bytes().items() >= figures.items()
     assert PeakMemory().bytes().items() >= (figures | {"gpu": 5 * GB}).items()
 
 
@@ -204,6 +202,8 @@ def test_the_orchestrator_waits_after_each_phase(nvml, tmp_path, monkeypatch, ca
 
     monkeypatch.setattr(orchestrator, "_child", child)
     monkeypatch.setattr(memory, "time", SimpleNamespace(sleep=sleep, monotonic=lambda: 20.0 * len(waited)))
-    assert orchestrator.process(RunFolder(tmp_path), "dpo", "direct", 0, debug=False) == 0
+    run = RunFolder(tmp_path / "run")
+    start(run, SettledRecipe(), place=Place(1))
+    assert orchestrator.process(run, "dpo", "direct", 0, debug=False) == 0
     assert len(waited) == 2
-    assert capsys.readouterr().out == "after the dpo phase 1.0 GB of the GPU have not come back; going on with less\n"
+    assert capsys.readouterr().out == "after the dpo phase 1.0 GB of the GPU are still in use; going on\n"

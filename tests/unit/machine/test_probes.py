@@ -89,7 +89,7 @@ def test_an_nvidia_smi_that_fails_hangs_or_says_something_else(script, said, tmp
     fake_nvidia_smi(tmp_path, monkeypatch, script)
     with pytest.raises(InputError, match=rf"does not say what GPU 0 is \({re.escape(said)}\)\. Name the card"):
         choose_card(None)
-    with pytest.raises(InputError, match=rf"^--gpu 0: nvidia-smi fails \({re.escape(said)}\)\. Mend the driver"):
+    with pytest.raises(InputError, match=rf"^--gpu 0: nvidia-smi fails \({re.escape(said)}\)\. Fix the driver"):
         check_gpu(0)
     machine = Machine()
     (check,) = doctor.gpu(machine)

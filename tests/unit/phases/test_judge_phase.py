@@ -19,6 +19,7 @@ PROMPTS = [prompt(*"hgfedcba", id="x"), prompt("a", "b", "too long", "b", id="y"
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunFolder:
     """Three prompts with their samples, one prompt a unit of work, and a judge that knows the alphabet."""
     recipe = {"judge": {"prompts_at_once": 1}, "thought": {"style": "direct"}, "length_control": {"rho": "auto"}}
+    recipe |= {"engine": "transformers"}
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     with JsonlAppender(tmp_path / "direct/iteration-0/samples.jsonl") as out:
         out.append(*PROMPTS)
@@ -34,7 +35,7 @@ def set_recipe(run: RunFolder, **sections: dict) -> None:
 def test_what_is_too_long_is_dropped_counted_and_named(run, capsys, monkeypatch):
     monkeypatch.setattr("tpo_lite.progress.LINE_SECONDS", 0.0)
     set_recipe(run, tournament={"kind": "round-robin"})
-    summary = phase.run(run, run.recipe, "direct", 0, "cpu")
+    summary = phase.run(run, run.load_settled(), "direct", 0, "cpu")
     said = capsys.readouterr().out
     # Three distinct responses and four samples: of six comparisons four are too long, six more are of equal ones.
     assert (summary.calls, summary.overlong, summary.saved) == (56 + 2 + 56, 4, 6)
@@ -44,7 +45,7 @@ def test_what_is_too_long_is_dropped_counted_and_named(run, capsys, monkeypatch)
         "Take a judge with a longer context, or set judge.overlong: truncate.\n"
     )
     # A run that goes on says the same.
-    assert phase.run(run, run.recipe, "direct", 0, "cpu") == summary
+    assert phase.run(run, run.load_settled(), "direct", 0, "cpu") == summary
     assert "4 comparisons in 1 of 3 prompts, left out (y). Take" in capsys.readouterr().out
 
 
@@ -63,6 +64,6 @@ def test_prompts_are_rated_only_for_a_tournament_that_asks_for_it(run, kind, rho
     monkeypatch.setattr(phase, "score_prompt", lambda *some, **named: calls.append(some) or score(*some, **named))
     monkeypatch.setattr(phase, "open_judge", lambda *_: Alphabet(pointwise))
     set_recipe(run, tournament={"kind": kind}, length_control={"rho": rho})
-    phase.run(run, run.recipe, "direct", 0, "cpu")
+    phase.run(run, run.load_settled(), "direct", 0, "cpu")
     assert len(calls) == (len(PROMPTS) if rated else 0)
     assert len(list(read_jsonl(run.iteration("direct", 0) / "judgements.jsonl", PromptJudgements))) == len(PROMPTS)

@@ -22,7 +22,7 @@ WINS = {"u": 0.95, "v": 0.05, "w": 0.5, "x": 0.5, "y": 1.0, "z": 0.0}
 
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunFolder:
-    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump({"thought": {"style": "direct"}}))
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump({"engine": "transformers", "thought": {"style": "direct"}}))
     for file, answers in ANSWERS.items():
         with JsonlAppender(tmp_path / "direct" / file) as out:
             out.append(*(prompt(text, id=id) for id, text in answers.items()))
@@ -33,7 +33,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunFolder:
 
 
 def test_a_match_that_does_not_fit_the_judge_is_a_tie_and_is_named(run, capsys):
-    validation = phase.run(run, run.recipe, "direct", 0, "cpu")
+    validation = phase.run(run, run.load_settled(), "direct", 0, "cpu")
     path = run.root / "direct/iteration-0/validation/checkpoint-1-vs-M_0.jsonl"
     played = {match.id: match for match in read_jsonl(path, MatchResult)}
     assert {id: match.win for id, match in played.items()} == pytest.approx(WINS)
@@ -46,5 +46,5 @@ def test_a_match_that_does_not_fit_the_judge_is_a_tie_and_is_named(run, capsys):
     assert capsys.readouterr().out.endswith(named)
     # A run that goes on says the same, and so does one that was begun before matches said whether they fit.
     path.write_text("".join(line.replace(', "overlong": false', "") + "\n" for line in path.read_text().splitlines()))
-    assert phase.run(run, run.recipe, "direct", 0, "cpu") == validation
+    assert phase.run(run, run.load_settled(), "direct", 0, "cpu") == validation
     assert capsys.readouterr().out.endswith(named)

@@ -11,6 +11,7 @@ from tests.helpers.plans import CARD, DEFAULT
 from tpo_lite.cli.plan import plan_first
 from tpo_lite.hub import ASSETS
 from tpo_lite.machine.cards import GIB, choose_card, cpu
+from tpo_lite.machine.device import CPU
 from tpo_lite.plan import rates
 from tpo_lite.plan.choices import LIMIT
 from tpo_lite.plan.rates import choose_engine, measured
@@ -109,7 +110,9 @@ def test_a_run_keeps_the_engine_it_was_started_with(tmp_path, capsys):
     assert first.engine == "gguf"
     (entry,) = measured("engines")
     assert f"engine: gguf (the fastest measured on CPU, {entry['date']})\n" in capsys.readouterr().out
-    run.start(with_engine(first, "transformers"), new=False)  # as a machine with other figures would have
+    run.start(
+        open_recipe, with_engine(first, "transformers"), CPU, new=False
+    )  # as a machine with other figures would have
     run.mark_done("prepare", None, 0, {}, {})
     assert plan_first(open_recipe, None, run).engine == "transformers"
     assert "engine: transformers (as this run was started with)\n" in capsys.readouterr().out

@@ -17,6 +17,7 @@ from tpo_lite.machine.cards import cpu
 from tpo_lite.plan.report import make_plan, print_plan
 from tpo_lite.recipe import load_recipe, with_keys
 from tpo_lite.run import RunFolder
+from tpo_lite.settled import as_settled
 
 # The command
 
@@ -101,7 +102,7 @@ def test_train_plans_first(tmp_path, capsys):
     assert settled.sampling.batch == 256
     assert "auto: sampling.batch=256" in capsys.readouterr().out
     unknown = load_recipe("embedded", ["judge.model=none.gguf"])
-    assert plan_first(unknown, None, run) == unknown  # the judge phase will say what is wrong
+    assert plan_first(unknown, None, run) == as_settled(unknown)  # the judge phase will say what is wrong
     assert "no plan: judge.model: no file 'none.gguf'" in capsys.readouterr().out
     with pytest.raises(InputError, match="no file 'none.gguf'"):
         plan_first(with_keys(unknown, {"sampling.batch": "auto"}), None, run)

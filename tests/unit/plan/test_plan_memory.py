@@ -17,7 +17,8 @@ from tpo_lite.llamacpp import model as gguf_model
 from tpo_lite.plan.memory import KV_BYTES, LOGIT_CHUNK, OPTIMIZER_BYTES, compute_buffer, saved_bytes, step_bytes
 from tpo_lite.plan.shapes import read_gguf, shape_of
 from tpo_lite.recipe import Train
-from tpo_lite.training.token_log_probs import CHUNK, completion_log_probs
+from tpo_lite.training.token_log_probs import LOGIT_CHUNK as CHUNK
+from tpo_lite.training.token_log_probs import completion_log_probs
 
 SMALL = {
     "hidden_size": 64, "intermediate_size": 160, "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 128

@@ -6,12 +6,14 @@ from pathlib import Path
 import pytest
 
 from tests.helpers.plans import CARD, DEFAULT, planned, run_plan
+from tests.helpers.tiny_run import start
 from tpo_lite.machine.cards import CARDS, cpu
 from tpo_lite.plan import rates
 from tpo_lite.plan.rates import measured, roofline, seconds_of, times
 from tpo_lite.plan.report import make_plan
 from tpo_lite.recipe import load_recipe
 from tpo_lite.run import RunFolder
+from tpo_lite.settled import as_settled
 
 # Rates
 
@@ -81,13 +83,13 @@ def test_longer_outputs_and_more_epochs_take_longer():
 
 def test_a_runs_own_seconds_replace_all_others(tmp_path):
     run = RunFolder(tmp_path / "run")
-    run.start(load_recipe("embedded"), new=False)
+    start(run, as_settled(load_recipe("embedded")))
     for iteration, seconds in enumerate((10.0, 20.0)):
         run.record_seconds("fold", "thinking", iteration, seconds)
         run.mark_done("fold", "thinking", iteration, {}, {})
     run.record_seconds("dpo", "thinking", 0, 100.0)  # was stopped before its end
     assert seconds_of(run) == {"fold": 15.0}
-    plan = make_plan(run.started_with, cpu(), run.started_with, seconds_of(run))
+    plan = make_plan(run.load_started(), cpu(), run.load_started(), seconds_of(run))
     assert (plan.times["fold"].seconds, plan.times["fold"].basis) == (15.0, "this run")
     assert plan.times["dpo"].basis == "measured 2026-11-20"
     run.mark_done("prepare", None, 0, {}, {})

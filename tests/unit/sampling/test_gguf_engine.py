@@ -19,12 +19,12 @@ from tpo_lite.files import read_json
 from tpo_lite.llamacpp import adapter as adapters_gguf
 from tpo_lite.llamacpp.adapter import write_adapter_gguf
 from tpo_lite.phases.process import run_phase
-from tpo_lite.recipe import Recipe, Sampling
 from tpo_lite.run import RunFolder
 from tpo_lite.sampling.engines import gguf as gguf_engine
 from tpo_lite.sampling.engines.gguf import GgufSampler, converted_base
 from tpo_lite.sampling.huggingface import ContinuousSampler
 from tpo_lite.sampling.policy import Policy
+from tpo_lite.settled import SettledRecipe, SettledSampling
 
 HEADS, KV_HEADS, SCALE = 2, 1, 2.0
 
@@ -64,7 +64,7 @@ def test_a_conversion_that_is_wrong_shows(adapted, tmp_path, monkeypatch, broken
 
 def sampler(adapted, work: Path, adapter: int | None, **settings) -> GgufSampler:
     """The engine on the 16-bit weights."""
-    recipe = Recipe(sampling=Sampling(**{"k": 4, "batch": 8, "max_new_tokens": 12} | settings))
+    recipe = SettledRecipe(sampling=SettledSampling(**{"k": 4, "batch": 8, "max_new_tokens": 12} | settings))
     folder = None if adapter is None else adapted.folder / f"adapter-{adapter}"
     return GgufSampler(Policy(str(adapted.folder), folder, work), recipe, "cpu", [3], kind="F16")
 
@@ -97,7 +97,7 @@ def rows(k: int) -> tuple[list[list[int]], list[str]]:
 def test_it_samples_what_transformers_samples(adapted, work):
     """The same random numbers in the same way: only rounding could make another token."""
     # A random model's probabilities are nearly equal, and rounding would order them; at this temperature they are not.
-    settings = Sampling(k=4, batch=8, max_new_tokens=12, temperature=0.05)
+    settings = SettledSampling(k=4, batch=8, max_new_tokens=12, temperature=0.05)
     ours = sampler(adapted, work, 0, **settings.model_dump()).sample(*rows(8))
     theirs = ContinuousSampler(adapted.model, [3], 4, settings).sample(*rows(8))
     assert sum(a == b for a, b in zip(ours, theirs, strict=True)) > 10  # of 16; with other numbers, none

@@ -2,9 +2,9 @@
 
 import pytest
 
-from tpo_lite.recipe import Recipe
 from tpo_lite.records import Instruction
 from tpo_lite.sampling.policy import LoadedPolicy, Policy
+from tpo_lite.settled import SettledRecipe
 from tpo_lite.thoughts import DIRECT
 
 INSTRUCTIONS = [Instruction(str(number), "word " * (number + 1), "test") for number in range(3)]
@@ -27,7 +27,7 @@ class Script:
 
 @pytest.fixture
 def loaded(tiny_model, tmp_path):
-    return LoadedPolicy(Recipe(model=str(tiny_model), engine="transformers"), Policy(str(tiny_model), None, tmp_path))
+    return LoadedPolicy(SettledRecipe(model=str(tiny_model)), Policy(str(tiny_model), None, tmp_path), "cpu")
 
 
 def text_ids(loaded, text):

@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 
 from tests.helpers.tiny_model import write_tiny_model
 from tpo_lite.llamacpp.nucleus import nucleus_token
-from tpo_lite.recipe import Sampling
 from tpo_lite.sampling.huggingface import ContinuousSampler, GenerateSampler, OwnRandomNumbers, nucleus_choice
 from tpo_lite.sampling.sampler import batches
 from tpo_lite.seeds import generator, seed_of, uniforms
+from tpo_lite.settled import SettledSampling
 
 
 def test_uniforms_depend_on_the_key_alone():
@@ -107,7 +107,7 @@ SAMPLERS = [GenerateSampler, ContinuousSampler]
 @pytest.mark.parametrize("kind", SAMPLERS)
 def test_a_batch_sampled_again_gives_the_same_tokens_and_each_row_follows_its_key(tiny, kind):
     model, stops, padding, (one, two, _) = tiny
-    sampler = kind(model, stops, padding, Sampling(max_new_tokens=12))
+    sampler = kind(model, stops, padding, SettledSampling(max_new_tokens=12))
     first = sampler.sample([one, two, one], ["a", "b", "c"])
     assert first == sampler.sample([one, two, one], ["a", "b", "c"])
     assert first[0] != first[2]
@@ -123,7 +123,7 @@ def test_rows_that_join_and_leave_are_sampled_as_if_alone(tiny, batch):
     model, stops, padding, prompts = tiny
     rows = [prompt for prompt in prompts for _ in range(6)]
     keys = [str(number) for number in range(len(rows))]
-    settings = Sampling(max_new_tokens=20, batch=batch)
+    settings = SettledSampling(max_new_tokens=20, batch=batch)
     alone = GenerateSampler(model, stops, padding, settings)
     expected = [alone.sample([row], [key])[0] for row, key in zip(rows, keys)]
     assert len({len(ids) for ids in expected}) > 5
@@ -132,7 +132,7 @@ def test_rows_that_join_and_leave_are_sampled_as_if_alone(tiny, batch):
 
 def test_a_row_is_given_when_it_ends_and_not_when_all_have(tiny, monkeypatch):
     model, stops, padding, prompts = tiny
-    sampler = ContinuousSampler(model, stops, padding, Sampling(max_new_tokens=20, batch=8))
+    sampler = ContinuousSampler(model, stops, padding, SettledSampling(max_new_tokens=20, batch=8))
     steps, forward = [], model.forward
     monkeypatch.setattr(model, "forward", lambda **given: steps.append(1) or forward(**given))
     rows = [prompt for prompt in prompts for _ in range(6)]
@@ -142,7 +142,7 @@ def test_a_row_is_given_when_it_ends_and_not_when_all_have(tiny, monkeypatch):
 
 def test_no_more_rows_than_the_batch_are_in_memory_and_a_prompt_is_computed_once(tiny, monkeypatch):
     model, stops, padding, prompts = tiny
-    sampler = ContinuousSampler(model, stops, padding, Sampling(max_new_tokens=20, batch=8))
+    sampler = ContinuousSampler(model, stops, padding, SettledSampling(max_new_tokens=20, batch=8))
     shapes = []
     forward = model.forward
     monkeypatch.setattr(model, "forward", lambda **given: shapes.append(given["input_ids"].shape) or forward(**given))

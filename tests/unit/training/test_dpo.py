@@ -159,7 +159,7 @@ def assert_same(found, expected, tolerance):
 @pytest.mark.parametrize("tied", [False, True])
 @pytest.mark.parametrize("bits", [4, 16])
 def test_losses_and_gradients_are_those_of_trl(folder, tmp_path, monkeypatch, bits, tied, checkpointing, loss):
-    monkeypatch.setattr("tpo_lite.training.token_log_probs.CHUNK", 3)
+    monkeypatch.setattr("tpo_lite.training.token_log_probs.LOGIT_CHUNK", 3)
     settings = SETTINGS.model_copy(update={"loss": loss, "gradient_checkpointing": checkpointing})
     args = arguments(settings, 0, tmp_path, "cpu") | {"bf16": bits == 16}
     found, metrics = {}, {}

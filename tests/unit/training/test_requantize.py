@@ -330,4 +330,4 @@ def test_half_a_shard_of_a_killed_merge_takes_no_room_from_the_next(model, tmp_p
 
 def test_the_base_may_be_chosen_on_the_command_line(tiny_arguments, tmp_path):
     train_here(*tiny_arguments, "--merge-base", "nf4", "--prompts", tmp_path / "none.txt", "--out", tmp_path / "run")
-    assert RunFolder(tmp_path / "run").recipe.merge_base == "nf4"
+    assert RunFolder(tmp_path / "run").load_settled().merge_base == "nf4"

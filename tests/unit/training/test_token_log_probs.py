@@ -51,7 +51,7 @@ def gradient(model, log_probs):
     ids=lambda config: config.model_type,
 )
 def test_log_probs_and_gradients_are_those_of_the_models_own_logits(monkeypatch, config, chunk):
-    monkeypatch.setattr("tpo_lite.training.token_log_probs.CHUNK", chunk)
+    monkeypatch.setattr("tpo_lite.training.token_log_probs.LOGIT_CHUNK", chunk)
     model = random_model(config)
     found, expected = completion_log_probs(model, IDS, PADDED, COMPLETION), of_whole_logits(model)
     torch.testing.assert_close(found, expected)
@@ -74,7 +74,7 @@ class Largest(TorchDispatchMode):
 
 
 def test_no_more_logits_than_those_of_a_chunk_are_in_memory(monkeypatch):
-    monkeypatch.setattr("tpo_lite.training.token_log_probs.CHUNK", 2)
+    monkeypatch.setattr("tpo_lite.training.token_log_probs.LOGIT_CHUNK", 2)
     model = random_model(LlamaConfig(**SMALL | {"hidden_size": 2, "head_dim": 2}))
     with Largest() as ours:
         completion_log_probs(model, IDS, PADDED, COMPLETION).sum().backward()

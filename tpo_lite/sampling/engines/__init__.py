@@ -4,7 +4,7 @@
     unsloth        NF4 with unsloth's kernels and its `generate`
     gguf           Q4_K_M in llama.cpp, the adapter converted
 
-All draw the same random numbers, so that they sample the same tokens up to rounding and quantisation.
+All draw the same random numbers, so they sample the same tokens, up to rounding and quantisation.
 """
 
 from __future__ import annotations
@@ -14,63 +14,62 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tpo_lite.errors import InputError
+from tpo_lite.machine.device import Device
+from tpo_lite.recipe import Engine
 
 if TYPE_CHECKING:
-    from tpo_lite.recipe import Recipe
     from tpo_lite.sampling.policy import Policy
     from tpo_lite.sampling.sampler import Sampler
+    from tpo_lite.settled import SettledRecipe
 
 
-LONGEST_PROMPT = 2048
-"""Tokens; unsloth wants to know before it loads."""
+def default_engine(device: Device) -> Engine:
+    """Return what samples where no engine was measured: unsloth on CUDA if it is installed, else transformers."""
+    return "unsloth" if device == "cuda" and not hindrance("unsloth", device) else "transformers"
 
 
-def engine_name(wanted: str, on: str) -> str:
-    """The engine to sample with: "auto" is unsloth on CUDA where it is installed, else transformers.
+def hindrance(engine: Engine, device: Device) -> str | None:
+    """Return why an engine cannot sample on a device with what is installed here, or None if it can.
 
-    That is what `auto` becomes where no engine was measured: `tpo_lite.plan.rates.choose_engine` settles it when a
-    run starts, and the run's recipe keeps it.
-    """
-    if wanted != "auto":
-        if wanted == "unsloth" and hindrance("unsloth", on):
-            raise InputError(
-                "engine: unsloth is not installed. Run `pip install 'tpo_lite[gpu]'`, or set engine: transformers."
-            )
-        return wanted
-    return "unsloth" if on == "cuda" and not hindrance("unsloth", on) else "transformers"
-
-
-def hindrance(engine: str, on: str) -> str | None:
-    """What keeps an engine from sampling on "cuda" or "cpu" with what is installed here; None if nothing does.
-
-    Imports none of them.
+    Imports none of the engines.
     """
     if engine == "unsloth" and importlib.util.find_spec("unsloth") is None:
         return "is not installed here"
-    if engine == "gguf" and on == "cuda" and not _llama_cpp_has_cuda():
+    if engine == "gguf" and device == "cuda" and not _llama_cpp_has_cuda():
         return "needs llama.cpp with CUDA, which is not installed here"
     return None
 
 
 def _llama_cpp_has_cuda() -> bool:
-    """Whether the backend for CUDA lies among llama.cpp's libraries."""
+    """Return whether llama.cpp's libraries include the one for CUDA."""
     found = importlib.util.find_spec("llama_cpp")
-    return found is not None and any(Path(found.origin).parent.glob("lib/*ggml-cuda*"))
+    if found is None or found.origin is None:
+        return False
+    return any(Path(found.origin).parent.glob("lib/*ggml-cuda*"))
 
 
-def load(engine: str, policy: Policy, recipe: Recipe, on: str, stops: list[int], pad: int) -> Sampler:
-    """M_t, ready to sample until one of the tokens `stops`; `pad` fills up rows of unequal length."""
-    if engine == "gguf":
+def load(policy: Policy, recipe: SettledRecipe, device: Device, stops: list[int], pad: int) -> Sampler:
+    """Load M_t, ready to sample until one of the tokens `stops`; `pad` fills up rows of unequal length.
+
+    Raises `InputError` if the recipe's engine is not installed or the model cannot be loaded.
+    """
+    if recipe.engine == "gguf":
         from tpo_lite.sampling.engines.gguf import GgufSampler
 
-        return GgufSampler(policy, recipe, on, stops)
+        return GgufSampler(policy, recipe, device, stops)
+    if recipe.engine == "unsloth" and hindrance("unsloth", device):
+        raise InputError(
+            "engine: unsloth is not installed. Run `pip install 'tpo_lite[gpu]'`, or set engine: transformers."
+        )
     from tpo_lite.sampling.huggingface import ContinuousSampler, GenerateSampler
 
-    if engine == "unsloth":
+    if recipe.engine == "unsloth":
         from tpo_lite.sampling.engines import unsloth_nf4
+        from tpo_lite.sampling.room import longest_prompt
 
-        model = unsloth_nf4.load(policy.model, policy.adapter, on, LONGEST_PROMPT + recipe.sampling.max_new_tokens)
+        longest = longest_prompt(recipe) + recipe.sampling.max_new_tokens  # unsloth has to know before it loads
+        model = unsloth_nf4.load(policy.model, policy.adapter, device, longest)
         return GenerateSampler(model, stops, pad, recipe.sampling)
     from tpo_lite import nf4
 
-    return ContinuousSampler(nf4.load(policy.model, policy.adapter, on), stops, pad, recipe.sampling)
+    return ContinuousSampler(nf4.load(policy.model, policy.adapter, device), stops, pad, recipe.sampling)

@@ -17,11 +17,12 @@ from tpo_lite.llamacpp.adapter import write_adapter_gguf
 from tpo_lite.llamacpp.convert import convert, quantize
 from tpo_lite.llamacpp.decoder import LlamaCpp
 from tpo_lite.llamacpp.leaves import Continuation, Leaf
-from tpo_lite.recipe import Recipe
+from tpo_lite.machine.device import Device
 from tpo_lite.sampling.policy import Policy
 from tpo_lite.sampling.room import gguf_room
 from tpo_lite.sampling.sampler import ROUNDS, Sampler
 from tpo_lite.seeds import seed_of
+from tpo_lite.settled import SettledRecipe
 
 Kind = Literal["Q4_K_M", "F16"]
 
@@ -36,7 +37,7 @@ class GgufSampler(Sampler):
     prompt of K samples once (`tpo_lite.llamacpp.decoder` says where it is copied).
     """
 
-    def __init__(self, policy: Policy, recipe: Recipe, device: str, stops: list[int], kind: Kind = "Q4_K_M"):
+    def __init__(self, policy: Policy, recipe: SettledRecipe, device: Device, stops: list[int], kind: Kind = "Q4_K_M"):
         settings = recipe.sampling
         self.settings, self.stops, self.device, self.work = settings, frozenset(stops), device, policy.work
         self.rows = ROUNDS * settings.batch
