@@ -259,7 +259,8 @@ def _merging(sizes: Sizes) -> Iterator[Step]:
     prompts, positions = sizes.kl
     recipe: SettledRecipe | None = None
     if sizes.kl == (KL_PROMPTS, KL_POSITIONS):  # as in the phase; with fewer, less memory is taken than planned
-        recipe = SettledRecipe(iterations=1, lora=Lora(rank=RANK), instructions=Instructions(max_tokens=sizes.prompt_tokens))
+        instructions = Instructions(max_tokens=sizes.prompt_tokens)
+        recipe = SettledRecipe(iterations=1, lora=Lora(rank=RANK), instructions=instructions)
     setting = {"rank": RANK, "prompts": prompts, "positions": positions, "prompt_tokens": sizes.prompt_tokens}
     yield Step("fold", "fold", sizes.seconds["fold"], setting, recipe, "fold" if recipe else None)
     yield Step("requantize-w16", "requantize", sizes.seconds["requantize"], {"rank": RANK})

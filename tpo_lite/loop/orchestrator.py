@@ -86,8 +86,8 @@ def _phase(folder: RunFolder, phase: str, arm: Arm | None, iteration: int, debug
         if not limits:
             write_json(folder.root / "limits.json", worked)  # it says what worked, and none of the smaller ones did
             raise TpoError(
-                f"the {phase} phase ran out of memory with the smallest batches. End other programs that use it, or take "
-                "a smaller model, shorter texts (pairs.max_tokens, sampling.max_new_tokens) or fewer samples "
+                f"the {phase} phase ran out of memory with the smallest batches. End other programs that use it, or "
+                "take a smaller model, shorter texts (pairs.max_tokens, sampling.max_new_tokens) or fewer samples "
                 "(sampling.k); train.gradient_checkpointing=true helps training. Other settings need --new."
             )
         folder.limit(limits)

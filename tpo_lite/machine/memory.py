@@ -39,7 +39,7 @@ class Gpu:
         return int(self.nvml.nvmlDeviceGetMemoryInfo(self.handle).used)
 
     def used_here(self) -> int:
-        """Return the bytes in use by this process; 0 before it uses the GPU, or if NVML cannot tell (WSL, containers)."""
+        """Return the bytes in use by this process; 0 before it uses the GPU, or if NVML cannot tell (WSL)."""
         try:
             running = self.nvml.nvmlDeviceGetComputeRunningProcesses(self.handle)
         except self.nvml.NVMLError:
@@ -48,7 +48,7 @@ class Gpu:
 
 
 def gpu(name: int | str | None) -> Gpu | None:
-    """Return the GPU with this index (as nvidia-smi counts) or UUID; None for no GPU and where NVML does not know it."""
+    """Return the GPU with this index (as nvidia-smi counts) or UUID; None if NVML does not know it."""
     if name is None:
         return None
     try:
