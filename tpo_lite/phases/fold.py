@@ -12,7 +12,7 @@ import shutil
 
 from peft import PeftModel
 
-from tpo_lite.adapters import difference, rank_of, read_adapter, write_adapter
+from tpo_lite.adapters import difference, linear_shapes, rank_of, read_adapter, write_adapter
 from tpo_lite.machine.device import Device
 from tpo_lite.nf4 import load_base
 from tpo_lite.phases.figures import validation_figures
@@ -22,13 +22,13 @@ from tpo_lite.run import KEPT, RunFolder
 from tpo_lite.sampling.policy import LoadedPolicy, policy
 from tpo_lite.sampling.to_file import sample_validation
 from tpo_lite.settled import SettledRecipe
+from tpo_lite.training.blocks import with_fresh_block
 from tpo_lite.training.divergence import (
     divergence,
     log_probabilities,
     relative_norm,
     validation_sequences,
     with_adapter,
-    with_fresh_block,
 )
 from tpo_lite.training.requantize import merge_to_disk
 
@@ -60,7 +60,7 @@ def run(folder: RunFolder, recipe: SettledRecipe, arm: Arm, iteration: int, devi
         write_adapter(here / "adapter", new, scale, current.model, like=chosen)
         start = read_adapter(here / "adapter")[0]
         if recipe.merge == "fold":
-            start = with_fresh_block(model, start, recipe, arm, iteration + 1)
+            start = with_fresh_block(linear_shapes(model), start, recipe, arm, iteration + 1)
         after = with_adapter(model, start, scale)
     kl = divergence(before, log_probabilities(after, sequences))
     validation = None

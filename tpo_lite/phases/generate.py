@@ -35,15 +35,15 @@ def run(folder: RunFolder, recipe: SettledRecipe, arm: Arm, iteration: int, devi
     base = _base(folder, loaded, arm) if iteration == 0 else None
     path = folder.iteration(arm, iteration) / "samples.jsonl"
     key = sampling_key(recipe, arm, iteration, "train")
-    prompts_samples = sample_into(path, loaded, instructions, arm, key, recipe.sampling.k, 0, label)
-    shift = _shift(loaded, current, device, prompts_samples, label) if loaded.engine == "gguf" else None
-    outputs = output_figures([sample for prompt in prompts_samples for sample in prompt.samples])
+    sampled = sample_into(path, loaded, instructions, arm, key, recipe.sampling.k, 0, label)
+    shift = _shift(loaded, current, device, sampled, label) if loaded.engine == "gguf" else None
+    outputs = output_figures([sample for prompt in sampled for sample in prompt.samples])
     return GenerateSummary(
         engine=loaded.engine,
         probe=probe,
         base=base,
         shift=shift,
-        prompts=len(prompts_samples),
+        prompts=len(sampled),
         parse=outputs.parse,
         thought_tokens=outputs.thought_tokens,
         response_tokens=outputs.response_tokens,

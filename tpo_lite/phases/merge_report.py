@@ -20,7 +20,7 @@ from typing import Any
 from peft import PeftModel
 from torch import Tensor
 
-from tpo_lite.adapters import difference, rank_of, read_adapter, write_adapter
+from tpo_lite.adapters import difference, linear_shapes, rank_of, read_adapter, write_adapter
 from tpo_lite.machine.device import Device
 from tpo_lite.nf4 import load_base
 from tpo_lite.phases.summaries import MergeCost, MergeReportSummary, MergeVariant
@@ -28,6 +28,7 @@ from tpo_lite.recipe import Arm, MergeBase
 from tpo_lite.run import KEPT, RunFolder
 from tpo_lite.sampling.policy import policy
 from tpo_lite.settled import SettledRecipe
+from tpo_lite.training.blocks import with_fresh_block
 from tpo_lite.training.divergence import (
     PromptAndOutput,
     divergence,
@@ -35,7 +36,6 @@ from tpo_lite.training.divergence import (
     relative_norm,
     validation_sequences,
     with_adapter,
-    with_fresh_block,
 )
 from tpo_lite.training.requantize import merge_to_disk
 
@@ -89,7 +89,7 @@ def run(folder: RunFolder, recipe: SettledRecipe, arm: Arm, iteration: int, devi
         seconds = time.monotonic() - start
         written = read_adapter(work / name)[0]
         if name == "fold":
-            written = with_fresh_block(model, written, recipe, arm, iteration + 1)
+            written = with_fresh_block(linear_shapes(model), written, recipe, arm, iteration + 1)
         costs[name] = before.cost(with_adapter(model, written, scale, name), seconds, work / name)
     del model
     for name, base in REQUANTIZED.items():

@@ -21,26 +21,18 @@ from peft import PeftModel, set_peft_model_state_dict
 
 from tpo_lite.adapters import (
     Blocks,
-    concatenate,
-    fresh_block,
-    linear_shapes,
     lora_config,
     rank_of,
     squared_norms,
     state_dict,
 )
-from tpo_lite.recipe import Arm, Recipe
+from tpo_lite.recipe import Arm
 from tpo_lite.records import PromptSamples, read_jsonl
 from tpo_lite.run import RunFolder
 from tpo_lite.training.room import KL_POSITIONS, KL_PROMPTS
 
 PromptAndOutput = tuple[list[int], int]
 """Token ids of a prompt followed by its output, and the index at which the output begins."""
-
-
-def with_fresh_block(model: PeftModel, blocks: Blocks, recipe: Recipe, arm: Arm, iteration: int) -> Blocks:
-    """Return the adapter that `iteration` starts from with `merge: fold`: `blocks`, then a fresh block."""
-    return concatenate(blocks, fresh_block(linear_shapes(model), recipe.lora.rank, f"{recipe.seed}/{arm}/{iteration}"))
 
 
 def validation_sequences(run: RunFolder, arm: Arm, model: int) -> list[PromptAndOutput]:

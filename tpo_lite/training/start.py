@@ -6,9 +6,10 @@ from typing import Any
 
 from peft import set_peft_model_state_dict
 
-from tpo_lite.adapters import Blocks, concatenate, fresh_block, linear_shapes, rank_of, read_adapter, state_dict
+from tpo_lite.adapters import Blocks, linear_shapes, rank_of, read_adapter, state_dict
 from tpo_lite.recipe import Arm, Recipe
 from tpo_lite.sampling.policy import Policy
+from tpo_lite.training.blocks import with_fresh_block
 from tpo_lite.training.dpo import freeze_older_blocks, trainable
 
 
@@ -25,16 +26,8 @@ def starting_model(base: Any, current: Policy, recipe: Recipe, arm: Arm, iterati
     grows = older is None or recipe.merge == "fold"
     rank = (rank_of(older) if older else 0) + (recipe.lora.rank if grows else 0)
     model = trainable(base, rank, scale)
-    set_peft_model_state_dict(model, state_dict(_blocks(recipe, arm, iteration, linear_shapes(model), older)))
+    blocks = older if older and not grows else with_fresh_block(linear_shapes(model), older, recipe, arm, iteration)
+    set_peft_model_state_dict(model, state_dict(blocks))
     if older and grows and recipe.train.older_blocks == "frozen":
         freeze_older_blocks(model, rank_of(older))
     return model, rank
-
-
-def _blocks(
-    recipe: Recipe, arm: Arm, iteration: int, shapes: dict[str, tuple[int, int]], older: Blocks | None
-) -> Blocks:
-    if older is not None and recipe.merge == "continue":
-        return older
-    fresh = fresh_block(shapes, recipe.lora.rank, f"{recipe.seed}/{arm}/{iteration}")
-    return concatenate(older, fresh) if older else fresh

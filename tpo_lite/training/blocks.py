@@ -1,0 +1,18 @@
+"""The fresh block of ranks that an iteration's training adds to the adapter of M_t."""
+
+from __future__ import annotations
+
+from tpo_lite.adapters import Blocks, concatenate, fresh_block
+from tpo_lite.recipe import Arm, Recipe
+
+
+def with_fresh_block(
+    shapes: dict[str, tuple[int, int]], older: Blocks | None, recipe: Recipe, arm: Arm, iteration: int
+) -> Blocks:
+    """Return `older`, if there is any, followed by the fresh block with which `iteration` starts.
+
+    `shapes` are those of the linear layers. The fresh block changes nothing, since its B is zero. Its A is drawn from
+    the recipe's seed, the arm and the iteration.
+    """
+    fresh = fresh_block(shapes, recipe.lora.rank, f"{recipe.seed}/{arm}/{iteration}")
+    return concatenate(older, fresh) if older else fresh
