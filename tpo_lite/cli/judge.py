@@ -18,6 +18,7 @@ from tpo_lite.errors import InputError
 if TYPE_CHECKING:
     from tpo_lite.calibration.judged_pair import JudgedPair
     from tpo_lite.judges.protocol import Judge
+    from tpo_lite.recipe import JudgeMode
     from tpo_lite.settled import SettledJudge
 
 
@@ -47,7 +48,7 @@ def judge() -> None:
 FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
 
 
-def _mode(context: click.Context, parameter: click.Parameter, mode: str | None) -> str:
+def _mode(context: click.Context, parameter: click.Parameter, mode: JudgeMode | None) -> JudgeMode:
     return mode or ("explain" if context.params["model"] == "embedded" else "verdict")
 
 
@@ -129,7 +130,7 @@ def stats(outputs: Path, gold: tuple[Path, ...], as_json: bool, plot: Path | Non
 def calibrate(
     pairs: Path,
     model: str,
-    mode: str,
+    mode: JudgeMode,
     context: int,
     gpu: int | None,
     overrides: tuple[str, ...],
@@ -176,7 +177,7 @@ def calibrate(
 def run(
     pairs: Path,
     model: str,
-    mode: str,
+    mode: JudgeMode,
     context: int,
     gpu: int | None,
     overrides: tuple[str, ...],
@@ -219,12 +220,12 @@ def _silent(units: int, note: str = "") -> None:
     """Show no progress."""
 
 
-def _name(model: str, mode: str, overrides: Sequence[str]) -> str:
+def _name(model: str, mode: JudgeMode, overrides: Sequence[str]) -> str:
     """Return what records call the judge. A limit on how often it may be asked does not make it another judge."""
     return " ".join([Path(model).name, mode, *(each for each in overrides if not each.startswith("max_calls="))])
 
 
-def _settings(model: str, mode: str, context: int, overrides: Sequence[str]) -> SettledJudge:
+def _settings(model: str, mode: JudgeMode, context: int, overrides: Sequence[str]) -> SettledJudge:
     """Return the judge section of a recipe. Raises `InputError` for keys and values that do not fit."""
     import yaml
 

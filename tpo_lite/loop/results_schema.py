@@ -22,7 +22,7 @@ from tpo_lite.phases.summaries import (
     SelectFigures,
     ValidationFigures,
 )
-from tpo_lite.recipe import Arm
+from tpo_lite.recipe import Arm, Engine
 from tpo_lite.thoughts import Outcome
 
 SCHEMA_VERSION: Literal[1] = 1
@@ -50,7 +50,7 @@ class IterationResults(Figures):
 
     prompts: int
     """Instructions sampled."""
-    engine: str
+    engine: Engine
     """What sampled."""
     probe: float | None
     """Largest change in log-probability (nats) that the live adapter makes; null where M_t has no adapter."""

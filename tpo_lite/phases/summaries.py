@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Literal, Self, TypeVar
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from tpo_lite.errors import InputError
-from tpo_lite.recipe import Arm, Merge
+from tpo_lite.recipe import Arm, Engine, Merge
 from tpo_lite.records import PairCount
 from tpo_lite.run import RunFolder
 from tpo_lite.thoughts import Outcome
@@ -111,7 +111,7 @@ class GenerateSummary(PhaseSummary):
 
     phase: ClassVar[str] = "generate"
     optional: ClassVar[tuple[str, ...]] = ("probe", "base", "shift")
-    engine: str
+    engine: Engine
     """What sampled."""
     probe: float | None = None
     """Largest change in log-probability (nats) that the live adapter makes; None where M_t has no adapter."""
