@@ -57,6 +57,6 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and says_out_of_memory(str(error))
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
     """Return the first line of an error's text, or its type's name if it has none. For messages of one line."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
