@@ -61,7 +61,7 @@ def finished_pairs(output: Path, inputs: dict[str, Any], name: str) -> dict[str,
         # Not the reader's own message: it says to delete the file, which may be anything.
         raise InputError(f"--out {output} holds something other than judgements. Give another file.") from error
     if not there and output.exists() and output.stat().st_size:
-        raise InputError(f"--out {output} holds no judgement. Give another file, or delete it.")
+        raise InputError(f"--out {output} has no judgements in it. Give another file, or delete it.")
     if not there:
         return {}
     try:

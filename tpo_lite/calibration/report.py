@@ -17,17 +17,17 @@ from tpo_lite.records import VerdictLabel
 
 @dataclass(frozen=True)
 class LengthBias:
-    """How often a judge's winner is the longer response; verdicts on pairs of unequal length that name one."""
+    """How often the longer response wins, of the verdicts that name a winner on pairs of unequal length."""
 
     longer_wins: Share
-    """Of all of them. Not a bias in itself: the longer response may be the better one."""
+    """Of all these verdicts. This is not a bias in itself, since the longer response may be the better one."""
     longer_wins_when_better: Share
-    """Of those where the gold label says that the longer response is better."""
+    """Of the verdicts where the gold label says that the longer response is better."""
     longer_wins_when_worse: Share
-    """Of those where it says that the shorter one is."""
+    """Of the verdicts where the gold label says that the shorter response is better."""
     balanced: float | None
-    """The mean of the two: how often the longer wins when length says nothing about quality. 0.5 is no bias;
-    None where either is empty."""
+    """Mean of the two shares above: how often the longer response wins when length says nothing about quality. 0.5 is
+    no bias. None where one of the two has no verdicts."""
 
 
 @dataclass(frozen=True)
@@ -35,13 +35,13 @@ class Bin:
     """The verdicts whose P(A) lies in one interval."""
 
     low: float
-    """P(A) from here,"""
+    """Lower end of the interval, which belongs to it."""
     high: float
-    """to below here (1 is in the last bin)."""
+    """Upper end of the interval, which does not belong to it; in the last bin, which ends at 1, it does."""
     mean_p: float | None
     """Mean of P(A); None in an empty bin."""
     a_better: Share
-    """How often A is in fact the better one; a calibrated judge has mean_p here."""
+    """How often A is the better one by the gold label; for a calibrated judge this is `mean_p`."""
 
 
 @dataclass(frozen=True)
@@ -51,24 +51,24 @@ class Reliability:
     ece: float
     """Expected calibration error (Naeini et al. 2015): |a_better - mean_p|, averaged over the verdicts."""
     bins: list[Bin]
-    """Of equal width, from 0 to 1."""
+    """The bins, of equal width, from 0 to 1."""
 
 
 @dataclass(frozen=True)
 class Report:
     """The figures of one judge on one set of pairs, each pair judged in both orders.
 
-    Shares of verdicts count both verdicts on a pair as if they were independent, so that their intervals are
-    rather too narrow; shares of pairs do not.
+    Shares of verdicts count both verdicts on a pair as if they were independent, so their intervals are slightly too
+    narrow. Shares of pairs do not have this problem.
     """
 
     pairs: int
-    """Pairs judged. Those below are left out of everything else."""
+    """Pairs judged."""
     overlong: int
-    """Pairs that did not fit the judge's context in one order or the other."""
+    """Pairs that did not fit the judge's context in one order or the other. All figures below leave them out."""
     accuracy: Share
-    """Verdicts that name the better response, of those on labelled pairs; ties and unparsed ones do not.
-    LLMBar's average accuracy. n counts pairs: two verdicts on one pair are not independent."""
+    """Verdicts that name the better response, of those on labelled pairs; ties and unparsed verdicts name none. This is
+    LLMBar's average accuracy. n counts pairs, since two verdicts on one pair are not independent."""
     accuracy_in_order: Share
     """The same, of the verdicts that saw response 1 first."""
     accuracy_swapped: Share
@@ -78,10 +78,10 @@ class Report:
     more_right: Share
     """Labelled pairs with more right verdicts than wrong ones: JudgeBench's accuracy."""
     soft_accuracy: Share
-    """Labelled pairs where the mean over both orders of P(the better response wins) is above 1/2 (at 1/2: half
-    a pair): what a rating from soft wins sees. n = 0 for recorded verdicts, which have no probabilities."""
+    """Labelled pairs where the mean over both orders of P(the better response wins) is above 1/2; at 1/2 half a pair.
+    This is what a rating from soft wins sees. n = 0 for recorded verdicts, which have no probabilities."""
     agreement: Share
-    """Positional agreement: pairs with the same outcome in both orders; no verdict twice is the same, too."""
+    """Positional agreement: pairs with the same outcome in both orders. No verdict in either order is an agreement."""
     flip_rate: Share
     """Pairs whose winner changes with the order, of those with a winner in both."""
     first_slot_rate: Share
