@@ -113,7 +113,7 @@ def p_better(a: float, b: float) -> float:
     return 0.5 + 0.5 * math.tanh((a - b) / 2)
 
 
-def _load(model: str, quantize: str, trust_remote_code: bool, device: str) -> Any:
+def _load(model: str, quantize: str, trust_remote_code: bool, device: Device) -> Any:
     quantization = {"quantization_config": nf4(device)} if quantize == "nf4" else {}
     try:
         loaded, info = AutoModelForSequenceClassification.from_pretrained(

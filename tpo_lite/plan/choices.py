@@ -184,9 +184,10 @@ def _smaller(recipe: SettledRecipe, phase: str) -> dict[str, list[Any]]:
     ranks = {"lora.rank": halves("lora.rank", 4)}
     if phase == "fold":
         return ranks
-    return {
+    smaller: dict[str, list[Any]] = {
         "train.micro_batch": [size for size in divisors(recipe.train.batch) if size < recipe.train.micro_batch],
         "train.gradient_checkpointing": [] if recipe.train.gradient_checkpointing else [True],
         "train.optimizer": ["adamw_8bit"] if recipe.train.optimizer == "adamw_torch" else [],
         "pairs.max_tokens": list(range(recipe.pairs.max_tokens - 256, 255, -256)),
-    } | ranks
+    }
+    return smaller | ranks

@@ -1,8 +1,8 @@
 """Peak memory, RAM and disk of each phase, term by term.
 
-Arithmetic over a model's shape and a recipe, as the phases' code and the libraries under it allocate. The
-longest prompts and outputs that the recipe allows are counted on, in the last iteration, whose adapter is the
-largest. What arithmetic cannot give is a constant below that says where it comes from.
+Arithmetic over a model's shape and a recipe, which follows what the phases' code and the libraries below it allocate.
+It assumes the longest prompts and outputs that the recipe allows, in the last iteration, whose adapter is the largest.
+What arithmetic cannot give is a constant below, which says where it comes from.
 """
 
 from __future__ import annotations
@@ -19,55 +19,57 @@ from tpo_lite.training.room import KL_POSITIONS, KL_PROMPTS, LOGIT_CHUNK, longes
 
 NF4_BITS = 4.0
 STATE_BITS = 8 / 64 + 32 / (64 * 256)
-"""NF4 with double quantisation (QLoRA, section 3): an 8-bit constant for 64 weights, a float32 one for 256 of these."""
+"""Bits per weight of NF4 with double quantisation (QLoRA, section 3): the weight, and its share of an 8-bit constant
+for each 64 weights and a float32 constant for each 256 of those."""
 
 KV_BYTES = {"f16": 2.0, "q8_0": 34 / 32}
-"""Bytes a number of llama.cpp's KV cache; q8_0 is 32 bytes and a 16-bit scale for 32 numbers."""
+"""Bytes per number in llama.cpp's KV cache. q8_0 takes 32 bytes and a 16-bit scale for 32 numbers."""
 
 OPTIMIZER_BYTES = {"adamw_torch": 8.0, "adamw_8bit": 2 * (1 + 4 / 256), "paged_adamw_8bit": 2 * (1 + 4 / 256)}
-"""Bytes a trained weight of Adam's two moments; 8-bit ones carry a float32 constant for 256."""
+"""Bytes of Adam's two moments per trained weight. 8-bit moments have a float32 constant for each 256."""
 
 LOGIT_BYTES = {2: 10, 4: 8}
-"""Bytes each of them takes, by the bytes of a number in the compute type: in that type, in float32 where that is
-another, and as a log-probability in float32."""
+"""Bytes per logit while training, by the bytes of the compute type: the logit in that type, in float32 if that is
+another type, and its log-probability in float32."""
 
 GRADIENTS = 0.4
-"""What a layer's backward pass needs beside all that its forward pass kept, as a share of that. Measured on a CPU with
-torch 2.13, where shapes of Llama's proportions took 0.23 to 0.42."""
+"""What a layer's backward pass needs in addition to all that its forward pass kept, as a share of that. Measured on a
+CPU with torch 2.13, where shapes with Llama's proportions took 0.23 to 0.42."""
 
 SAMPLING_LOGIT_BYTES = 40
-"""Bytes a logit while a token is sampled: `tpo_lite.sampling.huggingface` sorts probabilities (4, with indices 8), sums them (8),
-keeps float32 scores beside the model's own (2 + 4 + 4 + 4), and masks (6)."""
+"""Bytes per logit while a token is sampled. `tpo_lite.sampling.huggingface` sorts probabilities (4, with indices 8),
+sums them (8), keeps float32 scores beside the model's own (2 + 4 + 4 + 4), and masks (6)."""
 
 CUDA_CONTEXT = 600 << 20
-"""Of one process with its kernels and cuBLAS workspaces. Assumed, not measured."""
+"""Bytes of one process's CUDA context, with its kernels and cuBLAS workspaces. Assumed, not measured."""
 
 SLACK = 0.05
-"""What the allocator holds above what is in use, as a share of all but weights. Assumed, not measured."""
+"""What a GPU's allocator holds beyond what is in use, as a share of everything but weights. Assumed, not measured."""
 
 CPU_SLACK = 0.3
-"""What a CPU's allocator holds on to, as a share of a 4-bit base: of tensors that were there in 16 and 32 bits while they
-were loaded, and of layers that were unpacked. At Llama-3.2-1B's shape 0.1 to 0.4 were measured; dpo at the 3B shape,
-predicted with this, took 4.54 GiB where 4.84 were planned."""
+"""What a CPU's allocator does not give back, as a share of a 4-bit base: from tensors that were in 16 and 32 bits while
+they were loaded, and from layers that were unpacked. 0.1 to 0.4 were measured at Llama-3.2-1B's shape. At the 3B shape,
+4.84 GiB were planned for dpo with this value, and it took 4.54."""
 
 LIBRARIES = {
     "CPU": {"generate": 0.35e9, "judge": 0.05e9, "dpo": 0.45e9, "validate": 0.35e9, "select": 0.05e9, "fold": 0.35e9},
     "CUDA": {"generate": 3e9, "judge": 1e9, "dpo": 3e9, "validate": 3e9, "select": 1e9, "fold": 3e9},
 }
-"""RAM of a phase with its libraries, models aside: on a CPU measured after their import, else assumed."""
+"""RAM of a phase's process with its libraries and without models, in bytes. Measured on a CPU after the imports,
+assumed for CUDA."""
 
 TOKENIZER_BYTES = {"transformers": 2200, "llama.cpp": 450}
-"""RAM a token of the vocabulary. Measured with Llama-3's: 0.26 GiB in transformers, 0.055 in llama.cpp."""
+"""Bytes of RAM per token of the vocabulary. Measured with Llama-3's: 0.26 GiB in transformers, 0.055 in llama.cpp."""
 
 SHARD = 5_000_000_000
 """Bytes of the largest file of a model on the hub."""
 
 
 GGUF_DECODE = 512
-"""Tokens a decode of the `gguf` engine."""
+"""Tokens per decode of the `gguf` engine."""
 
 Terms = dict[str, float]
-"""Bytes by what they are for."""
+"""Bytes by their purpose."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,7 @@ class Need:
 
     phase: str
     terms: Terms
-    """Bytes on the device at the peak; on a CPU that is RAM."""
+    """Bytes on the device at the peak. On a CPU that is RAM."""
     ram: float
     """Bytes of RAM at the peak."""
     disk: float
@@ -89,10 +91,10 @@ class Need:
 
 
 def needs(recipe: SettledRecipe, model: ModelShape, judge: JudgeShape | None, card: Card) -> dict[str, Need]:
-    """By phase, in order. The recipe must be settled: no key of it `auto` that memory depends on."""
+    """Return what each phase needs, in the order of the phases, in the last iteration."""
     last = recipe.iterations - 1
     sampled, trained = sampled_rank(recipe, last), trained_rank(recipe, last)
-    # Float32 rows of one model; of one sequence another model's too, and four products in float64.
+    # Float32 rows of one model; for one sequence also those of the other model, and four products in float64.
     sequences, positions = (
         min(KL_PROMPTS, recipe.instructions.validation),
         min(KL_POSITIONS, recipe.sampling.max_new_tokens),
@@ -124,13 +126,13 @@ def needs(recipe: SettledRecipe, model: ModelShape, judge: JudgeShape | None, ca
 
 
 def kept(recipe: SettledRecipe, model: ModelShape, iteration: int) -> dict[str, float]:
-    """Bytes that each phase of iteration t of one arm leaves on disk, with outputs of the longest length.
+    """Return the bytes that each phase of iteration t of one arm leaves on disk, with outputs of the longest length.
 
     Some MB are not counted: M_0's answers to the validation slice, and with `merge: requantize` the merged models'.
     """
     sizes, epochs = recipe.instructions, recipe.train.epochs
     outputs = sizes.per_iteration * recipe.sampling.k
-    # A sample's line holds its ids (8 bytes a token) and its text twice, whole and parsed.
+    # A sample's line holds its ids (8 bytes per token) and its text twice, whole and parsed.
     output_bytes = recipe.sampling.max_new_tokens * (8 + 2 * CHARACTERS_A_TOKEN)
     call_bytes = 80 + (recipe.judge.explain_tokens * CHARACTERS_A_TOKEN if recipe.judge.mode == "explain" else 0)
     adapter = 4 * model.lora_parameters(trained_rank(recipe, iteration))
@@ -145,15 +147,17 @@ def kept(recipe: SettledRecipe, model: ModelShape, iteration: int) -> dict[str, 
 
 
 def passing(recipe: SettledRecipe, model: ModelShape) -> float:
-    """Bytes on disk at most that a run gives back: optimizer states of the checkpoints until all are trained, or the
-    16-bit weights that a GGUF is made of."""
+    """Return the most bytes on disk that a run needs for a while and deletes again.
+
+    These are the optimizer states of the checkpoints until training ends, or the 16-bit weights that a GGUF is made of.
+    """
     weights = model.lora_parameters(trained_rank(recipe, recipe.iterations - 1))
     states = recipe.train.epochs * weights * OPTIMIZER_BYTES[recipe.train.optimizer]
     return max(states, 2 * model.parameters if recipe.engine == "gguf" else 0)
 
 
 def tokenizer_bytes(recipe: SettledRecipe, model: ModelShape, judge: JudgeShape | None, phase: str) -> float:
-    """Of what reads the vocabulary in a phase; a judge behind a server has none here."""
+    """Return the bytes of the tokenizer in a phase. A judge behind a server has none on this machine."""
     if phase not in ("judge", "select"):
         return TOKENIZER_BYTES["transformers"] * model.vocabulary
     reader = "transformers" if recipe.judge.mode == "reward-model" else "llama.cpp"
@@ -161,23 +165,23 @@ def tokenizer_bytes(recipe: SettledRecipe, model: ModelShape, judge: JudgeShape 
 
 
 def sampled_rank(recipe: SettledRecipe, iteration: int) -> int:
-    """Rank of the adapter of M_t."""
+    """Return the rank of M_t's adapter."""
     rank = recipe.lora.rank
     return {"fold": iteration * rank, "continue": min(iteration, 1) * rank, "requantize": 0}[recipe.merge]
 
 
 def trained_rank(recipe: SettledRecipe, iteration: int) -> int:
-    """Rank of the adapter that iteration t trains."""
+    """Return the rank of the adapter that iteration t trains."""
     return recipe.lora.rank * (iteration + 1 if recipe.merge == "fold" else 1)
 
 
 def compute_bytes(card: Card) -> int:
-    """Bytes a number that layers pass on: bfloat16 with CUDA, float32 on a CPU."""
+    """Return the bytes of a number in the compute type: bfloat16 with CUDA, float32 on a CPU."""
     return 2 if card.cuda else 4
 
 
 def base(model: ModelShape, card: Card) -> Terms:
-    """The 4-bit base, of which `lm_head`, embedding and norms are not quantised; on a CPU with the allocator's slack."""
+    """Return the terms of the 4-bit base, whose embedding, LM head and norms are not quantised."""
     weights = {
         "NF4 weights": model.linear_parameters * NF4_BITS / 8,
         "quantisation state": model.linear_parameters * STATE_BITS / 8,
@@ -187,39 +191,39 @@ def base(model: ModelShape, card: Card) -> Terms:
 
 
 def with_overhead(weights: Terms, working: Terms, card: Card) -> Terms:
-    """Weights and what works on them, and on a GPU the context and the allocator's slack."""
+    """Return the terms of weights and of the work on them, and on a GPU those of the context and the allocator."""
     if not card.cuda:
         return weights | working
     return weights | working | {"CUDA context": CUDA_CONTEXT, "allocator slack": SLACK * sum(working.values())}
 
 
 def forward_bytes(model: ModelShape, card: Card, rank: int) -> float:
-    """Bytes a token while one layer computes without gradients, at its widest: the MLP's `up` projection.
+    """Return the bytes per token of one layer's forward pass without gradients, at its widest, the MLP's `up`.
 
-    Residual, norm's output and `silu(gate)` stand beside the projection. With an adapter, outside of
-    autocast, peft computes in the adapter's float32: its input, its output and that scaled.
+    The residual, the norm's output and `silu(gate)` are in memory beside the projection. With an adapter, outside
+    autocast, peft computes in the adapter's float32: its input, its output and the scaled output.
     """
     c, h, i = compute_bytes(card), model.hidden, model.intermediate
     return c * (2 * h + 2 * i) + (4 * h + 8 * i if rank else 0)
 
 
 def dequantised(model: ModelShape, card: Card) -> float:
-    """The largest linear in the compute type: bitsandbytes unpacks one at a time."""
+    """Return the bytes of the largest linear layer in the compute type: bitsandbytes unpacks one at a time."""
     return compute_bytes(card) * max(a * b for a, b in model.linears)
 
 
 def rows_sampled(recipe: SettledRecipe, k: int) -> int:
-    """Sequences in the KV cache at a time when each prompt is sampled `k` times."""
+    """Return how many sequences are in the KV cache at a time when each prompt is sampled `k` times."""
     batch = recipe.sampling.batch
     return max(1, batch // k) * k if recipe.engine == "unsloth" else batch
 
 
 def sampling(recipe: SettledRecipe, model: ModelShape, card: Card, k: int, rank: int) -> Terms:
-    """Sampling `k` outputs a prompt, all of the longest length.
+    """Return the terms of sampling `k` outputs per prompt, all of the longest length.
 
-    The peak is either the prompts' forward pass, or the last steps: there a layer's cache is copied to grow
-    by a token, and its keys and values are repeated for all heads since left padding needs a mask.
-    unsloth's `generate` computes a prompt for each of its rows, ours once.
+    The peak is either the forward pass over the prompts or the last steps. In those, a layer's cache is copied to grow
+    by a token, and its keys and values are repeated for all heads, since left padding needs a mask. unsloth's
+    `generate` computes a prompt once for each of its rows, the loop of `tpo_lite.sampling.huggingface` only once.
     """
     if recipe.engine == "gguf":
         return sampling_gguf(recipe, model, card, rank)
@@ -241,7 +245,7 @@ def sampling(recipe: SettledRecipe, model: ModelShape, card: Card, k: int, rank:
 
 
 def sampling_gguf(recipe: SettledRecipe, model: ModelShape, card: Card, rank: int) -> Terms:
-    """The same in llama.cpp: Q4_K_M weights, the adapter in float32."""
+    """Return the terms of sampling in llama.cpp: Q4_K_M weights and the adapter in float32."""
     bits = GGUF_BITS["Q4_K_M"]
     parameters = model.parameters if model.tied or not card.cuda else model.parameters - model.embedding_parameters
     sequences, cells = gguf_room(recipe, card.cuda)
@@ -255,22 +259,24 @@ def sampling_gguf(recipe: SettledRecipe, model: ModelShape, card: Card, rank: in
 
 
 def compute_buffer(model: ModelShape, batch: int, cells: int) -> float:
-    """llama.cpp's buffer for `batch` tokens a decode with flash attention: about three times a layer's widest rows in
-    float32, and the 16-bit mask of every token against every cell."""
+    """Return the bytes of llama.cpp's buffer for decodes of `batch` tokens with flash attention.
+
+    It holds about three times a layer's widest rows in float32, and the 16-bit mask of every token against every cell.
+    """
     return batch * (12 * (model.hidden + model.intermediate) + 2 * cells)
 
 
 def judging(recipe: SettledRecipe, judge: JudgeShape | None, card: Card) -> Terms:
-    """llama.cpp with `judge.context` KV cells and `judge.batch` tokens a decode; a reward model with a batch of
-    `judge.context` tokens; nothing for a judge behind a server.
+    """Return the terms of judging; none for a judge behind a server.
 
-    With a q8_0 cache flash attention unpacks a layer's keys and values to 16 bits.
+    llama.cpp has `judge.context` KV cells and decodes `judge.batch` tokens at a time. With a q8_0 cache, its flash
+    attention unpacks a layer's keys and values to 16 bits. A reward model has batches of `judge.context` tokens.
     """
     if judge is None:
         return {}
     settings, model = recipe.judge, judge.model
     if settings.mode == "reward-model":
-        whole = {"judge weights": compute_bytes(card) * model.parameters}
+        whole: Terms = {"judge weights": compute_bytes(card) * model.parameters}
         working = {"activations": settings.context * forward_bytes(model, card, 0) + dequantised(model, card)}
         return with_overhead(whole if settings.quantize == "none" else base(model, card), working, card)
     on_card = share_on_card(recipe, judge, card)
@@ -287,7 +293,7 @@ def judging(recipe: SettledRecipe, judge: JudgeShape | None, card: Card) -> Term
 
 
 def share_on_card(recipe: SettledRecipe, judge: JudgeShape, card: Card) -> float:
-    """Of a GGUF judge's layers; without a GPU all are on the one device there is."""
+    """Return the share of a GGUF judge's layers that is on the device. Without a GPU it is all of them."""
     layers = recipe.judge.gpu_layers
     if layers < 0 or not card.cuda or recipe.judge.mode == "reward-model":
         return 1.0
@@ -295,8 +301,11 @@ def share_on_card(recipe: SettledRecipe, judge: JudgeShape, card: Card) -> float
 
 
 def judge_ram(recipe: SettledRecipe, judge: JudgeShape | None, card: Card) -> float:
-    """RAM beside a GPU: the token embedding, the layers that `judge.gpu_layers` leaves to the host, and their share of
-    the KV cache."""
+    """Return the bytes of RAM that a judge needs beside a GPU.
+
+    They hold the token embedding, the layers that `judge.gpu_layers` leaves to the host, and their share of the KV
+    cache.
+    """
     if judge is None or not card.cuda:
         return 0.0
     on_card = share_on_card(recipe, judge, card)
@@ -305,17 +314,18 @@ def judge_ram(recipe: SettledRecipe, judge: JudgeShape | None, card: Card) -> fl
 
 
 def saved_bytes(model: ModelShape, rank: int, compute: int, length: int) -> int:
-    """Bytes a token that one layer keeps for the backward pass of its adapters, in padded sequences of `length`.
+    """Return the bytes per token that one layer keeps for the backward pass of its adapters.
 
-    A frozen linear keeps nothing of its input; an adapter does. In float32 (h hidden, i intermediate):
+    `length`: of the padded sequences. A frozen linear layer keeps nothing of its input, an adapter does. In float32
+    (h hidden, i intermediate):
 
-        2 norms          their input, and a number a token      8 h + 8
+        2 norms          their input, and a number per token    8 h + 8
 
-    and in the compute type, q being heads * head_dim, where a padded batch needs a mask and so repeats keys and
-    values for all heads:
+    And in the compute type (q = heads * head_dim; a padded batch needs a mask, for which keys and values are repeated
+    for all heads):
 
         q, k, v          the norm's output, shared              h
-        attention        queries, keys, values, output          4 q     (and log-sum-exp: 4 bytes a head)
+        attention        queries, keys, values, output          4 q     (and log-sum-exp: 4 bytes per head)
                          the mask, one row                      length
         o                the attention's output, shared         -
         gate, up         the norm's output, shared              h
@@ -328,10 +338,10 @@ def saved_bytes(model: ModelShape, rank: int, compute: int, length: int) -> int:
 
 
 def training(recipe: SettledRecipe, model: ModelShape, card: Card, rank: int) -> Terms:
-    """DPO on the longest pairs: both sides of `train.micro_batch` pairs in one pass.
+    """Return the terms of DPO on the longest pairs, with both sides of `train.micro_batch` pairs in one pass.
 
-    Adapters, their gradients and Adam's moments are float32 (or 8-bit moments); with CUDA, autocast keeps
-    adapters in bfloat16 beside them. The reference is one pass without gradients before all this.
+    Adapters and their gradients are float32, Adam's moments float32 or 8-bit. With CUDA, autocast keeps a bfloat16
+    copy of the adapters. The pass for the reference comes before all this and has no gradients.
     """
     settings = recipe.train
     length = longest_pair(recipe)
@@ -351,11 +361,11 @@ def training(recipe: SettledRecipe, model: ModelShape, card: Card, rank: int) ->
 def step_bytes(
     model: ModelShape, rank: int, compute: int, rows: int, length: int, checkpointing: bool
 ) -> tuple[float, float]:
-    """Bytes of activations and of what the LM head needs, at the peak of one forward and backward pass.
+    """Return the bytes of activations and of what the LM head needs, at the peak of a forward and backward pass.
 
-    Between the two passes stand the head and the loss: logits of some tokens, and hidden states and gradients of
-    all. With gradient checkpointing each layer keeps its input alone and is computed again when its turn comes. The
-    peak is either at the head or in the backward pass of the last layer.
+    Between the two passes come the head and the loss: logits of some tokens, and hidden states and gradients of all.
+    With gradient checkpointing each layer keeps only its input and is computed again when its turn comes. The peak is
+    either at the head or in the backward pass of the last layer.
     """
     tokens = rows * length
     layer = tokens * saved_bytes(model, rank, compute, length)
@@ -368,9 +378,10 @@ def step_bytes(
 
 
 def folding(recipe: SettledRecipe, model: ModelShape, card: Card, rank: int) -> Terms:
-    """Base, the trained adapter and the one that the next iteration starts from, one sequence at a time.
+    """Return the terms of the base, the trained adapter and the one that the next iteration starts from.
 
-    The peak is either a sequence's logits or the norm of the largest weight in float64.
+    Sequences are read one at a time. The peak is either a sequence's logits or the norm of the largest weight, which is
+    computed in float64.
     """
     after = {"fold": rank + recipe.lora.rank, "continue": rank, "requantize": 0}[recipe.merge]
     tokens = longest_prompt(recipe) + 64

@@ -1,9 +1,9 @@
 """Seconds of each phase: from what it has to read and compute, or from rates that were measured.
 
-The arithmetic is a roofline: a phase takes as long as the slower of its memory traffic and its operations,
-at a share of the card's published figures, and no less than it takes to start the kernels. A measured rate sets
-the level: the arithmetic then only scales from the card and recipe that were measured to those of the
-plan. The seconds of a run itself replace everything. Measured rates also say which engine samples.
+The arithmetic is a roofline: a phase takes as long as the slower of its memory traffic and its operations, at a share
+of the card's published figures, and at least as long as it takes to start the kernels. Where a rate was measured, it
+sets the level, and the arithmetic only scales from the card and recipe that were measured to those of the plan. The
+seconds of the run itself replace both. Measured rates also decide which engine samples.
 """
 
 from __future__ import annotations
@@ -41,30 +41,30 @@ from tpo_lite.settled import SettledRecipe, as_settled
 
 BANDWIDTH_SHARE = 0.6
 FLOPS_SHARE = {"torch": 0.4, "llama.cpp": 0.6}
-"""Shares of the published figures that are taken to be reached. Assumed; llama.cpp's fits a public measurement (an 8B
-model in Q4_K_M on an RTX 4090: 7,000 prompt tokens/s)."""
+"""The shares of the published figures that are reached. Assumed; llama.cpp's fits a public measurement (an 8B model in
+Q4_K_M on an RTX 4090: 7,000 prompt tokens/s)."""
 
 LAUNCH = {"transformers": 2.5e-3, "unsloth": 1e-3, "llama.cpp": 5e-5}
 """Seconds to start the kernels of one layer for one pass. Assumed; unsloth's fits a public measurement (Qwen3-4B in
-4-bit with LoRA, 36 layers, 64 sequences, one B200: 1,738 tokens/s), where the card itself had little to do."""
+4-bit with LoRA, 36 layers, 64 sequences, one B200: 1,738 tokens/s), in which the card itself had little to do."""
 
 FUSED_ROWS = 64
-"""Rows up to which bitsandbytes multiplies 4-bit weights as they are; above, it unpacks them first (its choice
-depends on card and shape)."""
+"""The most rows that bitsandbytes multiplies with packed 4-bit weights. For more it unpacks them first. (Its choice
+depends on the card and the shape.)"""
 
 SERVER = 50.0
-"""Tokens a second of one request to a server. Assumed."""
+"""Tokens per second of one request to a server. Assumed."""
 
 ASKED = {"round-robin": 1.0, "single": 0.5, "adaptive": 0.4}
-"""Share of a round robin's comparisons that are asked for; adaptive as measured on recorded verdicts of 8 responses
-(benchmarks/results/tournaments.md: 37 to 46 % at the default confidence)."""
+"""The share of a round robin's comparisons that are made. For adaptive it was measured on recorded verdicts about 8
+responses (benchmarks/results/tournaments.md: 37 to 46 % at the default confidence)."""
 
 START, LOAD = 10.0, 1e9
-"""Seconds of imports, and bytes a second from disk to card, when a phase starts. Assumed."""
+"""When a phase starts: the seconds of its imports, and the bytes per second from disk to card. Assumed."""
 
 PROMPT_TOKENS, OUTPUT_TOKENS, RESPONSE_SHARE, EXPLAIN_SHARE = 150, 600, 0.7, 0.6
-"""Mean tokens of an instruction and of an output, the response's share of that, and the share of its limit that an
-explanation takes. Assumed; a recipe's limits cut them."""
+"""Mean tokens of an instruction and of an output, the response's share of an output, and the share of its limit that
+an explanation takes. Assumed, and capped by the recipe's limits."""
 
 UNITS = {
     "generate": "outputs",
@@ -74,7 +74,7 @@ UNITS = {
     "select": "matches",
     "fold": "merges",
 }
-"""What a phase repeats and rates count; a pair counts anew in each epoch."""
+"""What a phase repeats, and what its rate counts. A pair counts once per epoch."""
 
 MEASURED = Path(__file__).with_name("measured.yaml")
 
@@ -84,7 +84,7 @@ class Time:
     """How long a phase takes in one iteration of one arm."""
 
     work: float
-    """How many of `UNITS`."""
+    """The number of `UNITS`."""
     seconds: float
     basis: str
     """"estimate", "estimate from <card>, <date>", "measured <date>" or "this run"."""
@@ -95,12 +95,13 @@ Table = list[dict[str, Any]]
 
 
 def measured(section: str) -> Table:
-    """The entries of "phases" or "engines" in measured.yaml."""
-    return yaml.safe_load(MEASURED.read_text(encoding="utf-8"))[section]
+    """Return the entries of "phases" or "engines" in measured.yaml."""
+    table: Table = yaml.safe_load(MEASURED.read_text(encoding="utf-8"))[section]
+    return table
 
 
 def _nearest(table: Table, card: Card) -> dict[str, Any] | None:
-    """The entry whose card is of the same kind, GPU or CPU, and nearest in bandwidth."""
+    """Return the entry whose card is of the same kind (GPU or CPU) and nearest in bandwidth; None without one."""
     entries = [entry for entry in table if _known(entry["card"]).cuda == card.cuda]
     return min(entries, key=lambda entry: abs(_known(entry["card"]).bandwidth - card.bandwidth), default=None)
 
@@ -120,7 +121,8 @@ def choose_engine(
     entry = _nearest(measured("engines") if table is None else table, card)
     if entry is None:
         return engines.default_engine(device), "no engine measured on this card yet"
-    source, faster = f"measured on {entry['card']}, {entry['date']}", []
+    source = f"measured on {entry['card']}, {entry['date']}"
+    faster: list[tuple[Engine, str]] = []
     for engine in sorted(entry["rates"], key=entry["rates"].get, reverse=True):
         hindrance = engines.hindrance(engine, device)
         if hindrance is None and engine == "gguf" and not converts_to_gguf(recipe.model):
@@ -138,7 +140,7 @@ def choose_engine(
 def times(
     recipe: SettledRecipe, model: ModelShape, judge: JudgeShape | None, card: Card, table: Table | None = None
 ) -> dict[str, Time]:
-    """By phase, at the level of the measured rate nearest to the card where there is one.
+    """Return the time of each phase, at the level of the measured rate nearest to the card if there is one.
 
     `table`: entries as in measured.yaml's section "phases", which is the default.
     """
@@ -152,7 +154,7 @@ def times(
 
 
 def _at_level(time: Time, phase: str, entry: dict[str, Any], card: Card, recipe: SettledRecipe) -> Time:
-    """`time`, scaled by how the measured phase compares with its own roofline."""
+    """Return `time` scaled by how the measured phase compares with its own roofline."""
     measured_card, measured_recipe = _known(entry["card"]), _measured_recipe(entry)
     model, judge = model_shape(measured_recipe.model), judge_shape(measured_recipe.judge)
     there = roofline(measured_recipe, model, judge, measured_card)[phase]
@@ -191,7 +193,7 @@ def seconds_of(run: RunFolder) -> dict[str, float]:
 
 
 def roofline(recipe: SettledRecipe, model: ModelShape, judge: JudgeShape | None, card: Card) -> dict[str, Time]:
-    """By phase, by arithmetic alone; of the last iteration, whose adapter is the largest."""
+    """Return the time of each phase by arithmetic alone, in the last iteration, whose adapter is the largest."""
     last = recipe.iterations - 1
     sizes, epochs = recipe.instructions, recipe.train.epochs
     k = recipe.sampling.k
@@ -216,25 +218,27 @@ def roofline(recipe: SettledRecipe, model: ModelShape, judge: JudgeShape | None,
 
 
 def lengths(recipe: SettledRecipe) -> tuple[int, int]:
-    """Expected tokens of a prompt, thought prompt included, and of an output."""
+    """Return the expected tokens of a prompt, with the thought prompt, and of an output."""
     around = longest_prompt(recipe) - recipe.instructions.max_tokens
     instruction = min(PROMPT_TOKENS, recipe.instructions.max_tokens)
     return around + instruction, min(OUTPUT_TOKENS, recipe.sampling.max_new_tokens)
 
 
 def _bound(card: Card, library: str, moved: float, operations: float, launch: float) -> float:
-    """Seconds: the slowest of bytes moved, operations and kernel starts, which overlap."""
+    """Return the seconds of the slowest of three things that overlap: moving bytes, operations, kernel starts."""
     return max(moved / (card.bandwidth * BANDWIDTH_SHARE), operations / (card.flops * FLOPS_SHARE[library]), launch)
 
 
 def sample_seconds(recipe: SettledRecipe, model: ModelShape, card: Card, outputs: float, k: int, rank: int) -> float:
-    """`outputs` in all, `k` a prompt: prompts, then a token of every row at a time.
+    """Return the seconds of sampling `outputs` outputs, `k` per prompt: the prompts, then one token per row at a time.
 
-    unsloth's batches run until their longest row ends; the other engines fill a row that ended with the next.
+    unsloth's batches run until their longest row ends. The other engines refill rows that ended.
     """
     engine = recipe.engine
     rows = rows_sampled(recipe, k)
     prompt, output = lengths(recipe)
+    steps: float
+    prompts: float
     if engine == "unsloth":
         steps, prompts = math.ceil(outputs / rows) * recipe.sampling.max_new_tokens, outputs
     else:
@@ -256,10 +260,10 @@ def sample_seconds(recipe: SettledRecipe, model: ModelShape, card: Card, outputs
 
 
 def judge_seconds(recipe: SettledRecipe, judge: JudgeShape | None, card: Card, prompts: float, responses: int) -> float:
-    """Comparisons of the distinct `responses` of each of `prompts`, or a score of each.
+    """Return the seconds of comparing the distinct `responses` to each of `prompts`, or of scoring each of them.
 
-    Prompt and first response are shared by the comparisons that begin with them. A server is taken to answer as many
-    requests at a time as `judge.sequences`, at SERVER tokens a second each.
+    Comparisons that begin with the same prompt and first response share them. A server is assumed to answer
+    `judge.sequences` requests at a time, at SERVER tokens per second each.
     """
     settings = recipe.judge
     instruction = JUDGE_PROMPT_TOKENS + min(PROMPT_TOKENS, recipe.instructions.max_tokens)
@@ -291,8 +295,11 @@ def judge_seconds(recipe: SettledRecipe, judge: JudgeShape | None, card: Card, p
 
 
 def train_seconds(recipe: SettledRecipe, model: ModelShape, card: Card, rank: int) -> float:
-    """DPO on one pair a prompt: one reference pass, and forward and backward (no weight gradients but the adapter's)
-    in each epoch, with gradient checkpointing the forward pass twice."""
+    """Return the seconds of DPO on one pair per prompt.
+
+    There is one pass for the reference, and in each epoch a forward and a backward pass, with gradients only for the
+    adapter's weights. With gradient checkpointing, the forward pass is computed twice.
+    """
     settings = recipe.train
     tokens = 2 * sum(lengths(recipe))
     pairs = recipe.instructions.per_iteration

@@ -212,7 +212,7 @@ def show(console: Console, title: str, rows: list[list[str]]) -> None:
         return
     table = Table(title=title, box=box.SIMPLE_HEAD)
     for index, name in enumerate(rows[0]):
-        table.add_column(name, justify="right" if 0 < index and name != "time is" else "left")
+        table.add_column(name, justify="right" if index > 0 and name != "time is" else "left")
     for row in rows[1:]:
         table.add_row(*row)
     console.print(table)

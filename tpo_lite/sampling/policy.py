@@ -117,7 +117,7 @@ class LoadedPolicy:
                     yield waiting.popleft()
 
     def read(self, k: int, ids: list[int], style: ThoughtStyle) -> Sample:
-        """A sample from its token ids."""
+        """Return sample `k` of a prompt from its token ids, with its thought and response."""
         ended = bool(ids) and ids[-1] in self.stops
         text = self.chat.text(ids[:-1] if ended else ids)
         parsed = parse(style, text, truncated=not ended)
@@ -151,5 +151,8 @@ class _Prompt:
 
 
 def sampling_key(recipe: Recipe, arm: str, model: int, purpose: str) -> str:
-    """What the random numbers of M_model's samples depend on, besides instruction and k."""
+    """Return what the random numbers of M_model's samples depend on, in addition to instruction and k.
+
+    See `tpo_lite.seeds` before changing anything here.
+    """
     return f"{recipe.seed}/{arm}/{model}/{purpose}"

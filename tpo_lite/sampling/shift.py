@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import torch
 
 from tpo_lite import nf4
+from tpo_lite.machine.device import Device
 from tpo_lite.records import PromptSamples
 from tpo_lite.sampling.engines.gguf import GgufSampler
 from tpo_lite.sampling.policy import Policy
@@ -22,7 +23,7 @@ POSITIONS = 32
 """Output tokens per prompt: 8 * 32 rows of a 128k vocabulary are 131 MB in float32."""
 
 
-def sampling_shift(sampler: GgufSampler, policy: Policy, device: str, records: Sequence[PromptSamples]) -> float:
+def sampling_shift(sampler: GgufSampler, policy: Policy, device: Device, records: Sequence[PromptSamples]) -> float:
     """Return the mean KL(sampler || trainer) in nats per token, over the beginnings of some samples.
 
     `records`: this iteration's samples. Closes the sampler, since there is room for one model at a time.

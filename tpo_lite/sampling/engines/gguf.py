@@ -1,11 +1,11 @@
-"""llama.cpp: the base as a Q4_K_M GGUF with the adapter attached, many sequences a decode (`tpo_lite.llamacpp.decoder`)."""
+"""Engine gguf: the base as a Q4_K_M GGUF in llama.cpp, with the adapter attached (`tpo_lite.llamacpp.decoder`)."""
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 import numpy as np
 from transformers import AutoConfig
@@ -27,14 +27,14 @@ from tpo_lite.settled import SettledRecipe
 Kind = Literal["Q4_K_M", "F16"]
 
 Q4_SHARE = 0.35
-"""Size of a Q4_K_M file over that of the F16 file it is made from, at most."""
+"""The most that a Q4_K_M file takes, as a share of the F16 file that it is made from."""
 
 
 class GgufSampler(Sampler):
-    """See `tpo_lite.sampling.sampler.Sampler`. The samples of a prompt share its prefill, and thought prompts their beginning.
+    """A `Sampler` in which the samples of a prompt share its prefill, and all thought prompts their common beginning.
 
-    At most `sampling.batch` rows are continued at a time; the KV cache holds them at their longest, and on a GPU the
-    prompt of K samples once (`tpo_lite.llamacpp.decoder` says where it is copied).
+    At most `sampling.batch` rows are continued at a time. The KV cache has room for all of them at their longest. On a
+    GPU it holds the prompt of K samples only once (`tpo_lite.llamacpp.decoder` says where it is copied).
     """
 
     def __init__(self, policy: Policy, recipe: SettledRecipe, device: Device, stops: list[int], kind: Kind = "Q4_K_M"):
@@ -44,7 +44,7 @@ class GgufSampler(Sampler):
         config = AutoConfig.from_pretrained(policy.model)
         self.heads, self.kv_heads = config.num_attention_heads, config.num_key_value_heads
         self.architecture = config.model_type
-        # Where prompts are longer than the plan takes them to be, fewer rows are continued at a time.
+        # If prompts are longer than `gguf_room` assumes, fewer rows are continued at a time.
         self.sequences, self.cells = gguf_room(recipe, device == "cuda")
         self.base = converted_base(policy.model, policy.work, kind)
         self._load(policy.adapter)
@@ -86,24 +86,29 @@ class GgufSampler(Sampler):
         return float(np.abs(live - bare).max())
 
     def log_probabilities(self, prompts: Sequence[list[int]]) -> np.ndarray:
-        """Of each prompt's next token, at temperature 1: (prompts, vocabulary), float32."""
-        logits = np.stack([decoded.logits for decoded in self.decoder.decode([Leaf(prompt) for prompt in prompts])])
+        """Return log-probabilities (prompts, vocabulary) of each prompt's next token at temperature 1, in float32."""
+        decoded = self.decoder.decode([Leaf(prompt) for prompt in prompts])
+        logits = np.stack([cast(np.ndarray, each.logits) for each in decoded])
         return logits - np.logaddexp.reduce(logits, axis=-1, keepdims=True)
 
     def use_adapter(self, folder: Path) -> None:
-        """See `tpo_lite.sampling.sampler.Sampler`. llama.cpp wants to know a model's adapters when it makes a context, so all is loaded again."""
+        """See `tpo_lite.sampling.sampler.Sampler`.
+
+        llama.cpp has to know a model's adapters when it makes a context, so everything is loaded again.
+        """
         self.close()
         self._load(folder)
 
     def close(self) -> None:
-        """Gives the model's memory back."""
+        """Free the model's memory."""
         del self.decoder
 
 
 def converted_base(model: str, work: Path, kind: Kind) -> Path:
-    """The base as a GGUF, made once and kept: WORK/base-<kind>.gguf.
+    """Return the base as a GGUF, WORK/base-<kind>.gguf, which is made once and kept.
 
-    Raises `InputError` for a model that is no plain Llama, `TpoError` if the disk is too small.
+    Raises `InputError` for a model that cannot be converted (`tpo_lite.llamacpp.convert`), `TpoError` if the disk is
+    too small.
     """
     path, whole = work / f"base-{kind}.gguf", work / "base-F16.gguf"
     if path.exists():
@@ -115,7 +120,8 @@ def converted_base(model: str, work: Path, kind: Kind) -> Path:
         if needed > free:
             raise TpoError(
                 f"engine: gguf needs {needed / 1e9:.1f} GB under {work} to convert the base once, and "
-                f"{free / 1e9:.1f} GB are free. Free some space and run the same command again, or set engine: transformers."
+                f"{free / 1e9:.1f} GB are free. Free some space and run the same command again, or set "
+                "engine: transformers."
             )
         convert(source, whole)
     if kind != "F16":

@@ -9,10 +9,11 @@ from unsloth import FastLanguageModel  # isort: skip  before transformers and pe
 
 from peft import PeftModel
 
+from tpo_lite.machine.device import Device
 from tpo_lite.nf4 import compute_dtype, loading
 
 
-def load(model: str, adapter: Path | None, device: str, max_length: int) -> Any:
+def load(model: str, adapter: Path | None, device: Device, max_length: int) -> Any:
     """Load the 4-bit base, with its adapter if there is one, for sequences of up to `max_length` tokens.
 
     unsloth's kernels read only the first active adapter, so there is never a second. Raises `OutOfMemory` if memory
