@@ -123,6 +123,7 @@ def test_none_is_of_an_evaluation_set() -> None:
     assert not any(is_leaked(text) for text in TEXTS)
 
 
+@pytest.mark.shared
 def test_none_is_near_a_published_instruction() -> None:
     published = sorted({text for path in sorted((SHARED / "data").rglob("*")) for text in published_texts(path)})
     assert len(published) > 20_000
