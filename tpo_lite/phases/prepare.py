@@ -13,7 +13,7 @@ if __name__ == "__main__":
 from tpo_lite.chat import Chat, load_tokenizer
 from tpo_lite.hub import model_path
 from tpo_lite.instructions.load import load
-from tpo_lite.instructions.slices import prepare, slices
+from tpo_lite.instructions.slices import Slices, prepare, slices
 from tpo_lite.judges.open import check_judge
 from tpo_lite.machine.device import Device
 from tpo_lite.phases.summaries import PrepareSummary
@@ -36,8 +36,8 @@ def read_source(recipe: Recipe) -> tuple[list[Instruction], int]:
     return loaded.instructions, loaded.bad
 
 
-def run(folder: RunFolder, recipe: SettledRecipe, device: Device) -> PrepareSummary:
-    """Write instructions/validation.jsonl and instructions/iteration-<t>.jsonl."""
+def cut(recipe: Recipe) -> tuple[Slices, PrepareSummary]:
+    """Read, clean and slice the recipe's instructions. Raises `InputError` for a source with too few of them."""
     settings = recipe.instructions
     found, bad = read_source(recipe)
     chat = Chat(load_tokenizer(model_path(recipe.model)))
@@ -51,11 +51,16 @@ def run(folder: RunFolder, recipe: SettledRecipe, device: Device) -> PrepareSumm
         per_iteration=settings.per_iteration,
         validation=settings.validation,
     )
+    return parts, PrepareSummary(bad=bad, **prepared.counts)
+
+
+def run(folder: RunFolder, recipe: SettledRecipe, device: Device) -> PrepareSummary:
+    """Write instructions/validation.jsonl and instructions/iteration-<t>.jsonl."""
+    parts, summary = cut(recipe)
     check_judge(recipe.judge, device)
     write_jsonl(folder.instructions("validation"), parts.validation)
     for t, part in enumerate(parts.iterations):
         write_jsonl(folder.instructions(f"iteration-{t}"), part)
-    summary = PrepareSummary(bad=bad, **prepared.counts)
     print(f"instructions: {summary.kept} kept of {summary.read}{_reasons(summary)}", flush=True)
     return summary
 
