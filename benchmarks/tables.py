@@ -8,7 +8,7 @@ from datetime import date
 from pathlib import Path
 
 from benchmarks.measuring import machine
-from tpo_lite import __version__
+from tpo_lite.version import __version__
 
 RESULTS = Path(__file__).parent / "results"
 

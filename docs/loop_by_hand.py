@@ -4,7 +4,7 @@
 
     python docs/loop_by_hand.py OUT
 
-It takes about two minutes on two CPU cores and downloads nothing.
+It takes about a minute on two CPU cores and downloads nothing.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from tpo_lite.version import __version__
 
 if TYPE_CHECKING:
     from tpo_lite.api import base_policy, load_instructions, open_policy, settle, train
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from tpo_lite.judges.open import open_judge
     from tpo_lite.judges.protocol import Judge, JudgeRequest, Verdict
     from tpo_lite.loop.results import read_results
-    from tpo_lite.preferences.play import judge_prompts
     from tpo_lite.preferences.pairs import make_pairs, score_prompts
+    from tpo_lite.preferences.play import judge_prompts
     from tpo_lite.preferences.tournament import Adaptive, RoundRobin, Single
     from tpo_lite.recipe import Recipe, load_recipe
     from tpo_lite.records import Comparison, Instruction, Pair, PromptJudgements, PromptSamples, Sample, read_jsonl
@@ -82,6 +82,7 @@ __all__ = [
     "settle",
     "train",
     "train_on_pairs",
+    "__version__",
 ]
 
 
@@ -92,4 +93,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return [*__all__, "__version__"]
+    return __all__

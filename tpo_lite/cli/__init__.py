@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from tpo_lite import __version__
+from tpo_lite.version import __version__
 from tpo_lite.cli import doctor, judge, merge, phases, plan, recipes, status, train
 
 

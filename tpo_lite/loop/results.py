@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import ValidationError
 
-from tpo_lite import __version__
+from tpo_lite.version import __version__
 from tpo_lite.errors import InputError
 from tpo_lite.files import read_json, write_json
 from tpo_lite.loop.results_schema import SCHEMA_VERSION, ArmResults, IterationResults, Results, ValidationResults

@@ -9,7 +9,7 @@ import pytest
 
 from tests.helpers.fake_nvidia import fake_nvidia_smi
 from tests.helpers.tiny_run import invoke
-from tpo_lite import __version__
+from tpo_lite.version import __version__
 from tpo_lite.cli import main
 from tpo_lite.run import PHASES
 
