@@ -12,7 +12,7 @@ def test_every_name_is_there():
     assert sorted(tpo_lite._HOME) == tpo_lite.__all__[:-1] and tpo_lite.__all__[-1] == "__version__"
     for name in tpo_lite.__all__:
         assert getattr(tpo_lite, name) is not None
-    assert dir(tpo_lite) == tpo_lite.__all__
+    assert dir(tpo_lite) == sorted(tpo_lite.__all__)
 
 
 def test_a_name_that_is_not_there():
