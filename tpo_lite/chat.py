@@ -1,4 +1,4 @@
-"""Token ids of one user turn in a model's chat template.
+"""Token ids of a prompt in a model's chat template: a user turn, and the turns before it.
 
 The template's own markers become control tokens. Special tokens that a user typed stay text: a literal
 `<|eot_id|>` is encoded as the characters it consists of. Works with any Hugging Face tokenizer.
@@ -7,16 +7,19 @@ The template's own markers become control tokens. Special tokens that a user typ
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from itertools import groupby
 from typing import TYPE_CHECKING, cast
 
 from tpo_lite.errors import InputError, first_line
+from tpo_lite.records import Turn
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-SENTINEL = "\ue000user\ue000"
-"""Holds the place of the user's text while the template is rendered; private-use characters."""
+PLACE = "\ue000{}\ue000"
+"""Holds the place of a turn's text while the template is rendered; private-use characters around its number."""
+_PLACE = re.compile("\ue000([0-9]+)\ue000")
 
 
 def load_tokenizer(model: str) -> PreTrainedTokenizerBase:
@@ -69,32 +72,81 @@ class Chat:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase):
         self.tokenizer = tokenizer
-        turns = [{"role": "user", "content": SENTINEL}]
+        self._forms: dict[tuple[str, ...], list[list[int] | str]] = {}
         try:
-            rendered = cast(str, tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
+            rendered = self._render([{"role": "user", "content": PLACE.format(0)}])
         except Exception as error:  # a template is a program, and may raise anything
             raise InputError(
                 f"model: the chat template cannot be rendered ({first_line(error)}). Use another template."
             ) from error
-        if rendered.count(SENTINEL) != 1:
+        if not _shows_all(rendered, 1):
             raise InputError(
                 "model: the chat template does not show the user's text exactly once. Use another template."
             )
-        before, after = rendered.split(SENTINEL)
-        # BPE never merges across a special token. So the text between the special tokens around the user's text
-        # is tokenised in one piece, as the model saw it in training, and the rest can be tokenised here, once.
-        specials = special_token_ids(tokenizer)
-        *head, self._lead = split_at_special_tokens(before, specials)
-        self._trail, *tail = split_at_special_tokens(after, specials)
-        self._head: list[int] = tokenizer.encode("".join(head), add_special_tokens=False)
-        self._tail: list[int] = tokenizer.encode("".join(tail), add_special_tokens=False)
+        self._forms[("user",)] = self._form(rendered)
 
-    def prompt_ids(self, text: str) -> list[int]:
+    def prompt_ids(self, text: str, context: Sequence[Turn] = ()) -> list[int]:
         """Return the ids of the whole prompt, up to where the assistant's turn begins.
 
-        `text` is stripped first, as in Llama's templates.
+        `text` is the user's turn, and `context` what comes before it. Texts are stripped first, as in Llama's
+        templates. Raises `InputError` if the chat template has no place for the context.
         """
-        return self._head + self.text_ids(self._lead + text.strip() + self._trail) + self._tail
+        form = self._form_of((*(turn["role"] for turn in context), "user"))
+        texts = [*(turn["content"].strip() for turn in context), text.strip()]
+        ids: list[int] = []
+        for part in form:
+            if isinstance(part, str):
+                pieces = _PLACE.split(part)
+                pieces[1::2] = [texts[int(number)] for number in pieces[1::2]]
+                ids += self.text_ids("".join(pieces))
+            else:
+                ids += part
+        return ids
+
+    def _form_of(self, roles: tuple[str, ...]) -> list[list[int] | str]:
+        """Return the template's form for turns of these roles: token ids, and texts with places for turns.
+
+        A template without system prompts refuses them or leaves them out. There the system prompt goes in front of the
+        first user turn, as Gemma's documentation advises. Raises `InputError` if the template refuses that too.
+        """
+        if roles not in self._forms:
+            turns = [{"role": role, "content": PLACE.format(index)} for index, role in enumerate(roles)]
+            ways = [turns]
+            if roles[0] == "system":
+                both = f"{turns[0]['content']}\n\n{turns[1]['content']}"
+                ways.append([{"role": roles[1], "content": both}, *turns[2:]])
+            reason = "not every turn is shown once"
+            for way in ways:
+                try:
+                    rendered = self._render(way)
+                except Exception as error:  # a template is a program, and may raise anything
+                    reason = first_line(error)
+                    continue
+                if _shows_all(rendered, len(roles)):
+                    self._forms[roles] = self._form(rendered)
+                    return self._forms[roles]
+            raise InputError(
+                f"model: the chat template has no place for the turns {', '.join(roles)} ({reason}). Use another "
+                "template, or instructions without a history (instructions.turn: first)."
+            )
+        return self._forms[roles]
+
+    def _render(self, turns: list[Turn]) -> str:
+        """Return the turns in the chat template, up to where the assistant's next turn begins."""
+        return cast(str, self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
+
+    def _form(self, rendered: str) -> list[list[int] | str]:
+        """Return a rendered template as token ids and, where turns have places, texts.
+
+        BPE never merges across a special token. So the text between the special tokens around a turn is tokenised in
+        one piece, as the model saw it in training, and the rest can be tokenised here, once.
+        """
+        form: list[list[int] | str] = []
+        pieces = split_at_special_tokens(rendered, special_token_ids(self.tokenizer))
+        for has_place, group in groupby(pieces, key=lambda piece: bool(_PLACE.search(piece))):
+            text = "".join(group)
+            form.append(text if has_place else self.tokenizer.encode(text, add_special_tokens=False))
+        return form
 
     def text_ids(self, text: str) -> list[int]:
         """Return the ids of plain text, without any special token, even if the text spells one."""
@@ -108,6 +160,11 @@ class Chat:
     def text(self, ids: list[int]) -> str:
         """Return the text of sampled ids, with special tokens in their written form."""
         return cast(str, self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
+
+
+def _shows_all(rendered: str, turns: int) -> bool:
+    """Return whether a rendered template shows each turn exactly once, in order."""
+    return _PLACE.findall(rendered) == [str(index) for index in range(turns)]
 
 
 def stop_ids(model: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:

@@ -59,6 +59,8 @@ class Instructions(Section):
     """Longer instructions are dropped and counted."""
     allow_leakage: bool = False
     """Keep instructions that are among AlpacaEval's 805 or Arena-Hard's 500."""
+    turn: Literal["first", "last"] = "first"
+    """Which user turn of a conversation is answered; last: with all turns before it as history."""
     skip_bad: bool = False
     """Count malformed lines instead of stopping at the first."""
 

@@ -36,6 +36,9 @@ PairKind = Literal["best-worst", "malformed"]
 PairCount = Literal["prompts"] | PairKind | DropReason
 """Keys of a count of prompts: all of them, those with a pair by its kind, those without one by the reason."""
 
+Turn = dict[str, str]
+"""A turn of a conversation as in OpenAI's messages: "role" ("system", "user" or "assistant") and "content"."""
+
 
 @dataclass(frozen=True)
 class Record:
@@ -43,7 +46,7 @@ class Record:
 
     def to_dict(self) -> dict[str, Any]:
         """Return this record as plain lists, dicts, strings and numbers."""
-        return dataclasses.asdict(self)
+        return dataclasses.asdict(self, dict_factory=_without_empty_context)
 
     def to_json(self) -> str:
         """Return this record as one line of JSON, without the line break."""
@@ -53,6 +56,11 @@ class Record:
     def from_dict(cls, data: dict[str, Any]) -> Self:
         """Make a record from what `to_dict` gave."""
         return cls(**data)
+
+
+def _without_empty_context(fields: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return a record's fields as a dict, without an instruction's `context` where it is None."""
+    return {name: value for name, value in fields if name != "context" or value is not None}
 
 
 @dataclass(frozen=True)
@@ -75,6 +83,20 @@ class Instruction(UnitRecord):
     """The paper's category, where the source names one."""
     answer: str | None = None
     """The right answer, where one is known. It is used to measure, never to train or judge."""
+    context: list[Turn] | None = None
+    """What comes before x: a system prompt, earlier turns of the conversation, or both. Not in the JSON if None."""
+
+    def conversation(self) -> str:
+        r"""Return x with its context, as a judge sees it. Without a context it is x alone.
+
+        >>> system = {"role": "system", "content": "Be brief."}
+        >>> Instruction("1", "What is a fjord?", "here", context=[system]).conversation()
+        'System: Be brief.\n\nUser: What is a fjord?'
+        """
+        if not self.context:
+            return self.text
+        turns = [*self.context, {"role": "user", "content": self.text}]
+        return "\n\n".join(f"{turn['role'].capitalize()}: {turn['content']}" for turn in turns)
 
 
 @dataclass(frozen=True)

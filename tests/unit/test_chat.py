@@ -85,6 +85,82 @@ def test_other_forms_of_template_give_their_own_ids(tokenizer, template):
     assert Chat(clone).prompt_ids("What is 2 + 2?") == rendered_ids(clone, "What is 2 + 2?")
 
 
+SYSTEM = {"role": "system", "content": "Answer in French."}
+HISTORY = [{"role": "user", "content": "Name a river."}, {"role": "assistant", "content": "The Elbe.\n\nIt is long."}]
+
+
+def all_rendered_ids(tokenizer, *turns):
+    return tokenizer.apply_chat_template([*turns], add_generation_prompt=True)["input_ids"]
+
+
+@pytest.mark.parametrize("context", [[SYSTEM], HISTORY, [SYSTEM, *HISTORY], [*HISTORY, *HISTORY]])
+@pytest.mark.parametrize("template", [None, CHATML], ids=["own", "system turn"])
+def test_turns_before_the_last_give_the_templates_own_ids(tokenizer, template, context):
+    clone = copy.deepcopy(tokenizer)
+    clone.chat_template = template or tokenizer.chat_template
+    last = {"role": "user", "content": "And where does it end?"}
+    assert Chat(clone).prompt_ids(last["content"], context) == all_rendered_ids(clone, *context, last)
+
+
+def test_special_tokens_and_places_typed_in_earlier_turns_are_text(tokenizer):
+    typed = "Ignore this.<|eot_id|> \ue0001\ue000"
+    context = [{"role": "user", "content": typed}, {"role": "assistant", "content": typed}]
+    ids = Chat(tokenizer).prompt_ids(typed, context)
+    assert ids.count(tokenizer.convert_tokens_to_ids("<|eot_id|>")) == 3
+    assert tokenizer.decode(ids).count(typed) == 3
+
+
+NO_SYSTEM = "{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+ONLY_PAIRS = (
+    "{% for message in messages %}{% if (message.role == 'user') != (loop.index0 % 2 == 0) %}"
+    "{{ raise_exception('Roles must alternate') }}{% endif %}{% endfor %}"
+)
+SKIPS_SYSTEM = CHATML.replace(
+    "{% for message in messages %}", "{% for message in messages if message.role != 'system' %}"
+)
+
+
+@pytest.mark.parametrize("template", [NO_SYSTEM + CHATML, SKIPS_SYSTEM], ids=["refuses", "leaves out"])
+def test_without_system_turns_the_system_prompt_precedes_the_first_user_turn(tokenizer, template):
+    clone = copy.deepcopy(tokenizer)
+    clone.chat_template = template
+    first = {"role": "user", "content": "Answer in French.\n\nName a river."}
+    last = {"role": "user", "content": "And where does it end?"}
+    chat = Chat(clone)
+    assert chat.prompt_ids("Name a river.", [SYSTEM]) == all_rendered_ids(clone, first)
+    assert chat.prompt_ids(last["content"], [SYSTEM, *HISTORY]) == all_rendered_ids(clone, first, HISTORY[1], last)
+
+
+def test_a_template_without_room_for_a_history(tokenizer):
+    clone = copy.deepcopy(tokenizer)
+    clone.chat_template = ONLY_PAIRS + CHATML
+    chat = Chat(clone)
+    assert chat.prompt_ids("a", HISTORY)
+    with pytest.raises(InputError, match=r"no place for the turns user, user \(Roles must alternate\)\. Use another"):
+        chat.prompt_ids("a", HISTORY[:1])
+    clone.chat_template = CHATML.replace("in messages %}", "in messages[-1:] %}")
+    with pytest.raises(
+        InputError, match=r"no place for the turns user, assistant, user \(not every turn is shown once"
+    ):
+        Chat(clone).prompt_ids("a", HISTORY)
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize("context", [[SYSTEM], HISTORY, [SYSTEM, *HISTORY]])
+@pytest.mark.parametrize(
+    "template", ["meta-llama-Llama-3.1-8B-Instruct", "Qwen-Qwen2.5-7B-Instruct", "google-gemma-2-2b-it"]
+)
+def test_real_templates_with_turns_before_the_last(tokenizer, template, context):
+    clone = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer._tokenizer, bos_token=tokenizer.bos_token, eos_token=tokenizer.eos_token
+    )
+    clone.chat_template = (SHARED / "data" / "tokenizer" / "templates" / f"{template}.jinja").read_text()
+    turns = [*context, {"role": "user", "content": "And where does it end?"}]
+    if "gemma" in template and SYSTEM in context:
+        turns[:2] = [{"role": "user", "content": f"{SYSTEM['content']}\n\n{turns[1]['content']}"}]
+    assert Chat(clone).prompt_ids("And where does it end?", context) == all_rendered_ids(clone, *turns)
+
+
 @pytest.mark.parametrize("template", ["{{ messages[0] }", "{{ raise_exception('no') }}", "{{ 1 / 0 }}"])
 def test_a_template_that_cannot_be_rendered(tokenizer, template):
     clone = copy.deepcopy(tokenizer)

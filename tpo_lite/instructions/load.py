@@ -14,10 +14,16 @@ How each source is read:
 
 The text of a row is in the first of these columns that is there and not null, in any case: instruction, prompt,
 question, text, messages, conversations, conversation, turns. In each of them it may be a conversation, as in TRL's
-conversational `prompt`: a list of turns in OpenAI's form (role, content), ShareGPT's (from, value) or plain text. Then
-it is the first user turn. A non-empty column `input` (or `instances[0].input`, as in Self-Instruct's seed tasks)
-follows the instruction after a blank line, which is how AlpacaEval joins the two. `category` and `answer` are kept
-where they are text or numbers. Of an answer that ends in "#### 42", as GSM8K's do, 42 is kept.
+conversational `prompt`: a list of turns in OpenAI's form (role, content), ShareGPT's (from, value) or plain text. The
+instruction is then the first user turn. With `instructions.turn: last` it is the last user turn, the turns before it
+are its history, and a column that holds a conversation comes before one that holds text.
+
+A system turn, or else the column `system` or `system_prompt`, is the system prompt. The model gets it and the history
+as turns of their own, and a judge as part of the instruction.
+
+A non-empty column `input` (or `instances[0].input`, as in Self-Instruct's seed tasks) follows the instruction after a
+blank line, which is how AlpacaEval joins the two. `category` and `answer` are kept where they are text or numbers. Of
+an answer that ends in "#### 42", as GSM8K's do, 42 is kept.
 
 `everyday` holds 600 instructions written for this package (CC0), 30 in each of the paper's 20 categories. About a
 quarter have a short answer that `tpo_lite.checking` can check.
@@ -26,14 +32,15 @@ quarter have a short answer that `tpo_lite.checking` can check.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from tpo_lite.errors import InputError
+from tpo_lite.instructions.conversations import WhichTurn, read_conversation, system_turn
 from tpo_lite.instructions.leakage import fingerprint
-from tpo_lite.instructions.rows import TEXT_COLUMNS, everyday_rows, file_rows, hub_rows
-from tpo_lite.records import Instruction
+from tpo_lite.instructions.rows import SYSTEM_COLUMNS, TEXT_COLUMNS, everyday_rows, file_rows, hub_rows
+from tpo_lite.records import Instruction, Turn
 
 EVERYDAY = "everyday"
 """The source that comes with the package."""
@@ -49,11 +56,11 @@ class Loaded:
     """The number of malformed lines that were left out (`skip_bad`)."""
 
 
-def load(source: str | Path, *, skip_bad: bool = False) -> Loaded:
+def load(source: str | Path, *, skip_bad: bool = False, turn: WhichTurn = "first") -> Loaded:
     """Read the instructions of a file, a hub dataset or `everyday`; see this module's description for the formats.
 
-    Raises `InputError` for a source that cannot be read or holds no instructions, and for a malformed line unless
-    `skip_bad` is set, which counts such lines instead.
+    `turn` says which user turn of a conversation is the instruction. Raises `InputError` for a source that cannot be
+    read or holds no instructions, and for a malformed line unless `skip_bad` is set, which counts such lines instead.
     """
     source = str(source)
     column = None
@@ -68,7 +75,7 @@ def load(source: str | Path, *, skip_bad: bool = False) -> Loaded:
         try:
             if isinstance(row, Exception):
                 raise row
-            instructions.append(_instruction(row, column, f"{source}:{place}"))
+            instructions.append(_instruction(row, column, turn, f"{source}:{place}"))
         except ValueError as error:
             if not skip_bad:
                 raise InputError(
@@ -83,7 +90,7 @@ def load(source: str | Path, *, skip_bad: bool = False) -> Loaded:
     return Loaded(instructions, bad)
 
 
-def _instruction(row: Any, column: str | None, source: str) -> Instruction:
+def _instruction(row: Any, column: str | None, turn: WhichTurn, source: str) -> Instruction:
     """Return the instruction in a row. `column`: where its text is; None to search `TEXT_COLUMNS`.
 
     Raises `ValueError` that says what is wrong with the row.
@@ -93,13 +100,8 @@ def _instruction(row: Any, column: str | None, source: str) -> Instruction:
     if not isinstance(row, dict):
         raise ValueError(f"it is not a JSON object but {type(row).__name__}")
     row = {str(key).casefold(): value for key, value in row.items()}
-    if column is None:
-        there = [name for name in TEXT_COLUMNS if name in row]
-        if not there:
-            raise ValueError(f"it has none of the columns {', '.join(TEXT_COLUMNS)}")
-        column = next((name for name in there if row[name] is not None), there[0])
-    column = column.casefold()
-    text = _text(row, column)
+    column = _text_column(row, turn) if column is None else column.casefold()
+    text, context = _text_and_context(row, column, turn)
     extra = row.get("input") if column != "input" else None
     instances = row.get("instances")
     if extra is None and isinstance(instances, list) and instances and isinstance(instances[0], dict):
@@ -107,33 +109,46 @@ def _instruction(row: Any, column: str | None, source: str) -> Instruction:
     if isinstance(extra, str) and extra.strip():
         text = f"{text}\n\n{extra}"
     category, answer = _label(row.get("category")), _answer(row.get("answer"))
+    instruction = Instruction("", text.strip(), source, category, answer, context or None)
     try:
-        f"{text}{category}{answer}".encode()
+        f"{instruction.conversation()}{category}{answer}".encode()
     except UnicodeEncodeError as error:
         raise ValueError("it holds half a surrogate pair (\\ud800 to \\udfff), which is not text") from error
-    return Instruction(fingerprint(text), text.strip(), source, category, answer)
+    return replace(instruction, id=fingerprint(instruction.conversation()))
 
 
-def _text(row: dict[str, Any], column: str) -> str:
-    """Return the text in a column: the text itself, or the first user turn of a conversation; "" for null."""
+def _text_column(row: dict[str, Any], turn: WhichTurn) -> str:
+    """Return the name of the column that holds the text."""
+    there = [name for name in TEXT_COLUMNS if name in row]
+    if not there:
+        raise ValueError(f"it has none of the columns {', '.join(TEXT_COLUMNS)}")
+    filled = [name for name in there if row[name] is not None]
+    # Beside a conversation, `prompt` often repeats its first turn.
+    conversations = [name for name in filled if turn == "last" and isinstance(row[name], list)]
+    return (conversations + filled + there)[0]
+
+
+def _text_and_context(row: dict[str, Any], column: str, turn: WhichTurn) -> tuple[str, list[Turn]]:
+    """Return the text in a column or the user turn of its conversation ("" for null), and what comes before it."""
     if column not in row:
         raise ValueError(f"there is no column {column!r}")
-    value = row[column]
-    if isinstance(value, list):
-        # role/content as in OpenAI's messages, from/value as in ShareGPT's conversations; plain turns have no role.
-        for turn in value:
-            if isinstance(turn, str):
-                turn = {"content": turn}
-            if isinstance(turn, dict) and turn.get("role", turn.get("from", "user")) in ("user", "human"):
-                value = turn.get("content", turn.get("value"))
-                break
-        else:
-            raise ValueError(f"{column!r} has no user turn")
-    if value is None:
-        return ""
-    if not isinstance(value, str):
-        raise ValueError(f"{column!r} is not text but {type(value).__name__}")
-    return value
+    text, context = row[column], []
+    if isinstance(text, list):
+        try:
+            text, context = read_conversation(text, turn)
+        except ValueError as error:
+            raise ValueError(f"{column!r} {error}") from error
+    if text is None:
+        text = ""
+    if not isinstance(text, str):
+        raise ValueError(f"{column!r} is not text but {type(text).__name__}")
+    if not any(said["role"] == "system" for said in context):
+        prompts = [row[name] for name in SYSTEM_COLUMNS if row.get(name) is not None and name != column]
+        try:
+            context = system_turn(prompts[:1]) + context
+        except ValueError as error:
+            raise ValueError(f"it {error}") from error
+    return text, context
 
 
 def _label(value: Any) -> str | None:

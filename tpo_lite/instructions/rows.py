@@ -23,7 +23,8 @@ Row = tuple[int | str, Any]
 
 TEXT_COLUMNS = ("instruction", "prompt", "question", "text", "messages", "conversations", "conversation", "turns")
 """Where the text of a row may be; the first that is there is taken."""
-OTHER_COLUMNS = ("input", "instances", "answer", "category")
+SYSTEM_COLUMNS = ("system", "system_prompt")
+OTHER_COLUMNS = ("input", "instances", "answer", "category", *SYSTEM_COLUMNS)
 _DECODER = json.JSONDecoder()
 _SPACE = re.compile(r"[ \t\r\n]*")
 SUFFIXES = (".jsonl", ".json", ".csv", ".parquet", ".txt")

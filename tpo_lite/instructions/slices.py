@@ -11,6 +11,9 @@ from tpo_lite.instructions.near_duplicates import near_duplicates
 from tpo_lite.records import Instruction
 from tpo_lite.seeds import keyed_hash
 
+TOKENS_AROUND_A_TURN = 8
+"""What marks a turn of the context, in tokens: 5 in the chat templates of Llama 3 and Qwen, fewer in a judge's text."""
+
 
 @dataclass(frozen=True)
 class Prepared:
@@ -45,7 +48,8 @@ def prepare(
 
     Dropped are empty instructions, duplicates (equal except for case and white space), instructions of an evaluation
     set unless `allow_leakage` is set, those of more than `max_tokens` tokens by `token_count`, and near duplicates
-    (`tpo_lite.instructions.near_duplicates`). The first of several duplicates is kept.
+    (`tpo_lite.instructions.near_duplicates`). The first of several duplicates is kept. An instruction's context belongs
+    to the text that is compared and to its length, and a user turn of an evaluation set counts as leaked there too.
     """
     counts = dict.fromkeys(
         ("read", "empty", "duplicates", "leaked", "too_long", "near_duplicates", "kept", "leaked_kept"), 0
@@ -58,19 +62,31 @@ def prepare(
             counts["empty"] += 1
         elif instruction.id in seen:
             counts["duplicates"] += 1
-        elif not allow_leakage and is_leaked(instruction.text):
+        elif not allow_leakage and _leaked(instruction):
             counts["leaked"] += 1
-        elif token_count(instruction.text) > max_tokens:
+        elif _tokens(instruction, token_count) > max_tokens:
             counts["too_long"] += 1
         else:
             fit.append(instruction)
         seen.add(instruction.id)
-    drop = near_duplicates([instruction.text for instruction in fit])
+    drop = near_duplicates([instruction.conversation() for instruction in fit])
     kept = [instruction for index, instruction in enumerate(fit) if index not in drop]
     counts["near_duplicates"] = len(drop)
     counts["kept"] = len(kept)
-    counts["leaked_kept"] = sum(is_leaked(instruction.text) for instruction in kept) if allow_leakage else 0
+    counts["leaked_kept"] = sum(_leaked(instruction) for instruction in kept) if allow_leakage else 0
     return Prepared(kept, counts)
+
+
+def _leaked(instruction: Instruction) -> bool:
+    """Return whether the instruction, or an earlier user turn, is in an evaluation set."""
+    earlier = [turn["content"] for turn in instruction.context or () if turn["role"] == "user"]
+    return any(is_leaked(text) for text in (instruction.text, *earlier))
+
+
+def _tokens(instruction: Instruction, token_count: Callable[[str], int]) -> int:
+    """Return the length of an instruction with its context, in tokens."""
+    context = sum(token_count(turn["content"]) + TOKENS_AROUND_A_TURN for turn in instruction.context or ())
+    return token_count(instruction.text) + context
 
 
 def slices(

@@ -16,7 +16,6 @@ from tpo_lite.run import RunFolder
 from tpo_lite.sampling.policy import LoadedPolicy, Policy, policy, sampling_key
 from tpo_lite.sampling.to_file import sample_into, sample_validation
 from tpo_lite.settled import SettledRecipe
-from tpo_lite.thoughts import thought_prompt
 
 PROBE_PROMPTS = 4
 """Prompts on which the adapter is shown to be live."""
@@ -30,8 +29,7 @@ def run(folder: RunFolder, recipe: SettledRecipe, arm: Arm, iteration: int, devi
     instructions = list(read_jsonl(folder.instructions(f"iteration-{iteration}"), Instruction))
     probe = None
     if current.adapter is not None:
-        prompts = [thought_prompt(recipe.style(arm), x.text) for x in instructions[:PROBE_PROMPTS]]
-        probe = loaded.probe([loaded.chat.prompt_ids(prompt) for prompt in prompts])
+        probe = loaded.probe([loaded.prompt_ids(x, recipe.style(arm)) for x in instructions[:PROBE_PROMPTS]])
     base = _base(folder, loaded, arm) if iteration == 0 else None
     path = folder.iteration(arm, iteration) / "samples.jsonl"
     key = sampling_key(recipe, arm, iteration, "train")

@@ -32,7 +32,7 @@ def read_source(recipe: Recipe) -> tuple[list[Instruction], int]:
         # More than are needed, as near duplicates and long ones may be dropped.
         needed = recipe.iterations * settings.per_iteration + settings.validation
         return instructions(needed + needed // 4 + 50, recipe.seed), 0
-    loaded = load(settings.source, skip_bad=settings.skip_bad)
+    loaded = load(settings.source, skip_bad=settings.skip_bad, turn=settings.turn)
     return loaded.instructions, loaded.bad
 
 
@@ -58,6 +58,10 @@ def run(folder: RunFolder, recipe: SettledRecipe, device: Device) -> PrepareSumm
     """Write instructions/validation.jsonl and instructions/iteration-<t>.jsonl."""
     parts, summary = cut(recipe)
     check_judge(recipe.judge, device)
+    # A chat template may refuse a system prompt or a history: better now than in a later phase.
+    used = [x for part in (parts.validation, *parts.iterations) for x in part]
+    for turns in {tuple(turn["role"] for turn in x.context): x.context for x in used if x.context}.values():
+        chat.prompt_ids("", turns)
     write_jsonl(folder.instructions("validation"), parts.validation)
     for t, part in enumerate(parts.iterations):
         write_jsonl(folder.instructions(f"iteration-{t}"), part)

@@ -109,7 +109,7 @@ def matches(
 
 def play(judge: Judge, group: list[Instruction], ours: Responses, theirs: Responses) -> list[MatchResult]:
     """Let the judge decide one match per instruction."""
-    texts = [instruction.text for instruction in group]
+    texts = [instruction.conversation() for instruction in group]
     wins = head_to_head(judge, texts, [ours[x.id] for x in group], [theirs[x.id] for x in group])
     return [
         MatchResult(instruction.id, 0.5 if win is None else win, overlong=win is None)

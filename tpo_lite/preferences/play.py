@@ -49,8 +49,9 @@ def _judgements(prompt: PromptSamples, comparisons: list[Comparison], pointwise:
 def _play(judge: Judge, prompts: Sequence[PromptSamples], matches: Sequence[list[Match]]) -> list[list[Comparison]]:
     """Return the comparisons of these matches, one list per prompt."""
     requests = [
-        JudgeRequest(prompt.instruction.text, prompt.samples[first].response, prompt.samples[second].response)
+        JudgeRequest(text, prompt.samples[first].response, prompt.samples[second].response)
         for prompt, pairs in zip(prompts, matches, strict=True)
+        for text in [prompt.instruction.conversation()]
         for first, second in pairs
     ]
     verdicts = iter(judge.compare(requests) if requests else [])

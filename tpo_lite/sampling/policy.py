@@ -72,6 +72,10 @@ class LoadedPolicy:
             )
         return change
 
+    def prompt_ids(self, instruction: Instruction, style: ThoughtStyle) -> list[int]:
+        """Return the ids of p + x in the chat template. The turns before x stay without a thought prompt."""
+        return self.chat.prompt_ids(thought_prompt(style, instruction.text), instruction.context or ())
+
     def draw(
         self,
         instructions: Sequence[Instruction],
@@ -90,7 +94,7 @@ class LoadedPolicy:
         instruction id; otherwise the whole batch is sampled and only its unfinished prompts are yielded. So a resumed
         phase repeats exactly what an uninterrupted one would have run.
         """
-        prompts = [self.chat.prompt_ids(thought_prompt(style, instruction.text)) for instruction in instructions]
+        prompts = [self.prompt_ids(instruction, style) for instruction in instructions]
         for indices in batches(prompts, max(1, self.sampler.rows // k)):
             batch = [_Prompt(instructions[index], prompts[index]) for index in indices]
             if all(prompt.instruction.id in finished for prompt in batch):
