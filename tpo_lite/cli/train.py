@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 @click.option("--recipe", help=f"A recipe's name or file. [default: embedded without a GPU, {DEFAULT} with --gpu]")
 @click.option("--gpu", type=int, help="Index of the GPU to use, as nvidia-smi counts.")
 @click.option("--cpu", is_flag=True, help="Use no GPU.")
-@click.option("--prompts", help="Instructions: a JSONL, CSV, Parquet or text file, or hub:name[:split[:column]].")
+@click.option("--prompts", help="Instructions: a JSONL, JSON, CSV, Parquet or text file, or hub:name[:split[:column]].")
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Run folder. [default: runs/RECIPE]")
 @click.option("--iterations", type=click.IntRange(min=1), help="How many rounds.")
 @click.option("--seed", type=int, help="Decides slices, samples and training order.")

@@ -9,7 +9,7 @@ import yaml
 
 from tests.helpers.alphabet import Alphabet, prompt
 from tpo_lite.phases import select as phase
-from tpo_lite.records import JsonlAppender, MatchResult, read_jsonl
+from tpo_lite.records import Instruction, JsonlAppender, MatchResult, read_jsonl
 from tpo_lite.run import RunFolder
 
 ANSWERS = {
@@ -48,3 +48,10 @@ def test_a_match_that_does_not_fit_the_judge_is_a_tie_and_is_named(run, capsys):
     path.write_text("".join(line.replace(', "overlong": false', "") + "\n" for line in path.read_text().splitlines()))
     assert phase.run(run, run.load_settled(), "direct", 0, "cpu") == validation
     assert capsys.readouterr().out.endswith(named)
+
+
+def test_the_judge_of_a_match_sees_what_comes_before_an_instruction():
+    judge = Alphabet()
+    asked = Instruction("x", "Where?", "test", context=[{"role": "system", "content": "Be brief."}])
+    assert phase.play(judge, [asked], {"x": "a"}, {"x": "b"})[0].win == pytest.approx(0.95)
+    assert {request.instruction for request in judge.batches[0]} == {"System: Be brief.\n\nUser: Where?"}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from tests.helpers.alphabet import ADAPTIVE, Alphabet, prompt
@@ -21,6 +23,17 @@ def test_a_round_robin_of_several_prompts_is_one_call() -> None:
     assert judge.batches == [[JudgeRequest("?", a, b) for a, b in ("ba", "ab", "dc", "cd")]]
     assert records[0].comparisons == [Comparison(0, 1, 0.05, "B", "because"), Comparison(1, 0, 0.95, "A", "because")]
     assert [(record.id, record.calls, record.saved) for record in records] == [("x", 2, 4), ("y", 0, 0), ("z", 2, 0)]
+
+
+def test_a_judge_sees_what_comes_before_an_instruction() -> None:
+    judge = Alphabet()
+    history = [{"role": "user", "content": "Name a river."}, {"role": "assistant", "content": "The Elbe."}]
+    samples = prompt("b", "a")
+    samples = replace(samples, instruction=replace(samples.instruction, context=history))
+    list(judge_prompts(judge, [samples], Single(0)))
+    assert [request.instruction for request in judge.batches[0]] == [
+        "User: Name a river.\n\nAssistant: The Elbe.\n\nUser: ?"
+    ]
 
 
 def test_rounds_of_several_prompts_go_together() -> None:

@@ -5,7 +5,7 @@ import pytest
 from tpo_lite.records import Instruction
 from tpo_lite.sampling.policy import LoadedPolicy, Policy
 from tpo_lite.settled import SettledRecipe
-from tpo_lite.thoughts import DIRECT
+from tpo_lite.thoughts import DIRECT, GENERIC, thought_prompt
 
 INSTRUCTIONS = [Instruction(str(number), "word " * (number + 1), "test") for number in range(3)]
 
@@ -64,3 +64,13 @@ def test_malformed_outputs_are_sampled_again_so_often_and_others_are_not(loaded)
         ["empty_response"] * 3,
     ]
     assert script.given == 6
+
+
+def test_the_turns_before_an_instruction_stand_before_its_thought_prompt(loaded):
+    history = [{"role": "user", "content": "Name a river."}, {"role": "assistant", "content": "The Elbe."}]
+    loaded.sampler = Script(None, {"key/x/0": text_ids(loaded, "one")})
+    asked = Instruction("x", "And where does it end?", "test", context=history)
+    (drawn,) = loaded.draw([asked], GENERIC, "key", k=1)
+    turns = [*history, {"role": "user", "content": thought_prompt(GENERIC, "And where does it end?")}]
+    assert drawn.instruction == asked
+    assert drawn.prompt_ids == loaded.chat.tokenizer.apply_chat_template(turns, add_generation_prompt=True)["input_ids"]
