@@ -132,7 +132,8 @@ def _text_and_context(row: dict[str, Any], column: str, turn: WhichTurn) -> tupl
     """Return the text in a column or the user turn of its conversation ("" for null), and what comes before it."""
     if column not in row:
         raise ValueError(f"there is no column {column!r}")
-    text, context = row[column], []
+    text: Any = row[column]
+    context: list[Turn] = []
     if isinstance(text, list):
         try:
             text, context = read_conversation(text, turn)
