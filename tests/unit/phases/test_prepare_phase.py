@@ -11,30 +11,31 @@ from tests.helpers.shared import DATA
 from tests.helpers.tiny_model import write_tiny_model
 from tpo_lite.errors import InputError
 from tpo_lite.phases import prepare as phase
-from tpo_lite.recipe import Recipe, load_recipe
+from tpo_lite.recipe import with_keys
 from tpo_lite.records import Instruction, read_jsonl
 from tpo_lite.run import RunFolder
+from tpo_lite.settled import SettledRecipe
 
 RIVER = [{"role": "user", "content": "Name a river."}, {"role": "assistant", "content": "The Elbe."}]
 
 
 @pytest.fixture
-def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Recipe:
+def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SettledRecipe:
     monkeypatch.setattr(phase, "check_judge", lambda *_: None)
-    return load_recipe(
-        "embedded",
-        [
-            f"model={write_tiny_model(tmp_path / 'model')}",
-            f"instructions.source={DATA / 'prompts/trl.jsonl'}",
-            "instructions.turn=last",
-            "instructions.validation=1",
-            "instructions.per_iteration=2",
-            "iterations=1",
-        ],
+    return with_keys(
+        SettledRecipe(),
+        {
+            "model": str(write_tiny_model(tmp_path / "model")),
+            "instructions.source": str(DATA / "prompts/trl.jsonl"),
+            "instructions.turn": "last",
+            "instructions.validation": 1,
+            "instructions.per_iteration": 2,
+            "iterations": 1,
+        },
     )
 
 
-def test_conversations_are_written_with_their_context(recipe: Recipe, tmp_path: Path) -> None:
+def test_conversations_are_written_with_their_context(recipe: SettledRecipe, tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     assert phase.run(folder, recipe, "cpu").kept == 3
     files = [folder.instructions(name) for name in ("validation", "iteration-0")]
@@ -44,7 +45,7 @@ def test_conversations_are_written_with_their_context(recipe: Recipe, tmp_path: 
     assert list(lines["Why does bread rise?"]) == ["id", "text", "source", "category", "answer"]
 
 
-def test_a_template_that_refuses_a_history_stops_the_first_phase(recipe: Recipe, tmp_path: Path) -> None:
+def test_a_template_that_refuses_a_history_stops_the_first_phase(recipe: SettledRecipe, tmp_path: Path) -> None:
     template = tmp_path / "model/chat_template.jinja"
     template.write_text("{% if messages[1:] %}{{ raise_exception('one turn only') }}{% endif %}" + template.read_text())
     with pytest.raises(InputError, match=r"no place for the turns .*user, assistant, user \(one turn only\)"):
