@@ -37,7 +37,10 @@ def read_source(recipe: Recipe) -> tuple[list[Instruction], int]:
 
 
 def cut(recipe: Recipe) -> tuple[Slices, PrepareSummary]:
-    """Read, clean and slice the recipe's instructions. Raises `InputError` for a source with too few of them."""
+    """Read, clean and slice the recipe's instructions. Raises `InputError` for a source with too few of them.
+
+    Raises it too if the model's chat template has no place for a context.
+    """
     settings = recipe.instructions
     found, bad = read_source(recipe)
     chat = Chat(load_tokenizer(model_path(recipe.model)))
@@ -51,6 +54,10 @@ def cut(recipe: Recipe) -> tuple[Slices, PrepareSummary]:
         per_iteration=settings.per_iteration,
         validation=settings.validation,
     )
+    # A chat template may refuse a system prompt or a history: better now than in a later phase.
+    used = [x for part in (parts.validation, *parts.iterations) for x in part]
+    for turns in {tuple(turn["role"] for turn in x.context): x.context for x in used if x.context}.values():
+        chat.prompt_ids("", turns)
     return parts, PrepareSummary(bad=bad, **prepared.counts)
 
 
@@ -58,10 +65,6 @@ def run(folder: RunFolder, recipe: SettledRecipe, device: Device) -> PrepareSumm
     """Write instructions/validation.jsonl and instructions/iteration-<t>.jsonl."""
     parts, summary = cut(recipe)
     check_judge(recipe.judge, device)
-    # A chat template may refuse a system prompt or a history: better now than in a later phase.
-    used = [x for part in (parts.validation, *parts.iterations) for x in part]
-    for turns in {tuple(turn["role"] for turn in x.context): x.context for x in used if x.context}.values():
-        chat.prompt_ids("", turns)
     write_jsonl(folder.instructions("validation"), parts.validation)
     for t, part in enumerate(parts.iterations):
         write_jsonl(folder.instructions(f"iteration-{t}"), part)
