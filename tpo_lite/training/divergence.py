@@ -5,7 +5,7 @@ same token ids, the checkpoint's own answers on the validation slice, and the me
 
     KL(before || after) = sum over tokens v of p(v) * (log p(v) - log q(v)),   p before, q after,
 
-over all output tokens says how many nats a token the merge costs. It is 0 to rounding for `merge: fold` and
+over all output tokens says how many nats per token the merge costs. It is 0 to rounding for `merge: fold` and
 `continue`; for `requantize` it shows what rounding to 4 bits anew does.
 """
 
