@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import click
 
-from tpo_lite.version import __version__
 from tpo_lite.cli import doctor, judge, merge, phases, plan, recipes, status, train
+from tpo_lite.version import __version__
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pydantic import ValidationError
 
-from tpo_lite.version import __version__
 from tpo_lite.errors import InputError
 from tpo_lite.files import read_json, write_json
 from tpo_lite.loop.results_schema import SCHEMA_VERSION, ArmResults, IterationResults, Results, ValidationResults
@@ -23,6 +22,7 @@ from tpo_lite.phases.summaries import (
 )
 from tpo_lite.recipe import Arm
 from tpo_lite.run import PHASES, RunFolder
+from tpo_lite.version import __version__
 
 
 def write_results(folder: RunFolder) -> None:
