@@ -60,8 +60,8 @@ def floor(options: argparse.Namespace) -> dict[str, Any]:
     options.work.mkdir(parents=True, exist_ok=True)
     return {
         "copy": _copied(on, 1 << (29 if large else 26)),
-        "matmul": _multiplied(on, 8192 if large else 2048, compute_dtype(on)),
-        "host_matmul": _multiplied("cpu", 2048, torch.float32),
+        "matmul": _multiplied(on, 8192 if large else 1024, compute_dtype(on)),
+        "host_matmul": _multiplied("cpu", 2048 if large else 1024, torch.float32),
         "disk": _written(options.work / "disk", 1 << 28),
         "versions": _versions(),
     }

@@ -35,7 +35,7 @@ class ForkedPhase:
             preexec_fn()
             os.dup2(writing, 2)
             os.environ.update(env or {})
-            _run_module(command[2], command[3:])
+            run_module(command[2], command[3:])
         os.close(writing)
 
     def wait(self) -> int:
@@ -47,7 +47,7 @@ class ForkedPhase:
         os.kill(self.pid, signal.SIGTERM)
 
 
-def _run_module(name: str, arguments: list[str]) -> None:
+def run_module(name: str, arguments: list[str]) -> None:
     """Do what `python -m name arguments` does, and end this process."""
     warnings.simplefilter("ignore")  # of a module that is there before it is run
     sys.argv = [name, *arguments]
@@ -71,17 +71,18 @@ def _train(arguments: list[str], said: str) -> None:
         os.dup2(out.fileno(), 1)
         os.dup2(out.fileno(), 2)
     orchestrator.subprocess = SimpleNamespace(Popen=ForkedPhase, PIPE=-1)  # type: ignore[assignment]
-    _run_module("tpo_lite.cli", arguments)
+    run_module("tpo_lite.cli", arguments)
 
 
 class WarmTrain:
     """A run of `tpo-lite train` that goes on in the background."""
 
-    def __init__(self, arguments: list[Any]):
+    def __init__(self, arguments: list[Any], target: Callable[[list[str], str], None] = _train):
+        """Start `target` with the arguments and the file that it writes its output to; by default `tpo-lite`."""
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload([PRELOAD])
         self._said = Path(tempfile.mkstemp()[1])
-        self._process = context.Process(target=_train, args=([*map(str, arguments)], str(self._said)))
+        self._process = context.Process(target=target, args=([*map(str, arguments)], str(self._said)))
         self._process.start()
         assert self._process.pid is not None
         self.pid: int = self._process.pid

@@ -20,6 +20,7 @@ from benchmarks.gpu_report import report, results_path
 from benchmarks.gpu_results import benchmark, best_sampling
 from benchmarks.gpu_steps import MAKES, SHAPES, Step, steps
 from benchmarks.shapes import SHAPES as CONFIGS
+from tests.helpers.warm_gpu import measure_warm
 from tpo_lite.errors import InputError, TpoError
 from tpo_lite.machine.cards import GIB
 from tpo_lite.recipe import load_recipe
@@ -29,9 +30,12 @@ SLEEP = [sys.executable, "-c", "import time; time.sleep(600)"]
 NAMES = [step.name for step in steps("tiny", "cpu") if step.kind not in MAKES]
 
 
+def options(out: Path) -> list[str]:
+    return ["--shape", "tiny", "--cpu", "--out", str(out), "--results", str(out / "table.md")]
+
+
 def start(out: Path, *arguments: str) -> subprocess.Popen[str]:
-    command = ["bash", str(ROOT / "benchmarks/gpu.sh"), "--shape", "tiny", "--cpu", "--out", str(out)]
-    command += ["--results", str(out / "table.md"), *arguments]
+    command = ["bash", str(ROOT / "benchmarks/gpu.sh"), *options(out), *arguments]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
@@ -51,10 +55,13 @@ def is_running(process: int) -> bool:
 
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory):
-    """A finished run of the tiny shape that was killed after its first steps; what these had written; the output."""
+    """A finished run of the tiny shape that was killed after its first steps; what these had written; the output.
+
+    The first steps are processes as a user starts them; the others are forked from one that has imported torch.
+    """
     out = tmp_path_factory.mktemp("gpu") / "out"
     killed = start(out)
-    while not (out / f"{NAMES[1]}.json").exists():
+    while not (out / f"{MAKES[0]}.json").exists():
         assert killed.poll() is None, killed.stdout.read()
         time.sleep(0.1)
     killed.send_signal(signal.SIGKILL)
@@ -62,7 +69,7 @@ def measured(tmp_path_factory):
     before = {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in out.glob("*.json")}
     said = ""
     for _ in range(3):  # on a slow machine it may say that it is to be called again
-        finished = start(out)
+        finished = measure_warm(options(out))
         last = finished.communicate()[0]
         said += last
         assert finished.returncode == 0, said
@@ -73,7 +80,7 @@ def measured(tmp_path_factory):
 
 def test_a_killed_run_goes_on_with_what_is_missing(measured):
     out, before, said = measured
-    assert f"{NAMES[0]}.json" in before and len(before) < len(NAMES)
+    assert {f"{NAMES[0]}.json", f"{MAKES[0]}.json"} <= before.keys() and len(before) < len(NAMES)
     for name, (content, written) in before.items():
         assert (out / name).read_bytes() == content
         assert (out / name).stat().st_mtime_ns == written
