@@ -6,7 +6,7 @@ Every step is one process that prints one line of JSON. This module imports neit
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -109,25 +109,17 @@ ON_CPU = Sizes(
              "fold": 90, "requantize": 120},
 )  # fmt: skip
 
-TINY = Sizes(
-    batch=8,
+TINY = replace(
+    ON_CPU,
     other_batches={},
-    batches=1,
-    prompt_tokens=32,
     new_tokens=8,
     mean_length=4,
-    judge={"context": 4096, "batch": 512, "sequences": 12, "kv_type": "q8_0", "explain_tokens": 8},
-    judged={"verdict": 1, "explain": 1},
-    responses=4,
-    characters=300,
+    judge=ON_CPU.judge | {"explain_tokens": 8},
     prefill=256,
-    pairs=2,
     pair_tokens=32,
     ranks=(),
     optimizers=(),
     kl=(2, 8),
-    paths=("ours", "trl"),
-    engines=("generate", "transformers", "gguf"),
     seconds={"floor": 20, "weights": 20, "gguf": 20, "adapter": 20, "sampling": 40, "judging": 20, "training": 40,
              "fold": 40, "requantize": 30},
 )  # fmt: skip
