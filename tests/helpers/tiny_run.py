@@ -19,7 +19,26 @@ from tpo_lite.phases.process import exit_code, run_phase
 from tpo_lite.run import RunFolder
 from tpo_lite.settled import SettledRecipe
 
-WORDS = "name three long rivers colour of old music write about small birds why does rain fall in spring".split()
+WORDS = [
+    "name",
+    "three",
+    "long",
+    "rivers",
+    "colour",
+    "of",
+    "old",
+    "music",
+    "write",
+    "about",
+    "small",
+    "birds",
+    "why",
+    "does",
+    "rain",
+    "fall",
+    "in",
+    "spring",
+]
 
 
 def start(run: RunFolder, recipe: SettledRecipe, new: bool = False, place: Place = CPU) -> None:

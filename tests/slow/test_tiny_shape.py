@@ -226,7 +226,7 @@ def test_sampling_with_half_the_batch_gives_the_same_samples_to_rounding(run, sh
     assert len(apart) < len(pairs) / 2
     model = nf4.load(str(shape), run / "direct" / "iteration-0" / "adapter", "cpu")
     for prompt, ours, theirs in apart:
-        same = next(place for place, (a, b) in enumerate(zip(ours, theirs)) if a != b)
+        same = next(place for place, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b)
         with torch.inference_mode():
             logits = model(input_ids=torch.tensor([prompt + ours[:same]])).logits[0, -1]
         assert (logits[ours[same]] - logits[theirs[same]]).abs() < 1e-3 * logits.std()

@@ -9,9 +9,9 @@ import pytest
 
 from tests.helpers.fake_nvidia import fake_nvidia_smi
 from tests.helpers.tiny_run import invoke
-from tpo_lite.version import __version__
 from tpo_lite.cli import main
 from tpo_lite.run import PHASES
+from tpo_lite.version import __version__
 
 COMMANDS = ["train", "status", "recipes", "doctor", "merge-report", "plan", "prepare", *PHASES]
 
@@ -29,8 +29,16 @@ COMMANDS = ["train", "status", "recipes", "doctor", "merge-report", "plan", "pre
         ("train --cpu --gpu 0", 2, "error: --gpu and --cpu exclude each other; give one."),
         ("train --gpu first", 2, "'first' is not a valid integer"),
         ("train --iterations 0", 2, "0 is not in the range x>=1"),
-        ("train --cpu --set iterations", 2, "error: --set 'iterations' is not key.path=value, such as --set thought.style=direct."),
-        ("train --cpu --set thought.styl=direct", 2, "thought.styl: unknown key (value 'direct'); did you mean thought.style?"),
+        (
+            "train --cpu --set iterations",
+            2,
+            "error: --set 'iterations' is not key.path=value, such as --set thought.style=direct.",
+        ),
+        (
+            "train --cpu --set thought.styl=direct",
+            2,
+            "thought.styl: unknown key (value 'direct'); did you mean thought.style?",
+        ),
         ("train --cpu --set train.beta=-1", 2, "train.beta: -1 does not fit: input should be greater than 0."),
         ("train --loud", 2, "No such option"),
         ("status nowhere", 2, "Directory 'nowhere' does not exist."),

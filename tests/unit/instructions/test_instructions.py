@@ -3,34 +3,21 @@
 from __future__ import annotations
 
 import json
-import random
 import re
-import string
 from pathlib import Path
 
 import datasets
 import pandas
 import pytest
 
+from tests.helpers.instruction_files import GOOD, texts, write
 from tests.helpers.shared import DATA, SHARED
 from tpo_lite.errors import InputError
-from tpo_lite.instructions.conversations import WhichTurn
 from tpo_lite.instructions.leakage import fingerprint
 from tpo_lite.instructions.load import load
-from tpo_lite.instructions.near_duplicates import near_duplicates
-from tpo_lite.instructions.slices import prepare, slices
-from tpo_lite.records import Instruction, PromptSamples
+from tpo_lite.records import Instruction
 
 PROMPTS = SHARED / "data/prompts"
-
-
-def write(path: Path, text: str | bytes) -> Path:
-    path.write_bytes(text.encode() if isinstance(text, str) else text)
-    return path
-
-
-def texts(source: Path | str, **options: bool) -> list[str]:
-    return [instruction.text for instruction in load(source, **options).instructions]
 
 
 @pytest.mark.parametrize(
@@ -155,104 +142,6 @@ def test_only_an_answer_in_gsm8ks_form_is_cut(tmp_path: Path, given: object, ans
     assert load(path).instructions[0].answer == answer
 
 
-def contexts(path: Path, turn: WhichTurn) -> list[tuple[str, str]]:
-    """What is asked, and the turns before it as "role: content" joined by a bar."""
-    rows = load(path, turn=turn).instructions
-    return [(row.text, "|".join(f"{said['role']}: {said['content']}" for said in row.context or ())) for row in rows]
-
-
-def test_first_turn_and_system_prompt() -> None:
-    assert contexts(DATA / "prompts/trl.jsonl", "first") == [
-        ("Why does bread rise?", ""),
-        ("Where is my map?", "system: Answer as a pirate."),
-        ("Name a river.", ""),
-    ]
-    assert contexts(DATA / "prompts/sharegpt.json", "first") == [
-        ("What is a fjord?", "system: Be brief."),
-        ("How do I boil an egg?", ""),
-    ]
-
-
-def test_last_turn_with_its_history() -> None:
-    assert contexts(DATA / "prompts/trl.jsonl", "last") == [
-        ("Why does bread rise?", ""),
-        ("Where is my map?", "system: Answer as a pirate."),
-        ("And where does it end?", "user: Name a river.|assistant: The Elbe."),
-    ]
-    # What the assistant says before the user has said anything is left out.
-    assert contexts(DATA / "prompts/sharegpt.json", "last") == [
-        ("What is a fjord?", "system: Be brief."),
-        ("Soft, please.", "user: How do I boil an egg?|assistant: Soft or hard?"),
-    ]
-
-
-def system(*prompts: object) -> list[dict]:
-    return [*({"role": "system", "content": prompt} for prompt in prompts), {"role": "user", "content": "a"}]
-
-
-@pytest.mark.parametrize(
-    ("row", "prompt"),
-    [
-        ({"instruction": "a", "system": " s\n"}, "s"),
-        ({"question": "a", "System_Prompt": "s"}, "s"),
-        ({"prompt": "a", "system": " "}, None),
-        ({"prompt": "a", "system": None, "system_prompt": "s"}, "s"),
-        ({"prompt": system("s"), "system": "other"}, "s"),
-        ({"prompt": system(" "), "system": "s"}, "s"),
-        ({"prompt": system(None)}, None),
-        ({"prompt": system("s", "t")}, "s\n\nt"),
-        ({"prompt": [{"role": "developer", "content": "s"}, {"role": "user", "content": "a"}]}, "s"),
-        ({"conversations": [{"from": "system", "value": "s", "role": None}, {"from": "human", "value": "a"}]}, "s"),
-    ],
-)
-def test_system_prompts(tmp_path: Path, row: dict, prompt: str | None) -> None:
-    (found,) = load(write(tmp_path / "a.jsonl", json.dumps(row) + "\n")).instructions
-    assert found.text == "a"
-    assert found.context == ([{"role": "system", "content": prompt}] if prompt else None)
-
-
-def test_last_prefers_a_conversation_to_the_prompt_that_repeats_its_first_turn(tmp_path: Path) -> None:
-    turns = [{"role": role, "content": text} for role, text in (("user", "a"), ("assistant", "b"), ("user", "c"))]
-    path = write(tmp_path / "a.jsonl", json.dumps({"prompt": "a", "messages": turns}) + "\n")
-    assert contexts(path, "first") == [("a", "")]
-    assert contexts(path, "last") == [("c", "user: a|assistant: b")]
-
-
-@pytest.mark.parametrize(
-    ("turns", "message"),
-    [
-        (["a", "b"], "turn 2 should be the assistant's"),
-        ([{"role": "user", "content": "a"}, {"role": "tool", "content": "b"}, "c"], "turn 2 should be the assistant's"),
-        ([{"from": "human", "value": "a"}, {"from": "gpt", "value": None}, "c"], "'turns' has no text in turn 2"),
-        ([{"role": "user", "content": "a"}, {"role": "system", "content": "s"}, "b"], "should be the assistant's"),
-    ],
-)
-def test_a_history_that_cannot_be_read(tmp_path: Path, turns: list, message: str) -> None:
-    path = write(tmp_path / "a.jsonl", GOOD + json.dumps({"turns": turns}) + "\n")
-    with pytest.raises(InputError) as error:
-        load(path, turn="last")
-    assert f"{path}:2: 'turns' has no" in str(error.value) and message in str(error.value)
-    assert load(path, turn="last", skip_bad=True).bad == 1
-    assert texts(path) == ["a", "a"]
-
-
-def test_the_context_is_part_of_what_an_instruction_is(tmp_path: Path) -> None:
-    rows = [{"prompt": "a"}, {"prompt": "a", "system": "s"}, {"prompt": "a", "system": "t"}]
-    path = write(tmp_path / "a.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
-    plain, first, second = load(path).instructions
-    assert plain.conversation() == "a" and first.conversation() == "System: s\n\nUser: a"
-    assert plain.id == fingerprint("a") and len({plain.id, first.id, second.id}) == 3
-    # The JSON of an instruction without a context is what it always was.
-    assert plain.to_json() == json.dumps(
-        {"id": plain.id, "text": "a", "source": f"{path}:1", "category": None, "answer": None}
-    )
-    samples = PromptSamples(plain, [1], [])
-    assert samples.to_dict()["instruction"] == plain.to_dict()
-    for row in (plain, first):
-        assert Instruction.from_dict(json.loads(row.to_json())) == row
-        assert PromptSamples.from_dict(json.loads(PromptSamples(row, [], []).to_json())).instruction == row
-
-
 @pytest.mark.shared
 def test_published_gsm8k() -> None:
     for name, rows in (("train", 7473), ("test", 1319)):
@@ -284,9 +173,6 @@ def test_published_arrays_and_conversations() -> None:
 def test_published_files(name: str, rows: int, first: str) -> None:
     found = texts(PROMPTS / f"{name}.jsonl")
     assert len(found) == rows and found[0].startswith(first) and all(found)
-
-
-GOOD = '{"prompt": "a"}\n'
 
 
 @pytest.mark.parametrize(
@@ -371,145 +257,3 @@ def test_a_folder_is_no_file(tmp_path: Path) -> None:
 def test_a_file_of_bad_lines_only(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"holds no instructions \(2 malformed lines\)"):
         load(write(tmp_path / "a.jsonl", "{\n{\n"), skip_bad=True)
-
-
-def instruction(text: str) -> Instruction:
-    return Instruction(fingerprint(text), text, "test")
-
-
-def after(history: str, text: str = "Go on.") -> Instruction:
-    turns = [{"role": "user", "content": history}, {"role": "assistant", "content": "yes"}]
-    return Instruction(fingerprint(history + text), text, "test", context=turns)
-
-
-def test_prepare_counts_a_context() -> None:
-    rows = [after("one two"), after("one three"), after("one two three four five"), after(LEAKED)]
-    prepared = prepare(
-        rows, token_count=lambda text: len(text.split()), max_tokens=2 + 2 + 1 + 2 * 8, allow_leakage=False
-    )
-    assert prepared.kept == rows[:2]
-    assert (prepared.counts["leaked"], prepared.counts["too_long"]) == (1, 1)
-    assert prepare(rows[3:], token_count=len, max_tokens=999, allow_leakage=True).counts["leaked_kept"] == 1
-
-
-LEAKED = "What are the names of some famous actors that started their careers on Broadway?"
-
-
-def test_prepare_counts_each_row_once() -> None:
-    rows = [
-        "Tell a joke.",
-        "",
-        " ",
-        "tell  a JOKE.",
-        LEAKED,
-        LEAKED,
-        "one two three four five",
-        "Tell a joke!",
-    ]
-    prepared = prepare(
-        [instruction(row) for row in rows],
-        token_count=lambda text: len(text.split()),
-        max_tokens=4,
-        allow_leakage=False,
-    )
-    assert [row.text for row in prepared.kept] == ["Tell a joke."]
-    assert prepared.counts == {
-        "read": 8, "empty": 2, "duplicates": 2, "leaked": 1, "too_long": 1, "near_duplicates": 1, "kept": 1,
-        "leaked_kept": 0,
-    }  # fmt: skip
-
-
-def test_allow_leakage() -> None:
-    prepared = prepare([instruction(LEAKED)], token_count=len, max_tokens=999, allow_leakage=True)
-    assert len(prepared.kept) == 1
-    assert (prepared.counts["leaked"], prepared.counts["leaked_kept"]) == (0, 1)
-
-
-# Sixty different words.
-SIXTY = " ".join(a + b + "ord" for a in string.ascii_lowercase[:20] for b in "xyz")
-SWAPS = "Swap the red cup and the blue cup. Swap the blue cup and the green cup. "
-CUPS = "The ball is under the red cup. " + SWAPS * 6
-
-
-@pytest.mark.parametrize(
-    ("first", "second", "near"),
-    [
-        ("What is AI?", "what  is AI", True),
-        (SIXTY, SIXTY + " please", True),
-        (SIXTY, SIXTY.replace("gyord", "other"), True),
-        (SIXTY, SIXTY.replace("gyord", "other").replace("myord", "another"), False),
-        (SIXTY + " 3 4", SIXTY + " 3 5", False),
-        (SIXTY + " 3.5", SIXTY + " 35", False),
-        (SIXTY + " under cup B", SIXTY + " under cup C", False),
-        (SIXTY + " x + y", SIXTY + " x * y", False),
-        ("Add 3 then 4.", "Add 3 then 5.", False),
-        ("Write a poem about the sea.", "Write a poem about the moon.", False),
-        ("What is 3 + 4 + 3 + 4?", "What is 3 + 4?", False),
-        (CUPS, CUPS.replace("red cup and the blue", "green cup and the blue", 1), False),
-        (CUPS, CUPS.replace("red cup and the blue", "blue cup and the red", 1), False),
-        ("???", "!!!", False),
-        ("", "", False),
-    ],
-)
-def test_near_duplicates(first: str, second: str, near: bool) -> None:
-    assert near_duplicates([first, second]) == ({1} if near else set())
-    assert near_duplicates([second, "Something else.", first]) == ({2} if near else set())
-
-
-def test_near_duplicates_of_a_dropped_text_stay() -> None:
-    # Each is near to the one before, the third not to the first.
-    second = SIXTY.replace("gyord", "other")
-    third = second.replace("myord", "another")
-    assert near_duplicates([SIXTY, second, third]) == {1}
-    assert near_duplicates([]) == set()
-
-
-def test_the_search_misses_nothing() -> None:
-    rng = random.Random(0)
-    words = ["".join(rng.choices(string.ascii_lowercase, k=6)) for _ in range(300)]
-    texts = [rng.choices(words, k=rng.randint(40, 120)) for _ in range(8)]
-    for _ in range(40):
-        changed = list(rng.choice(texts))
-        for _ in range(rng.randint(1, 2)):
-            changed[rng.randrange(len(changed))] = rng.choice(words)
-        texts.append(changed)
-    lines = [" ".join(text) for text in texts]
-
-    kept: list[int] = []
-    for index, line in enumerate(lines):
-        if not any(near_duplicates([lines[other], line]) for other in kept):
-            kept.append(index)
-    assert 8 < len(kept) < 48
-    assert near_duplicates(lines) == set(range(len(lines))) - set(kept)
-
-
-@pytest.mark.shared
-def test_real_instructions_are_no_near_duplicates() -> None:
-    rows = load(PROMPTS / "self_instruct_seed_tasks.jsonl").instructions
-    prepared = prepare(rows, token_count=len, max_tokens=10_000, allow_leakage=False)
-    assert prepared.counts["kept"] == 175
-
-
-def test_our_own_instructions_are_no_near_duplicates() -> None:
-    rows = load(DATA / "prompts/tasks.jsonl").instructions
-    prepared = prepare(rows, token_count=len, max_tokens=10_000, allow_leakage=False)
-    assert prepared.counts["read"] == prepared.counts["kept"] == 24
-
-
-def test_slices() -> None:
-    rows = [instruction(f"task {number}") for number in range(20)]
-    sliced = slices(rows, seed=1, iterations=3, per_iteration=5, validation=4)
-    assert len(sliced.validation) == 4 and [len(part) for part in sliced.iterations] == [5, 5, 5]
-    used = [row.id for part in (sliced.validation, *sliced.iterations) for row in part]
-    assert len(set(used)) == 19
-    assert slices(rows[::-1], seed=1, iterations=3, per_iteration=5, validation=4) == sliced
-    assert slices(rows, seed=2, iterations=3, per_iteration=5, validation=4) != sliced
-    shorter = slices(rows, seed=1, iterations=1, per_iteration=5, validation=4)
-    assert (shorter.validation, shorter.iterations) == (sliced.validation, sliced.iterations[:1])
-
-
-def test_slices_running_out() -> None:
-    rows = [instruction(f"task {number}") for number in range(18)]
-    with pytest.raises(InputError) as error:
-        slices(rows, seed=1, iterations=3, per_iteration=5, validation=4)
-    assert "there are 18 usable instructions, but 19 are needed" in str(error.value)

@@ -53,8 +53,8 @@ def test_what_a_reader_is_told_besides(tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     notes = json.loads(run_plan("--card-gb", 24, "--json").output)["notes"]
     assert notes == [
-        "the shape is llama-3.1-8b's, by the name meta-llama/Llama-3.1-8B-Instruct: its config.json is not in the hub's "
-        "cache."
+        "the shape is llama-3.1-8b's, by the name meta-llama/Llama-3.1-8B-Instruct: its config.json is not in the "
+        "hub's cache."
     ]
     arguments = ["--cpu", "--set", "judge.context=600"]
     assert (

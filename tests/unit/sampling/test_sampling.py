@@ -57,7 +57,7 @@ def test_numpy_and_torch_choose_alike(seed, top_p, temperature, spread):
     draws = uniforms(str(seed), 20)
     torchs = nucleus_choice(logits.expand(20, 50), torch.tensor(draws), temperature, top_p).tolist()
     numpys = [nucleus_token(logits.numpy(), draw, temperature, top_p) for draw in draws]
-    assert sum(a != b for a, b in zip(torchs, numpys)) <= 1  # a draw on the edge between two tokens
+    assert sum(a != b for a, b in zip(torchs, numpys, strict=True)) <= 1  # a draw on the edge between two tokens
 
 
 def test_frequencies_are_the_probabilities():
@@ -125,7 +125,7 @@ def test_rows_that_join_and_leave_are_sampled_as_if_alone(tiny, batch):
     keys = [str(number) for number in range(len(rows))]
     settings = SettledSampling(max_new_tokens=20, batch=batch)
     alone = GenerateSampler(model, stops, padding, settings)
-    expected = [alone.sample([row], [key])[0] for row, key in zip(rows, keys)]
+    expected = [alone.sample([row], [key])[0] for row, key in zip(rows, keys, strict=True)]
     assert len({len(ids) for ids in expected}) > 5
     assert ContinuousSampler(model, stops, padding, settings).sample(rows, keys) == expected
 
