@@ -8,6 +8,7 @@ Knows nothing of devices: the same recipe runs on a CPU and on a GPU.
 from __future__ import annotations
 
 import difflib
+from collections.abc import Sequence
 from functools import reduce
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -280,8 +281,8 @@ def recipe_path(name: str) -> Path:
     raise InputError(f"no recipe {name!r}. Give a YAML file or one of: {names}.")
 
 
-def load_recipe(name: str, overrides: list[str] = []) -> Recipe:
-    """Reads a recipe and applies `key.path=value` overrides, values in YAML.
+def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe and apply `key.path=value` overrides, values in YAML.
 
     Raises `InputError` for YAML that cannot be read and for keys and values that do not fit.
     """

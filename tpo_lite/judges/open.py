@@ -67,7 +67,7 @@ def too_long(what: str, ids: Sequence[str], settings: SettledJudge, judge: Judge
     limit, remedy = "the judge", "Take a judge with a longer context."
     if settings.mode == "openai":
         limit, remedy = "the server", "Let it have a larger context, or take a judge that has it."
-    elif judge is not None and judge.max_tokens < settings.context:
+    elif judge is not None and judge.max_tokens is not None and judge.max_tokens < settings.context:
         limit = f"the {judge.max_tokens} tokens that the judge was trained on"
     elif judge is not None:
         limit, remedy = f"{judge.max_tokens} tokens", f"Give a larger {option}, or take a judge that has it."
@@ -107,29 +107,35 @@ def _template(settings: SettledJudge) -> str | None:
 
 
 def _gguf(settings: SettledJudge, path: Path, gpu_layers: int) -> Judge:
-    room = {
-        "n_ctx": settings.context,
-        # A decode cannot hold more, and a batch has room set aside for each of its tokens.
-        "n_batch": min(settings.batch, settings.context),
-        "n_seq_max": settings.sequences,
-        "n_gpu_layers": gpu_layers,
-        "kv_type": settings.kv_type,
-    }
+    # A decode cannot hold more than the context, and a batch has room set aside for each of its tokens.
+    batch = min(settings.batch, settings.context)
     if settings.mode == "score":
         from tpo_lite.judges.score import ScoreJudge
         from tpo_lite.llamacpp.decoder import LlamaCpp
 
-        return ScoreJudge(LlamaCpp(path, **room), settings.template, settings.chat_template, settings.overlong)
+        decoder = LlamaCpp(
+            path,
+            n_ctx=settings.context,
+            n_batch=batch,
+            n_seq_max=settings.sequences,
+            n_gpu_layers=gpu_layers,
+            kv_type=settings.kv_type,
+        )
+        return ScoreJudge(decoder, settings.template, settings.chat_template, settings.overlong)
     from tpo_lite.judges.gguf import GgufJudge
 
     return GgufJudge(
         path,
-        mode=settings.mode,
+        mode="explain" if settings.mode == "explain" else "verdict",
         template=_template(settings),
         chat_template=settings.chat_template,
         explain_tokens=settings.explain_tokens,
         overlong=settings.overlong,
-        **room,
+        n_ctx=settings.context,
+        n_batch=batch,
+        n_seq_max=settings.sequences,
+        n_gpu_layers=gpu_layers,
+        kv_type=settings.kv_type,
     )
 
 
@@ -145,7 +151,7 @@ def _check_gguf(settings: SettledJudge, device: Device) -> None:
     else:
         prompt = pair_prompt(
             model,
-            settings.mode,
+            "explain" if settings.mode == "explain" else "verdict",
             _template(settings),
             chat_template=settings.chat_template,
             explain_tokens=settings.explain_tokens,

@@ -384,8 +384,8 @@ def folding(recipe: SettledRecipe, model: ModelShape, card: Card, rank: int) -> 
     computed in float64.
     """
     after = {"fold": rank + recipe.lora.rank, "continue": rank, "requantize": 0}[recipe.merge]
-    tokens = longest_prompt(recipe) + 64
-    logits = tokens * model.vocabulary * compute_bytes(card) + 64 * model.vocabulary * 8
+    tokens = longest_prompt(recipe) + KL_POSITIONS
+    logits = tokens * model.vocabulary * compute_bytes(card) + KL_POSITIONS * model.vocabulary * 8
     norm = 16 * max(a * b for a, b in model.linears)
     working = {
         "LoRA": 4 * (model.lora_parameters(rank) + model.lora_parameters(after)),
