@@ -1,8 +1,7 @@
 """A recipe: everything that decides a run's result, in one YAML file.
 
-Unknown keys are forbidden and every error names the key, the value and the remedy. Recipes that
-ship with the package are found by name (`tpo-lite recipes list`), others by path.
-Knows nothing of devices: the same recipe runs on a CPU and on a GPU.
+Unknown keys are errors, and every error names the key, the value and the remedy. Recipes that come with the package
+are found by name (`tpo-lite recipes list`), others by path. The same recipe runs on a CPU and on a GPU.
 """
 
 from __future__ import annotations
@@ -53,7 +52,7 @@ class Instructions(Section):
     source: str = "embedded"
     """A JSONL, JSON, CSV, Parquet or text file, `hub:name[:split[:column]]`, `everyday` (600 shipped) or `embedded`."""
     per_iteration: Positive = 500
-    """Instructions an iteration; iterations never share one."""
+    """Instructions per iteration; iterations never share one."""
     validation: Positive = 100
     """Held-out instructions on which checkpoints are compared."""
     max_tokens: Positive = 512
@@ -83,7 +82,7 @@ class Sampling(Section):
     """How the K outputs of an instruction are sampled (the paper's data and sampling)."""
 
     k: Annotated[int, Field(ge=2)] = 8
-    """Outputs an instruction."""
+    """Outputs per instruction."""
     temperature: Annotated[float, Field(gt=0.0)] = 0.8
     """Softmax temperature."""
     top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 0.95
@@ -104,7 +103,7 @@ class JudgeSettings(Section):
     """A GGUF that says its verdict at once, explains itself first, or rates each response from 1 to 10; a
     sequence-classification model that scores each response; any OpenAI-compatible server, with explanations."""
     template: str | None = None
-    """A judge prompt with {instruction}, {response_a}, {response_b} (score: {response}); none: see judges/prompt.py."""
+    """A judge prompt with {instruction}, {response_a}, {response_b} (score: {response}); None: judges/prompts.py."""
     chat_template: str | None = None
     """A Jinja chat template, for a GGUF that has none of its own."""
     explain_tokens: Positive = 512
@@ -112,7 +111,7 @@ class JudgeSettings(Section):
     context: Auto | Positive = 8192
     """Tokens that all sequences decoded together may hold; reward-model: of a batch, padding included."""
     batch: Positive = 512
-    """Tokens a decode."""
+    """Tokens per decode."""
     sequences: Positive = 32
     """Comparisons decoded together; openai: requests in flight."""
     prompts_at_once: Positive = 8
@@ -124,11 +123,11 @@ class JudgeSettings(Section):
     gpu_layers: Annotated[int, Field(ge=-1)] = -1
     """With --gpu: layers of the GGUF on the GPU; -1: all."""
     fewer_gpu_layers: bool = False
-    """Where the GPU's memory does not suffice, put fewer layers there and say so, instead of stopping."""
+    """If the GPU's memory is too small, put fewer layers there and say so, instead of stopping."""
     quantize: Literal["none", "nf4"] = "none"
     """reward-model: load it in 16 bit, or in 4-bit NF4."""
     trust_remote_code: bool = False
-    """reward-model: run the Python code that came with it, as ArmoRM needs. Read it first."""
+    """reward-model: run the Python code that came with it, which ArmoRM needs. Read it first."""
     base_url: str = "https://api.openai.com/v1"
     """openai: the server. Its key is read from the environment variable OPENAI_API_KEY."""
     max_calls: Positive | None = None
@@ -195,16 +194,16 @@ class Train(Section):
     epochs: Positive = 2
     """Passes over the pairs; each ends in a checkpoint."""
     batch: Positive = 32
-    """Pairs an optimizer step."""
+    """Pairs per optimizer step."""
     micro_batch: Auto | Positive = 1
-    """Pairs a forward pass; gradients accumulate up to `batch`."""
+    """Pairs per forward pass; gradients accumulate up to `batch`."""
     optimizer: Literal["adamw_torch", "adamw_8bit", "paged_adamw_8bit"] = "adamw_torch"
     """Adam with 32-bit or 8-bit state; paged: on a full GPU the state moves to RAM. On a CPU nothing is paged."""
     gradient_checkpointing: Auto | bool = False
     """Recompute activations in the backward pass to save memory."""
     older_blocks: Literal["train", "frozen"] = "frozen"
-    """With `merge: fold`: whether blocks of earlier iterations go on learning. On the embedded recipe frozen ones
-    did better in each of three seeds (benchmarks/results/embedded-settings.md)."""
+    """With `merge: fold`: whether blocks of earlier iterations keep learning. On the embedded recipe frozen ones did
+    better with each of three seeds (benchmarks/results/embedded-settings.md)."""
 
 
 class Evaluation(Section):
@@ -224,9 +223,9 @@ class Recipe(Section):
     model: str = "embedded"
     """M_0: a hub id, a local folder, or `embedded`."""
     engine: Auto | Engine = "auto"
-    """What samples; auto is the engine measured fastest on such a device, chosen when a run starts and written down."""
+    """What samples; auto is the engine measured fastest on such a device, chosen when a run starts."""
     baseline: bool = False
-    """Train the direct baseline beside it: the same seed, judge, loss and data, without thoughts."""
+    """Also train the direct baseline: the same seed, judge, loss and data, without thoughts."""
     instructions: Instructions = Instructions()
     thought: Thought = Thought()
     sampling: Sampling = Sampling()
@@ -240,19 +239,19 @@ class Recipe(Section):
     merge: Merge = "fold"
     """How M_{t+1} carries the update on: see README, "Between iterations"."""
     merge_base: MergeBase = "w16"
-    """With `merge: requantize`: merge into the 16-bit weights, or into the dequantised 4-bit ones, which loses most of a
-    small update when it is loaded in 4-bit again (tpo_lite/training/requantize.py, benchmarks/results/merging.md)."""
+    """With `merge: requantize`: merge into the 16-bit weights, or into the dequantised 4-bit ones, which loses most of
+    a small update when the model is loaded in 4-bit again (benchmarks/results/merging.md)."""
     evaluation: Evaluation = Evaluation()
 
     @property
     def arms(self) -> list[Arm]:
-        """The models trained: "thinking", "direct" or both."""
+        """Return the models trained: "thinking", "direct" or both."""
         if self.thought.style == "direct":
             return ["direct"]
         return ["thinking", "direct"] if self.baseline else ["thinking"]
 
     def style(self, arm: Arm) -> ThoughtStyle:
-        """The thought prompt of an arm."""
+        """Return the thought prompt of an arm."""
         if arm == "direct":
             return DIRECT
         if self.thought.style == "custom":
@@ -268,12 +267,12 @@ SHIPPED = PACKAGE / "recipes" if (PACKAGE / "recipes").is_dir() else PACKAGE.par
 
 
 def shipped() -> list[Path]:
-    """The recipes that came with the package, by name."""
+    """Return the recipes that came with the package, by name."""
     return sorted(SHIPPED.glob("*.yaml"), key=lambda path: path.stem)
 
 
 def recipe_path(name: str) -> Path:
-    """The file of a recipe given by path or by the name of a shipped one. Raises `InputError`."""
+    """Return the file of a recipe given by path or by the name of a shipped one. Raises `InputError`."""
     for path in (Path(name), SHIPPED / f"{name}.yaml", SHIPPED / name):
         if path.is_file():
             return path
@@ -352,12 +351,12 @@ def parse_as(kind: type[AnyRecipe], data: dict[str, Any], source: str) -> AnyRec
 
 
 def divisors(batch: int) -> list[int]:
-    """Micro-batches that add up to `batch`, the largest first."""
+    """Return the micro-batches that add up to `batch`, the largest first."""
     return [size for size in range(batch, 0, -1) if batch % size == 0]
 
 
 def _problem(item: Any) -> str:
-    """One line for one of pydantic's errors: key, value, remedy."""
+    """Return one line for one of pydantic's errors: key, value, remedy."""
     # A union such as "auto" | float reports each member with a location of its own.
     known = _keys(Recipe)
     key = ".".join(str(part) for part in item["loc"])
@@ -380,16 +379,9 @@ def _keys(section: type[BaseModel], prefix: str = "") -> list[str]:
 
 
 def differences(old: Recipe, new: Recipe) -> list[str]:
-    """Which keys differ, as "key: old -> new" lines."""
-    before, after = _flat(old.model_dump()), _flat(new.model_dump())
-    return [f"{key}: {before[key]!r} -> {after[key]!r}" for key in before if before[key] != after[key]]
-
-
-def _flat(data: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in data.items():
-        flat.update(_flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value})
-    return flat
+    """Return which keys differ, as "key: old -> new" lines."""
+    values = [(key, value_of(old, key), value_of(new, key)) for key in _keys(Recipe)]
+    return [f"{key}: {a!r} -> {b!r}" for key, a, b in values if a != b and not isinstance(a, Section)]
 
 
 Keys = dict[str, Any]
@@ -397,7 +389,7 @@ Keys = dict[str, Any]
 
 
 def with_keys(recipe: AnyRecipe, keys: Keys) -> AnyRecipe:
-    """`recipe` with other values. Raises `InputError` for a key that is none and a value that does not fit."""
+    """Return `recipe` with other values. Raises `InputError` for an unknown key and a value that does not fit."""
     data = recipe.model_dump()
     for key, value in keys.items():
         *sections, name = key.split(".")
@@ -406,5 +398,5 @@ def with_keys(recipe: AnyRecipe, keys: Keys) -> AnyRecipe:
 
 
 def value_of(recipe: Recipe, key: str) -> Any:
-    """The value at a key.path."""
+    """Return the value at a key.path."""
     return reduce(getattr, key.split("."), recipe)
