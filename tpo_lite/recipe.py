@@ -202,8 +202,7 @@ class Train(Section):
     gradient_checkpointing: Auto | bool = False
     """Recompute activations in the backward pass to save memory."""
     older_blocks: Literal["train", "frozen"] = "frozen"
-    """With `merge: fold`: whether blocks of earlier iterations keep learning. On the embedded recipe frozen ones did
-    better with each of three seeds (benchmarks/results/embedded-settings.md)."""
+    """With `merge: fold`: whether earlier iterations' blocks keep learning (benchmarks/results/embedded-settings.md)."""
 
 
 class Evaluation(Section):
@@ -239,8 +238,7 @@ class Recipe(Section):
     merge: Merge = "fold"
     """How M_{t+1} carries the update on: see README, "Between iterations"."""
     merge_base: MergeBase = "w16"
-    """With `merge: requantize`: merge into the 16-bit weights, or into the dequantised 4-bit ones, which loses most of
-    a small update when the model is loaded in 4-bit again (benchmarks/results/merging.md)."""
+    """With `merge: requantize`: what to merge into; nf4 loses most of a small update (benchmarks/results/merging.md)."""
     evaluation: Evaluation = Evaluation()
 
     @property

@@ -4,13 +4,17 @@ import json
 from pathlib import Path
 
 import pytest
+import yaml
 
+from tests.helpers.fake_nvidia import fake_nvidia_smi
 from tests.helpers.tiny_run import start, train_here
 from tpo_lite.errors import InputError, TpoError
 from tpo_lite.files import read_json, write_json
+from tpo_lite.machine.device import CPU, Place
+from tpo_lite.recipe import Recipe
 from tpo_lite.records import Instruction, JsonlAppender, read_jsonl
 from tpo_lite.run import RunFolder
-from tpo_lite.settled import SettledRecipe
+from tpo_lite.settled import SettledRecipe, filled_from
 
 
 def test_a_folder_remembers_its_recipe(tmp_path):
@@ -46,6 +50,80 @@ def test_a_wrong_path_is_mended_by_giving_another(tiny_arguments, tmp_path):
         done = train_here(*tiny_arguments, "--prompts", tmp_path / name, "--out", tmp_path / "run")
         assert done.exit_code == 2
         assert said in done.output
+
+
+def test_the_folder_holds_what_was_asked_for_and_what_it_was_settled_to(tmp_path):
+    run, settled = RunFolder(tmp_path / "run"), SettledRecipe(engine="gguf", seed=5)
+    run.start(Recipe(engine="auto", seed=5), settled, Place(1), new=False)
+    assert run.load_recipe() == Recipe(engine="auto", seed=5)
+    assert run.load_started() == settled
+    assert run.load_place() == Place(1)
+    written = yaml.safe_load((run.root / "settled.yaml").read_text())
+    assert written.pop("recipe") == settled.model_dump()
+    assert written == {"version": 1, "device": "cuda", "gpu": 1}
+
+
+def test_a_run_goes_on_with_its_values_on_another_device(tmp_path, capsys):
+    run, settled = RunFolder(tmp_path / "run"), SettledRecipe(engine="gguf")
+    run.start(Recipe(engine="auto"), settled, Place(1), new=False)
+    run.mark_done("prepare", None, 0, {}, {})
+    run.limit({"sampling.batch": 8})
+    run.start(Recipe(engine="gguf"), settled, CPU, new=False)
+    assert (run.load_place(), run.load_started(), run.load_recipe().engine) == (CPU, settled, "auto")
+    assert run.load_settled().sampling.batch == 8
+    with RunFolder(run.root).lock("run"), pytest.raises(TpoError, match="in use by process"):
+        run.start(Recipe(engine="gguf"), settled, Place(0), new=False)
+    assert run.load_place() == CPU
+    assert capsys.readouterr().out == ""
+
+
+OLD = SettledRecipe(seed=5, engine="gguf")
+
+
+@pytest.fixture
+def old_run(tmp_path):
+    """A run folder as it was made before there was settled.yaml: recipe.yaml alone, with plain values."""
+    run = RunFolder(tmp_path / "run")
+    start(run, OLD)
+    (run.root / "settled.yaml").unlink()
+    run.mark_done("prepare", None, 0, {}, {})
+    return run
+
+
+@pytest.mark.parametrize("asked", [OLD, Recipe(seed=5)], ids=["the same", "auto"])
+def test_an_old_folder_goes_on_with_its_own_values_and_says_so_once(asked, old_run, capsys):
+    old_run.start(asked, filled_from(old_run.load_started(), asked), Place(2), new=False)
+    line = (
+        "was made by an earlier version of tpo_lite: its settings stay as they are, and settled.yaml now records them"
+    )
+    assert capsys.readouterr().out == f"{old_run.root} {line} and GPU 2.\n"
+    assert (old_run.load_started(), old_run.load_place()) == (OLD, Place(2))
+    old_run.start(asked, OLD, Place(2), new=False)
+    assert capsys.readouterr().out == ""
+
+
+def test_an_old_folder_refuses_other_settings_too(old_run):
+    with pytest.raises(InputError, match=r"engine: 'gguf' -> 'transformers'(.|\n)*--new"):
+        start(old_run, SettledRecipe(seed=5))
+    assert not (old_run.root / "settled.yaml").exists()
+
+
+def test_a_phase_by_hand_settles_an_old_folder_where_this_machine_suggests(old_run, tmp_path, monkeypatch, capsys):
+    fake_nvidia_smi(tmp_path, monkeypatch, "echo 3; echo 4")
+    assert old_run.load_place() == Place(3)
+    fake_nvidia_smi(tmp_path, monkeypatch, None)
+    (tmp_path / "nvidia-smi").unlink()
+    old_run.settle_old()
+    assert capsys.readouterr().out.endswith("records them and the CPU.\n")
+    assert old_run.load_place() == CPU
+
+
+def test_a_folder_whose_open_values_are_lost_says_so(tmp_path):
+    run = RunFolder(tmp_path / "run")
+    run.start(Recipe(), SettledRecipe(), CPU, new=False)
+    (run.root / "settled.yaml").unlink()
+    with pytest.raises(InputError, match=r"settled.yaml is missing, and recipe.yaml leaves engine auto. Use --new"):
+        run.load_settled()
 
 
 def test_settings_do_not_change_under_another_run(tmp_path):

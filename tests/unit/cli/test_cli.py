@@ -1,6 +1,7 @@
 """The command line: rows of (arguments, exit code, text), and what importing it costs."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -8,9 +9,11 @@ import sys
 import pytest
 
 from tests.helpers.fake_nvidia import fake_nvidia_smi
-from tests.helpers.tiny_run import invoke
+from tests.helpers.tiny_run import invoke, start
 from tpo_lite.cli import main
-from tpo_lite.run import PHASES
+from tpo_lite.machine.device import Place
+from tpo_lite.phases.process import QUIET
+from tpo_lite.run import PHASES, RunFolder
 from tpo_lite.version import __version__
 
 COMMANDS = ["train", "status", "recipes", "doctor", "merge-report", "plan", "prepare", *PHASES]
@@ -212,9 +215,61 @@ HEAVY = ["torch", "transformers", "peft", "trl", "datasets", "llama_cpp", "bitsa
             ],
             ["torch", "trl"],
         ),
+        (
+            ["judges.gguf", "judges.protocol", "judges.open", "preferences.tournament", "recipe", "settled"],
+            ["torch", "tpo_lite.plan"],
+        ),
     ],
 )
 def test_imports_stay_light(modules, never):
     code = f"import sys, {', '.join(f'tpo_lite.{module}' for module in modules)}; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert set(never) & set(done.stdout.split()) == set()
+
+
+def test_only_entry_points_change_the_environment_and_loggers():
+    """Importing a module does not; `main` does, before it runs a command."""
+    code = """
+import logging, os
+before = dict(os.environ), logging.getLogger("bitsandbytes").level
+import tpo_lite.cli, tpo_lite.machine.doctor, tpo_lite.loop.results, tpo_lite.loop.orchestrator, tpo_lite.phases.process
+import tpo_lite.phases.prepare, tpo_lite.phases.pair, tpo_lite.judges.open
+assert before == (dict(os.environ), logging.getLogger("bitsandbytes").level)
+tpo_lite.cli.main(["recipes", "list"], standalone_mode=False)
+assert os.environ["TQDM_DISABLE"] == "1" and logging.getLogger("bitsandbytes").level == logging.ERROR
+"""
+    environment = {name: value for name, value in os.environ.items() if name not in QUIET}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(("gpu", "device", "visible"), [(None, "cpu", ""), (1, "cuda", "1")])
+@pytest.mark.parametrize("by_hand", ["tpo-lite pair", "python -m tpo_lite.phases.pair"])
+def test_a_phase_by_hand_works_where_the_run_does(by_hand, gpu, device, visible, tiny_run, tmp_path):
+    """Its process sees the run's one GPU, or none, before it loads anything; the phase is given the device."""
+    run = RunFolder(tmp_path / "run")
+    shutil.copytree(tiny_run, run.root)
+    (run.iteration("direct", 1) / "done" / "pair.json").unlink()
+    start(run, run.load_started(), place=Place(gpu))
+    code = f"""
+import importlib, os, runpy, sys
+
+class Phase:
+    def run(folder, recipe, arm, iteration, device):
+        print(device, repr(os.environ["CUDA_VISIBLE_DEVICES"]), os.environ["CUDA_DEVICE_ORDER"], "torch" in sys.modules)
+        sys.exit(0)
+
+found = importlib.import_module
+importlib.import_module = lambda name, *more, **named: (
+    Phase if name == "tpo_lite.phases.pair" else found(name, *more, **named)
+)
+sys.argv = ["pair", {str(run.root)!r}, "--iteration", "1"]
+if {by_hand.startswith("python")}:
+    runpy.run_module("tpo_lite.phases.pair", run_name="__main__")
+else:
+    from tpo_lite.cli import main
+    main(["pair", *sys.argv[1:]])
+"""
+    environment = os.environ | {"CUDA_VISIBLE_DEVICES": "5"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert done.stdout == f"{device} {visible!r} PCI_BUS_ID False\n", done.stderr
