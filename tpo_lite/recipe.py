@@ -202,7 +202,7 @@ class Train(Section):
     gradient_checkpointing: Auto | bool = False
     """Recompute activations in the backward pass to save memory."""
     older_blocks: Literal["train", "frozen"] = "frozen"
-    """With `merge: fold`: whether earlier iterations' blocks keep learning (benchmarks/results/embedded-settings.md)."""
+    """With `merge: fold`: whether older blocks keep learning (benchmarks/results/embedded-settings.md)."""
 
 
 class Evaluation(Section):
