@@ -238,7 +238,7 @@ class Recipe(Section):
     merge: Merge = "fold"
     """How M_{t+1} carries the update on: see README, "Between iterations"."""
     merge_base: MergeBase = "w16"
-    """With `merge: requantize`: what to merge into; nf4 loses most of a small update (benchmarks/results/merging.md)."""
+    """With `merge: requantize`: what to merge into; nf4 loses most of small updates (benchmarks/results/merging.md)."""
     evaluation: Evaluation = Evaluation()
 
     @property
