@@ -127,7 +127,7 @@ def run_steps(planned: list[Step], place: Place, again: str | None, deadline: fl
     The step named `again` is measured once more. Raises `TpoError` if a step fails that others need.
     """
     before = place.card.used() if place.card else 0
-    waiting = []
+    waiting: list[Step] = []
     open_steps = [s for s in planned if not is_finished(s, place) or (s.name == again and s.kind not in MAKES)]
     if all(step.kind in MAKES and step.name != again for step in open_steps):
         open_steps = []  # no step is left that needs what they make

@@ -119,7 +119,7 @@ def round_robin_records(prompts: list[PromptSamples], answers: Answers) -> list[
     return [next(judge_prompts(RecordedJudge(answers), [prompt], RoundRobin())).comparisons for prompt in prompts]
 
 
-def annotations(data: Path) -> tuple[dict[int, list[float]], dict[int, list[int]]]:
+def read_annotations(data: Path) -> tuple[dict[int, list[float]], dict[int, list[int]]]:
     """Read AlpacaEval 2: for each instruction, ten models' log-odds against the baseline, and lengths in characters.
 
     Preferences are in [1, 2], and 2 where the model wins for certain; 0 means a draw.
@@ -171,7 +171,7 @@ def simulated(data: Path, judge: Path, soft: bool, rho: float, count: int = PROM
     once for each ordered pair. Soft answers are as sure as GPT-4 Turbo's: the same share has P below 0.1 or above 0.9.
     """
     figures = report(read_outputs(judge).pairs)
-    log_odds, lengths = annotations(data)
+    log_odds, lengths = read_annotations(data)
     numbers = np.random.default_rng(0)
     drawn = numbers.permutation(list(log_odds))[skip : skip + count]
     models = {index: numbers.permutation(len(log_odds[index]))[:K] for index in drawn}
