@@ -49,17 +49,19 @@ def train(recipe: Recipe, out: str | Path, gpu: int | None = None) -> RunFolder:
 
 def load_instructions(recipe: Recipe) -> Slices:
     """Read the recipe's instructions, clean them, and cut them into disjoint slices. Raises `InputError`."""
+    from tpo_lite.hub import model_path
     from tpo_lite.phases.prepare import cut
 
-    return cut(recipe)[0]
+    return cut(recipe, model_path(recipe.model))[0]
 
 
 def base_policy(recipe: Recipe, out: str | Path) -> Policy:
     """Return M_0 of `recipe` on disk; `out` is where an engine may keep files of its own."""
-    from tpo_lite.hub import model_path
+    from tpo_lite.sampling.base import base_model
     from tpo_lite.sampling.policy import Policy
 
-    return Policy(model_path(recipe.model), None, Path(out))
+    base = base_model(recipe.model, Path(out))
+    return Policy(base.model, None, Path(out), base.gguf)
 
 
 def open_policy(recipe: SettledRecipe, policy: Policy, device: Device = "cpu") -> LoadedPolicy:

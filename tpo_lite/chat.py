@@ -83,6 +83,7 @@ class Chat:
             raise InputError(
                 "model: the chat template does not show the user's text exactly once. Use another template."
             )
+        _check_generation_prompt(tokenizer, rendered)
         self._forms[("user",)] = self._form(rendered)
 
     def prompt_ids(self, text: str, context: Sequence[Turn] = ()) -> list[int]:
@@ -160,6 +161,27 @@ class Chat:
     def text(self, ids: list[int]) -> str:
         """Return the text of sampled ids, with special tokens in their written form."""
         return cast(str, self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
+
+
+def _check_generation_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str) -> None:
+    """Raise `InputError` if the chat template does not begin the assistant's turn when it is asked to.
+
+    Such a template puts more between a question and its answer than `prompt` ends with.
+    """
+    question = {"role": "user", "content": PLACE.format(0)}
+    try:
+        bare = tokenizer.apply_chat_template([question], tokenize=False)
+        turns = [question, {"role": "assistant", "content": PLACE.format(1)}]
+        dialogue = cast(str, tokenizer.apply_chat_template(turns, tokenize=False))
+    except Exception:  # a template is a program; this one cannot render dialogues, which nobody needs here
+        return
+    end = _PLACE.split(prompt)[-1]
+    between = dialogue.partition(PLACE.format(0))[2].partition(PLACE.format(1))[0]
+    if prompt == bare and between.startswith(end) and between.removeprefix(end).strip():
+        raise InputError(
+            "model: the chat template has no generation prompt: it leaves out "
+            f"{between.removeprefix(end).strip()!r} before an answer. Use another template."
+        )
 
 
 def _shows_all(rendered: str, turns: int) -> bool:

@@ -46,6 +46,19 @@ def judge_path(name: str) -> Path:
     return path
 
 
+def is_gguf(model: str) -> bool:
+    """Return whether a recipe's `model` is a GGUF file, here or on the hub."""
+    return model.endswith(".gguf")
+
+
+def gguf_path(model: str) -> Path:
+    """Return the GGUF file that a recipe's `model` is, as `judge_path` does for a judge."""
+    try:
+        return judge_path(model)
+    except InputError as error:
+        raise InputError(str(error).removeprefix("judge.")) from error
+
+
 def reward_model_path(name: str) -> str:
     """Return the folder or hub id of a reward model, for transformers to load; a hub id may begin with `hub:`.
 

@@ -220,7 +220,7 @@ class Recipe(Section):
     iterations: Positive = 3
     """Rounds of sample, judge, train, fold."""
     model: str = "embedded"
-    """M_0: a hub id, a local folder, or `embedded`."""
+    """M_0: a hub id, a local folder, `embedded`, or a GGUF (file.gguf or hub:owner/repo/file.gguf)."""
     engine: Auto | Engine = "auto"
     """What samples; auto is the engine measured fastest on such a device, chosen when a run starts."""
     baseline: bool = False

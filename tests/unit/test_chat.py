@@ -169,6 +169,32 @@ def test_a_template_that_cannot_be_rendered(tokenizer, template):
         Chat(clone)
 
 
+ASSISTANT = "<|im_start|>assistant\n"
+
+
+def test_a_template_without_a_generation_prompt(tokenizer):
+    clone = copy.deepcopy(tokenizer)
+    turns = (
+        "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n'}}"
+    )
+    clone.chat_template = turns + "{% endfor %}"
+    with pytest.raises(InputError, match="has no generation prompt: it leaves out '.*assistant' before an answer"):
+        Chat(clone)
+    clone.chat_template += "{% if add_generation_prompt %}{{ '" + ASSISTANT + "' }}{% endif %}"
+    assert Chat(clone).prompt_ids("hi")[-3:] == clone.encode(ASSISTANT, add_special_tokens=False)[-3:]
+
+
+def test_a_template_whose_user_turn_ends_where_the_answer_begins(tokenizer):
+    """Mistral's: what follows [/INST] is the answer, asked for or not."""
+    clone = copy.deepcopy(tokenizer)
+    clone.chat_template = (
+        "{% for message in messages %}"
+        "{% if message['role'] == 'user' %}{{ '[INST] ' + message['content'] + ' [/INST]' }}"
+        "{% else %}{{ ' ' + message['content'] + eos_token }}{% endif %}{% endfor %}"
+    )
+    assert Chat(clone).prompt_ids("hi") == rendered_ids(clone, "hi")
+
+
 def test_a_folder_without_tokenizer_or_template(folder, tmp_path):
     with pytest.raises(InputError, match="has no tokenizer that can be loaded"):
         load_tokenizer(str(tmp_path))

@@ -66,7 +66,7 @@ def convert(folder: Path, out: Path, type: Literal["F16", "F32"] = "F16", name: 
     if config["model_type"] not in LAYER_TENSORS:
         known = ", ".join(LAYER_TENSORS)
         raise InputError(f"{folder} is a {config['model_type']!r} model, not one of {known}. {_NO_CONVERSION}")
-    shape = _Shape.of(config, folder)
+    shape = Shape.of(config, folder)
     stored = _stored_tensors(folder)
     tensors = list(_tensors(shape, stored, folder))
     matrix = np.dtype(np.float16 if type == "F16" else np.float32)
@@ -130,7 +130,7 @@ def quantize(f16: Path, out: Path, type: Literal["Q4_K_M", "Q8_0"]) -> None:
 
 
 @dataclass(frozen=True)
-class _Shape:
+class Shape:
     """What llama.cpp needs from a config.json."""
 
     architecture: str
@@ -147,7 +147,8 @@ class _Shape:
     tied: bool
 
     @classmethod
-    def of(cls, config: dict[str, Any], folder: Path) -> _Shape:
+    def of(cls, config: dict[str, Any], folder: Path) -> Shape:
+        """Return the shape in the config.json of `folder`. Raises `InputError` if it is not supported."""
         # transformers 5 writes rope_parameters. Older checkpoints have rope_theta and rope_scaling, and the oldest
         # say `type` for rope_type.
         rope = {"rope_theta": config.get("rope_theta", 10_000.0), "rope_type": "default"}
@@ -229,7 +230,7 @@ def _stored_tensors(folder: Path) -> dict[str, _StoredTensor]:
 
 
 def _tensors(
-    shape: _Shape, stored: dict[str, _StoredTensor], folder: Path
+    shape: Shape, stored: dict[str, _StoredTensor], folder: Path
 ) -> Iterator[tuple[str, _StoredTensor, int | None]]:
     """Yield (GGUF name, source, heads to interleave or None) for every tensor of the GGUF.
 
@@ -267,7 +268,7 @@ def interleaved(weight: np.ndarray, heads: int) -> np.ndarray:
     return weight.reshape(heads, 2, rows // heads // 2, columns).swapaxes(1, 2).reshape(rows, columns)
 
 
-def _add_shape(writer: gguf.GGUFWriter, shape: _Shape) -> None:
+def _add_shape(writer: gguf.GGUFWriter, shape: Shape) -> None:
     writer.add_context_length(shape.context)
     writer.add_embedding_length(shape.hidden)
     writer.add_block_count(shape.layers)

@@ -11,7 +11,6 @@ if __name__ == "__main__":
     phase_main("prepare")
 
 from tpo_lite.chat import Chat, load_tokenizer
-from tpo_lite.hub import model_path
 from tpo_lite.instructions.load import load
 from tpo_lite.instructions.slices import Slices, prepare, slices
 from tpo_lite.judges.open import check_judge
@@ -20,6 +19,7 @@ from tpo_lite.phases.summaries import PrepareSummary
 from tpo_lite.recipe import Recipe
 from tpo_lite.records import Instruction, write_jsonl
 from tpo_lite.run import RunFolder
+from tpo_lite.sampling.base import base_model
 from tpo_lite.settled import SettledRecipe
 
 
@@ -36,14 +36,15 @@ def read_source(recipe: Recipe) -> tuple[list[Instruction], int]:
     return loaded.instructions, loaded.bad
 
 
-def cut(recipe: Recipe) -> tuple[Slices, PrepareSummary]:
-    """Read, clean and slice the recipe's instructions. Raises `InputError` for a source with too few of them.
+def cut(recipe: Recipe, model: str) -> tuple[Slices, PrepareSummary]:
+    """Read, clean and slice the recipe's instructions; `model` has the tokenizer that counts.
 
-    Raises it too if the model's chat template has no place for a context.
+    Raises `InputError` for a source with too few instructions, and if the model's chat template has no place for a
+    context.
     """
     settings = recipe.instructions
     found, bad = read_source(recipe)
-    chat = Chat(load_tokenizer(model_path(recipe.model)))
+    chat = Chat(load_tokenizer(model))
     prepared = prepare(
         found, token_count=chat.count, max_tokens=settings.max_tokens, allow_leakage=settings.allow_leakage
     )
@@ -63,7 +64,7 @@ def cut(recipe: Recipe) -> tuple[Slices, PrepareSummary]:
 
 def run(folder: RunFolder, recipe: SettledRecipe, device: Device) -> PrepareSummary:
     """Write instructions/validation.jsonl and instructions/iteration-<t>.jsonl."""
-    parts, summary = cut(recipe)
+    parts, summary = cut(recipe, base_model(recipe.model, folder.root).model)
     check_judge(recipe.judge, device)
     write_jsonl(folder.instructions("validation"), parts.validation)
     for t, part in enumerate(parts.iterations):

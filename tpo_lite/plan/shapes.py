@@ -14,7 +14,16 @@ from typing import Any
 
 from tpo_lite.errors import InputError
 from tpo_lite.gguf_header import GgufHeader
-from tpo_lite.hub import cached_file, download_config, hub_file, judge_path, local_config, local_file, model_folder
+from tpo_lite.hub import (
+    cached_file,
+    download_config,
+    hub_file,
+    is_gguf,
+    judge_path,
+    local_config,
+    local_file,
+    model_folder,
+)
 from tpo_lite.recipe import JudgeSettings
 
 _LLAMA = {"model_type": "llama", "num_key_value_heads": 8, "vocab_size": 128256}
@@ -99,11 +108,18 @@ class JudgeShape:
 
 
 def model_shape(name: str) -> ModelShape:
-    """Return the shape of a recipe's `model`: `embedded`, a folder that holds a config.json, or a hub id.
+    """Return the shape of a recipe's `model`: `embedded`, a folder with a config.json, a hub id, or a GGUF file.
 
     A hub id is looked up in the hub's cache, then by its name among `PUBLISHED`, then on the hub (only config.json is
     downloaded). Raises `InputError` if there is no config or it lacks a size.
     """
+    if is_gguf(name):
+        try:
+            shape = judge_shape(JudgeSettings(mode="verdict", model=name))
+        except InputError as error:
+            raise InputError(str(error).removeprefix("judge.")) from error
+        assert shape is not None  # only a judge behind a server has none
+        return shape.model
     return shape_of(_config(name), name)
 
 
@@ -150,6 +166,8 @@ def converts_to_gguf(name: str) -> bool:
     from tpo_lite.llamacpp.convert import LAYER_TENSORS
     from tpo_lite.llamacpp.pre_tokenizers import pre_tokenizer
 
+    if is_gguf(name):
+        return True  # it is sampled from as it is
     try:
         config = _config(name)
     except InputError:

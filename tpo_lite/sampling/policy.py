@@ -9,12 +9,12 @@ from pathlib import Path
 
 from tpo_lite.chat import Chat, load_tokenizer, stop_ids
 from tpo_lite.errors import TpoError
-from tpo_lite.hub import model_path
 from tpo_lite.machine.device import Device, check_torch
 from tpo_lite.recipe import Arm, Recipe
 from tpo_lite.records import Instruction, PromptSamples, Sample
 from tpo_lite.run import RunFolder
 from tpo_lite.sampling import engines
+from tpo_lite.sampling.base import base_model
 from tpo_lite.sampling.sampler import batches
 from tpo_lite.settled import SettledRecipe
 from tpo_lite.thoughts import ThoughtStyle, parse, thought_prompt
@@ -33,17 +33,21 @@ class Policy:
     """The adapter on it; none for M_0 and after `merge: requantize`."""
     work: Path
     """Where an engine keeps the base in a format of its own."""
+    gguf: Path | None = None
+    """The GGUF file that the base was made from, if it was."""
 
 
 def policy(folder: RunFolder, recipe: Recipe, arm: Arm, iteration: int) -> Policy:
     """Return M_t of an arm."""
     model = folder.trained(arm, iteration)
     if model == 0:
-        return Policy(model_path(recipe.model), None, folder.root)
+        base = base_model(recipe.model, folder.root)
+        return Policy(base.model, None, folder.root, base.gguf)
     made_in = folder.iteration(arm, model - 1)
     if recipe.merge == "requantize":
         return Policy(str(made_in / "model"), None, made_in)
-    return Policy(model_path(recipe.model), made_in / "adapter", folder.root)
+    base = base_model(recipe.model, folder.root)
+    return Policy(base.model, made_in / "adapter", folder.root, base.gguf)
 
 
 class LoadedPolicy:

@@ -12,18 +12,11 @@ from peft import get_peft_model, set_peft_model_state_dict
 from safetensors.numpy import save_file
 from safetensors.torch import load_file
 from safetensors.torch import save_file as save_torch
-from transformers import (
-    AutoModelForCausalLM,
-    LlamaConfig,
-    LlamaForCausalLM,
-    Qwen2Config,
-    Qwen2ForCausalLM,
-    Qwen3Config,
-    Qwen3ForCausalLM,
-)
+from transformers import AutoModelForCausalLM, LlamaConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from tests.helpers.random_adapter import largest_difference, random_adapter
+from tests.helpers.tiny_checkpoint import edit, logits_of_both, write_checkpoint
 from tests.helpers.tiny_model import write_tiny_model
 from tpo_lite.adapters import lora_config, state_dict
 from tpo_lite.embedded.gguf_export import write_gguf
@@ -31,57 +24,7 @@ from tpo_lite.embedded.tokenizer import train_tokenizer
 from tpo_lite.errors import InputError, TpoError
 from tpo_lite.hub import judge_path
 from tpo_lite.llamacpp.adapter import write_adapter_gguf
-from tpo_lite.llamacpp.convert import LAYER_NAMES, _Shape, _stored_tensors, convert, quantize
-from tpo_lite.llamacpp.decoder import LlamaCpp
-from tpo_lite.llamacpp.leaves import Leaf
-
-IDS = [0, 17, 42, 5, 99, 7, 7, 200, 31, 64, 3, 11, 250, 8, 90, 91] * 4
-
-
-MODELS = {
-    "llama": (LlamaConfig, LlamaForCausalLM),
-    "qwen2": (Qwen2Config, Qwen2ForCausalLM),
-    "qwen3": (Qwen3Config, Qwen3ForCausalLM),
-}
-
-
-def write_checkpoint(folder, architecture="llama", **changes):
-    """A random model with its tokenizer whose attention depends strongly on positions."""
-    torch.manual_seed(0)
-    tokenizer = train_tokenizer(["The answer is 7."] * 50, 300)
-    config = {
-        "vocab_size": 304,
-        "hidden_size": 64,
-        "intermediate_size": 96,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "max_position_embeddings": 128,
-        "initializer_range": 0.1,
-    }
-    config_class, model_class = MODELS[architecture]
-    model = model_class(config_class(**(config | changes)))
-    for name, weight in model.named_parameters():
-        if name.endswith(("bias", "q_norm.weight", "k_norm.weight")):  # all 0 or 1 in a new model
-            torch.nn.init.normal_(weight, mean=float("norm" in name), std=0.5)
-    model.to(torch.bfloat16).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
-
-
-def edit(path, change):
-    content = json.loads(path.read_text())
-    change(content)
-    path.write_text(json.dumps(content))
-
-
-def logits_of_both(folder, out):
-    """Logits after the last of IDS, by transformers in float32 and by llama.cpp."""
-    with torch.no_grad():
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-        expected = model(torch.tensor([IDS])).logits[0, -1].numpy()
-    return expected, LlamaCpp(out, n_ctx=128, flash_attn=False).decode([Leaf(IDS)])[0].logits
-
+from tpo_lite.llamacpp.convert import LAYER_NAMES, Shape, _stored_tensors, convert, quantize
 
 STRETCHED = {
     "rope_type": "llama3",
@@ -183,7 +126,7 @@ def test_frequency_factors_are_those_of_transformers(factor):
     config = LlamaConfig(head_dim=128, rope_parameters=rope)
     plain = 500_000.0 ** -(np.arange(0, 128, 2) / 128)
     scaled = ROPE_INIT_FUNCTIONS["llama3"](config, "cpu")[0].numpy()
-    factors = _Shape.of(config.to_dict(), Path()).frequency_factors()
+    factors = Shape.of(config.to_dict(), Path()).frequency_factors()
     np.testing.assert_allclose(plain / factors, scaled, rtol=1e-5)
 
 

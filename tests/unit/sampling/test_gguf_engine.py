@@ -14,12 +14,15 @@ from tests.helpers.second_iteration import DEAD, check_sampled, second_iteration
 from tests.helpers.tiny_model import write_tiny_model
 from tests.helpers.tiny_run import finished_run
 from tpo_lite.adapters import lora_config, state_dict, write_adapter
-from tpo_lite.errors import TpoError
+from tpo_lite.errors import InputError, TpoError
 from tpo_lite.files import read_json
 from tpo_lite.llamacpp import adapter as adapters_gguf
 from tpo_lite.llamacpp.adapter import write_adapter_gguf
+from tpo_lite.llamacpp.convert import convert, quantize
 from tpo_lite.phases.process import run_phase
+from tpo_lite.plan.shapes import model_shape
 from tpo_lite.run import RunFolder
+from tpo_lite.sampling.base import base_model
 from tpo_lite.sampling.engines import gguf as gguf_engine
 from tpo_lite.sampling.engines.gguf import GgufSampler, converted_base
 from tpo_lite.sampling.huggingface import ContinuousSampler
@@ -166,6 +169,46 @@ def test_a_whole_run(tiny_arguments, tmp_path):
         summary = read_json(run / "direct" / f"iteration-{t}" / "done" / "generate.json")["summary"]
         assert summary["engine"] == "gguf"
         assert 0 < summary["shift"] < 0.1
+
+
+def test_a_whole_run_from_a_gguf_samples_from_that_very_file(tiny_arguments, tiny_model, tmp_path, monkeypatch):
+    convert(tiny_model, tmp_path / "f16.gguf")
+    quantize(tmp_path / "f16.gguf", tmp_path / "model.gguf", "Q8_0")
+    before, opened = (tmp_path / "model.gguf").read_bytes(), []
+    load = gguf_engine.LlamaCpp
+    monkeypatch.setattr(gguf_engine, "LlamaCpp", lambda path, **options: opened.append(path) or load(path, **options))
+    options = ["--set", "engine=gguf", "--set", f"model={tmp_path / 'model.gguf'}"]
+    run = finished_run(tmp_path / "run", [*tiny_arguments, *options])
+    assert set(opened) == {tmp_path / "model.gguf"}
+    assert (tmp_path / "model.gguf").read_bytes() == before
+    assert (run / "base" / "config.json").exists()
+    assert not list(run.glob("base-*.gguf"))
+    for t in range(2):
+        summary = read_json(run / "direct" / f"iteration-{t}" / "done" / "generate.json")["summary"]
+        assert summary["engine"] == "gguf"
+        assert 0 < summary["shift"] < 0.1
+
+
+def test_a_gguf_is_dequantized_once(tiny_model, tmp_path):
+    convert(tiny_model, tmp_path / "model.gguf")
+    base = base_model(str(tmp_path / "model.gguf"), tmp_path)
+    assert base == (str(tmp_path / "base"), tmp_path / "model.gguf")
+    (tmp_path / "base" / "mark").write_text("")
+    assert base_model(str(tmp_path / "model.gguf"), tmp_path) == base
+    assert (tmp_path / "base" / "mark").exists()
+    assert base_model(str(tiny_model), tmp_path) == (str(tiny_model), None)
+    assert model_shape(str(tmp_path / "model.gguf")) == model_shape(base.model)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("none.gguf", "^model: no file 'none.gguf'"), ("hub:owner/model.gguf", "^model: .* is not hub:owner/repo/file")],
+)
+def test_a_gguf_that_is_not_there(name, message, tmp_path):
+    with pytest.raises(InputError, match=message):
+        base_model(name, tmp_path)
+    with pytest.raises(InputError, match=message):
+        model_shape(name)
 
 
 def test_a_requantized_model_is_converted_in_its_own_folder(tiny_arguments, tmp_path):

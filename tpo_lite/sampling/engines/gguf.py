@@ -46,7 +46,7 @@ class GgufSampler(Sampler):
         self.architecture = config.model_type
         # If prompts are longer than `gguf_room` assumes, fewer rows are continued at a time.
         self.sequences, self.cells = gguf_room(recipe, device == "cuda")
-        self.base = converted_base(policy.model, policy.work, kind)
+        self.base = policy.gguf or converted_base(policy.model, policy.work, kind)
         self._load(policy.adapter)
 
     def _load(self, adapter: Path | None) -> None:
