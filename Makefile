@@ -17,7 +17,7 @@ models: $(VENV)/.installed
 	$(BIN)/python -m benchmarks.models models
 
 test: $(VENV)/.test-installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(VENV)/.lint-installed
 	$(BIN)/ruff check
