@@ -43,7 +43,7 @@ def train(recipe: Recipe, out: str | Path, gpu: int | None = None) -> RunFolder:
     started = (folder.root / "recipe.yaml").exists() and folder.computed()
     settled = filled_from(folder.load_started(), recipe) if started else settle(recipe, gpu)
     folder.start(recipe, settled, place_of(gpu), new=False)
-    orchestrator.train(folder, False, lambda iteration: None)
+    orchestrator.train(folder, lambda iteration: None, debug=False)
     return folder
 
 

@@ -142,7 +142,7 @@ class RunFolder:
         """Add to `limits`, for all phases and iterations to come."""
         write_json(self.root / "limits.json", self.limits | limits)
 
-    def start(self, recipe: Recipe, settled: SettledRecipe, place: Place, new: bool) -> None:
+    def start(self, recipe: Recipe, settled: SettledRecipe, place: Place, *, new: bool) -> None:
         """Make the folder for `recipe`, which was `settled` for `place`, or check that it was made for the same one.
 
         While nothing has been computed, another recipe takes the place of the first. A run may go on at another place.

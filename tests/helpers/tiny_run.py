@@ -43,7 +43,7 @@ WORDS = [
 
 def start(run: RunFolder, recipe: SettledRecipe, new: bool = False, place: Place = CPU) -> None:
     """Start a run as `tpo-lite train` does with a recipe that leaves nothing open."""
-    run.start(recipe, recipe, place, new)
+    run.start(recipe, recipe, place, new=new)
 
 
 def write_prompts(path: Path, count: int) -> Path:

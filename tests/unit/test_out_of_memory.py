@@ -43,7 +43,8 @@ def raised(allocate):
 def test_errors_that_mean_it(error, tmp_path, capsys):
     assert exit_code(error, tmp_path / "dpo.log", debug=False) == 3
     said = capsys.readouterr().err
-    assert said.startswith("error: out of memory (") and "tries smaller batches" in said
+    assert said.startswith("error: out of memory (")
+    assert "Use `tpo-lite train`, which tries again with smaller batches." in said
     assert (tmp_path / "dpo.log").exists()
 
 

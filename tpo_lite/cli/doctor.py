@@ -17,9 +17,9 @@ COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
 @click.option("--json", "as_json", is_flag=True, help="Print the checks as JSON.")
 @reporting
 def doctor(as_json: bool, debug: bool) -> None:
-    """Checks this machine and says how to fix what is wrong.
+    """Check this machine and say how to fix what is wrong.
 
-    Each line is ok, warn (runs work, but not all of them, or not well) or fail. The exit code is 1 if a line fails.
+    Each line is ok, warn (some runs will fail or be slow) or fail. The exit code is 1 if a line fails.
     A missing GPU is no failure, since the embedded recipe runs without one.
     """
     from tpo_lite.machine.doctor import examine

@@ -8,17 +8,17 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
 from tpo_lite.cli.errors import reporting
 from tpo_lite.errors import InputError
+from tpo_lite.recipe import JudgeMode
 
 if TYPE_CHECKING:
     from tpo_lite.calibration.judged_pair import JudgedPair
     from tpo_lite.judges.protocol import Judge
-    from tpo_lite.recipe import JudgeMode
     from tpo_lite.settled import SettledJudge
 
 
@@ -66,10 +66,11 @@ def judging(command: Callable[..., None]) -> Callable[..., None]:
         ),
         click.option(
             "--mode",
-            type=click.Choice(["verdict", "explain", "score", "reward-model", "openai"]),
+            type=click.Choice(get_args(JudgeMode)),
             callback=_mode,
-            help="A GGUF that gives its verdict at once, explains itself first, or rates each response; a reward "
-            "model; an OpenAI-compatible server, with the key in OPENAI_API_KEY. "
+            help="verdict: a GGUF answers at once; explain: it explains first; score: it rates each response; "
+            "reward-model: a reward model scores each response; openai: an OpenAI-compatible server answers, with the "
+            "key in OPENAI_API_KEY. "
             "[default: verdict; for the embedded judge explain]",
         ),
         click.option(
@@ -95,7 +96,12 @@ def judging(command: Callable[..., None]) -> Callable[..., None]:
 
 @judge.command()
 @click.argument("outputs", type=FILE)
-@click.option("--gold", multiple=True, type=FILE, help="Pairs that were judged; only they count. May be repeated.")
+@click.option(
+    "--gold",
+    multiple=True,
+    type=FILE,
+    help="File of labelled pairs. Only pairs in it are counted. May be repeated.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--plot", type=click.Path(path_type=Path, dir_okay=False), help="Write a reliability plot (SVG).")
 @reporting
@@ -187,8 +193,8 @@ def run(
     """Judge pairs in both orders and write what the judge says.
 
     The output has one line per pair, a JudgedPair of tpo_lite/calibration/judged_pair.py. After a stop, run the same
-    command again to go on; lines that are there are kept. Files beside the output say what judges and what was judged
-    (.inputs), and for an openai judge how often it was asked (.calls) and what it answered (.replies.jsonl).
+    command again to go on; lines that are there are kept. Files beside the output record the judge and the pairs
+    (.inputs), and for an openai judge the number of requests (.calls) and its answers (.replies.jsonl).
     """
     from tpo_lite.calibration.ask import ask_into
     from tpo_lite.calibration.gold_pairs import read_pairs

@@ -17,7 +17,7 @@ from tpo_lite.errors import OutOfMemory, TpoError
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @reporting
 def merge_report(run_dir: Path, as_json: bool, debug: bool) -> None:
-    """Measures what each way of merging would do to a run's updates.
+    """Measure what each way of merging would do to a run's updates.
 
     For every finished iteration: the update's relative norm, and for each merge (fold, continue, and requantize into
     the 16-bit and into the dequantised 4-bit weights) the KL divergence from base + adapter, seconds and disk.

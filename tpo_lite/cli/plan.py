@@ -29,9 +29,17 @@ class DoesNotFit(InputError):
 @click.command()
 @click.option("--recipe", help="A recipe's name or file. [default: llama-3.1-8b-24gb, or embedded with --cpu]")
 @click.option("--gpu", type=click.IntRange(min=0), default=0, show_default=True, help="Plan for this GPU.")
-@click.option("--card-gb", type=click.FloatRange(min=0, min_open=True), help="Plan for a card of so many GiB instead.")
+@click.option(
+    "--card-gb",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Plan for a card with this many GiB instead of --gpu.",
+)
 @click.option("--cpu", is_flag=True, help="Plan for this machine without a GPU.")
-@click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="A run: its recipe and its own times.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Plan an existing run, with its recipe and measured times.",
+)
 @click.option("--set", "overrides", multiple=True, metavar="KEY.PATH=VALUE", help="Override any key of the recipe.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @reporting
@@ -47,7 +55,7 @@ def plan(
 ) -> None:
     """Predict memory, disk and hours of a recipe, phase by phase, without weights and without a GPU.
 
-    If a phase does not fit, the exit code is 2 and the message names the smallest change with which it does.
+    If a phase does not fit, the exit code is 2 and the message names the smallest change that makes it fit.
     """
     from tpo_lite.machine import cards
     from tpo_lite.recipe import load_recipe
@@ -69,8 +77,8 @@ def show_plan(recipe: Recipe, card: Card, run: RunFolder | None = None, as_json:
     """Print the plan and return the recipe as it was settled for the card.
 
     A run that goes on keeps its values, and its finished phases have times of their own. Raises `DoesNotFit` with each
-    phase that does not fit and the smallest change with which it does; a run that goes on finds that out by itself,
-    and backs off.
+    phase that does not fit and the smallest change that makes it fit; a run that goes on finds that out by itself, and
+    backs off.
     """
     from rich.console import Console
 
@@ -96,8 +104,8 @@ def show_plan(recipe: Recipe, card: Card, run: RunFolder | None = None, as_json:
 def plan_first(recipe: Recipe, gpu: int | None, run: RunFolder | None) -> SettledRecipe:
     """Print what `train` shows before it starts or goes on with `run`, and return the settled recipe.
 
-    There is no plan for a model whose shape cannot be read; its phases will say what is wrong with it. But values that
-    the recipe leaves "auto" for the memory's sake need a plan. Raises `InputError` for that, and `DoesNotFit`.
+    There is no plan for a model whose shape cannot be read; its phases will say what is wrong with it. But an `auto`
+    that depends on memory needs a plan. Raises `InputError` if there is none for it, and `DoesNotFit`.
     """
     from tpo_lite.machine.cards import CARDS, choose_card, cpu
     from tpo_lite.plan.rates import choose_engine

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
 from tpo_lite.cli.errors import reporting
 from tpo_lite.cli.plan import DEFAULT, plan_first
 from tpo_lite.errors import InputError
+from tpo_lite.recipe import MergeBase
 
 if TYPE_CHECKING:
     from tpo_lite.run import RunFolder
@@ -23,9 +24,11 @@ if TYPE_CHECKING:
 @click.option("--cpu", is_flag=True, help="Use no GPU.")
 @click.option("--prompts", help="Instructions: a JSONL, JSON, CSV, Parquet or text file, or hub:name[:split[:column]].")
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Run folder. [default: runs/RECIPE]")
-@click.option("--iterations", type=click.IntRange(min=1), help="How many rounds.")
+@click.option("--iterations", type=click.IntRange(min=1), help="Number of iterations.")
 @click.option("--seed", type=int, help="Decides slices, samples and training order.")
-@click.option("--merge-base", type=click.Choice(["w16", "nf4"]), help="With merge: requantize, what to merge into.")
+@click.option(
+    "--merge-base", type=click.Choice(get_args(MergeBase)), help="With merge: requantize, what to merge into."
+)
 @click.option("--set", "overrides", multiple=True, metavar="KEY.PATH=VALUE", help="Override any key of the recipe.")
 @click.option("--skip-bad", is_flag=True, help="Count malformed lines of the instruction file instead of stopping.")
 @click.option("--allow-leakage", is_flag=True, help="Keep instructions that are in AlpacaEval or Arena-Hard.")
@@ -64,9 +67,9 @@ def train(
     settled = plan_first(loaded, gpu, None if new else folder)
     if plan_only:
         return
-    folder.start(loaded, settled, place, new)
+    folder.start(loaded, settled, place, new=new)
     click.echo(f"run folder: {folder.root}")
-    run_phases(folder, debug)
+    run_phases(folder, debug=debug)
 
 
 def _overrides(
@@ -89,7 +92,7 @@ def _overrides(
     return [f"{key}={json.dumps(value)}" for key, value in values.items() if value is not None]
 
 
-def run_phases(folder: RunFolder, debug: bool) -> None:
+def run_phases(folder: RunFolder, *, debug: bool) -> None:
     """Run all phases that are not finished, showing each iteration's figures, and then those of the whole run."""
     from rich.console import Console
 
@@ -101,7 +104,7 @@ def run_phases(folder: RunFolder, debug: bool) -> None:
         tables.print_iteration(results.read_results(folder), iteration, console)
 
     try:
-        orchestrator.train(folder, debug, show)
+        orchestrator.train(folder, show, debug=debug)
     except orchestrator.PhaseFailed as failed:  # the phase has said why
         sys.exit(failed.exit_code)
     tables.print_final(results.read_results(folder), console)

@@ -64,13 +64,13 @@ def too_long(what: str, ids: Sequence[str], settings: SettledJudge, judge: Judge
     `option` is what raises the context. `judge` is None if it was not opened this time.
     """
     named = ", ".join(ids[:5]) + (", ..." if len(ids) > 5 else "")
-    limit, remedy = "the judge", "Take a judge with a longer context."
+    limit, remedy = "the judge", "Use a judge with a longer context."
     if settings.mode == "openai":
-        limit, remedy = "the server", "Let it have a larger context, or take a judge that has it."
+        limit, remedy = "the server", "Raise its context, or use another judge."
     elif judge is not None and judge.max_tokens is not None and judge.max_tokens < settings.context:
         limit = f"the {judge.max_tokens} tokens that the judge was trained on"
     elif judge is not None:
-        limit, remedy = f"{judge.max_tokens} tokens", f"Give a larger {option}, or take a judge that has it."
+        limit, remedy = f"{judge.max_tokens} tokens", f"Raise {option}, or use another judge."
     if settings.mode != "openai" and settings.overlong == "drop":
         remedy = remedy.removesuffix(".") + ", or set judge.overlong: truncate."
     return f"too long for {limit}: {what} ({named}). {remedy}"

@@ -72,8 +72,8 @@ class CallBudget:
             if self._path is not None:
                 remedy = f"Delete {self._path}, which counts them, to allow that many again. {_KEPT}"
             raise TpoError(
-                f"judge.max_calls: {self._sent} of {self.most} requests are sent, and {count} more would be needed. "
-                f"{remedy}"
+                f"judge.max_calls: {self._sent} of {self.most} allowed requests were sent; {count} more "
+                f"{'is' if count == 1 else 'are'} needed. {remedy}"
             )
 
     def spend(self) -> None:

@@ -34,7 +34,10 @@ def _halved(key: str, value: int, least: int) -> Limits:
 
 
 def _micro_batch(recipe: SettledRecipe) -> Limits:
-    """Return the largest micro-batch of at most half the size that divides the batch, which so stays what it is."""
+    """Return the largest micro-batch of at most half the size that divides the batch.
+
+    So the effective batch is unchanged.
+    """
     half = min(recipe.train.micro_batch, recipe.train.batch) // 2
     fits = [size for size in divisors(recipe.train.batch) if size <= half]
     return {"train.micro_batch": fits[0]} if fits else {}

@@ -44,7 +44,7 @@ class PhaseFailed(TpoError):
         self.exit_code = code
 
 
-def train(folder: RunFolder, debug: bool, after_iteration: Callable[[int], None]) -> None:
+def train(folder: RunFolder, after_iteration: Callable[[int], None], *, debug: bool) -> None:
     """Run all iterations of all arms; call `after_iteration` with t when every arm has M_{t+1}.
 
     Raises `PhaseFailed` with the phase's exit code, and `TpoError` if another process works in the folder.
@@ -84,14 +84,15 @@ def _phase(folder: RunFolder, phase: str, arm: Arm | None, iteration: int, debug
             break
         limits = smaller(phase, folder.load_settled())
         if not limits:
-            write_json(folder.root / "limits.json", worked)  # it says what worked, and none of the smaller ones did
+            write_json(folder.root / "limits.json", worked)  # no smaller batch worked
             raise TpoError(
                 f"the {phase} phase ran out of memory with the smallest batches. End other programs that use it, or "
                 "take a smaller model, shorter texts (pairs.max_tokens, sampling.max_new_tokens) or fewer samples "
                 "(sampling.k); train.gradient_checkpointing=true helps training. Other settings need --new."
             )
         folder.limit(limits)
-        print(f"{phase} again with {', '.join(f'{key} {value}' for key, value in limits.items())}", flush=True)
+        reduced = ", ".join(f"{key} {value}" for key, value in limits.items())
+        print(f"{phase}: out of memory; trying again with {reduced}", flush=True)
     if code:
         raise PhaseFailed(code)
 
@@ -153,7 +154,7 @@ def _killed(folder: RunFolder, phase: str, by: str, last_words: str) -> int:
             log.write_text(last_words, encoding="utf-8")
             where = f" Its last words are in {log}."
     if by == "SIGABRT" and says_out_of_memory(last_words):
-        print(f"the {phase} phase was aborted, as memory ran out.{where}", file=sys.stderr, flush=True)
+        print(f"the {phase} phase ran out of memory and was aborted.{where}", file=sys.stderr, flush=True)
         return OutOfMemory.exit_code
     remedy = "if that happens again, report it with its log"
     if by == "SIGKILL":
@@ -166,5 +167,5 @@ def _set_signals() -> None:
     """Set what a phase's process does with signals; called in it before its Python starts."""
     # A killed run leaves no phase behind that still writes into the folder (Linux).
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-    # Ctrl-C reaches all processes of a terminal, and only the orchestrator shall answer it.
+    # Ctrl-C reaches every process of a terminal, but only the orchestrator should handle it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)

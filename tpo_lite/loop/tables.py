@@ -83,7 +83,7 @@ def print_final(results: Results, console: Console) -> None:
         table.add_row(f"M_{model}", *row[: len(table.columns) - 1])
     console.print(table)
     for key, value in results.limits.items():
-        console.print(f"{key}: {value}, as memory ran out with more", highlight=False)
+        console.print(f"{key} was reduced to {value} because memory ran out", highlight=False)
 
 
 def _model_cells(arm: ArmResults, model: int) -> tuple[str, str, str, str]:

@@ -19,7 +19,7 @@ GIB = 1 << 30
 """Bytes."""
 
 SMI_SECONDS = 30
-"""The longest to wait for nvidia-smi. It takes seconds when no driver is loaded yet, and for ever when one hangs."""
+"""The longest to wait for nvidia-smi. It takes seconds if no driver is loaded yet, and may hang."""
 
 SMI_FIELDS: dict[str, Callable[[str], Any]] = {
     "index": int,
@@ -62,7 +62,7 @@ CARDS = [
     _card("H100 80GB HBM3", 80, 3350, 989.0),
     _card("H200", 141, 4800, 989.0),
 ]
-"""NVIDIA's published figures, under the names that nvidia-smi gives. Of two with the same size, the first is used."""
+"""NVIDIA's published figures, under the names that nvidia-smi gives. If two have the same size, the first is used."""
 
 
 def cpu() -> Card:
@@ -81,7 +81,7 @@ def choose_card(gib: float | None, index: int = 0) -> Card:
     """Return a card of `gib` GiB if that is given, otherwise GPU `index` of this machine.
 
     A card given by its size gets the speeds of the card in the table that is nearest in size. Raises `InputError` if
-    nvidia-smi does not tell about this machine's GPU.
+    nvidia-smi cannot report this machine's GPU.
     """
     if gib is not None:
         nearest = min(CARDS, key=lambda card: abs(card.memory - gib * GIB))

@@ -16,11 +16,11 @@ from typing import Literal
 from tpo_lite.machine.probes import Machine
 
 TESTED_PYTHON = (3, 11)
-EMBEDDED_GB = 2
-"""RAM that the embedded recipe needs, in GiB."""
-SMALL_CARD_GB, DEFAULT_CARD_GB = 11.5, 22
-"""The least memory that nvidia-smi shows for a 12 GB card, and for a 24 GB card (A10, L4), in GiB."""
-WEIGHTS_GB, RUN_GB, GPU_RAM_GB = 25, 5, 16
+EMBEDDED_GIB = 2
+"""RAM that the embedded recipe needs."""
+SMALL_CARD_GIB, DEFAULT_CARD_GIB = 11.5, 22
+"""The least memory that nvidia-smi shows for a 12 GB card, and for a 24 GB card (A10, L4)."""
+WEIGHTS_GB, RUN_GB, GPU_RAM_GIB = 25, 5, 16
 """With a GPU: disk for the default recipe's base model and judge, disk for a run folder, RAM to load shards with."""
 
 
@@ -47,7 +47,7 @@ def examine(machine: Machine) -> list[Check]:
     return checks
 
 
-def python(machine: Machine) -> Iterator[Check]:
+def check_python(machine: Machine) -> Iterator[Check]:
     """Check the version of Python."""
     version, tested = ".".join(map(str, machine.python)), ".".join(map(str, TESTED_PYTHON))
     remedy = f"Make a virtual environment with Python {tested}: python{tested} -m venv .venv"
@@ -59,8 +59,8 @@ def python(machine: Machine) -> Iterator[Check]:
         yield Check("Python", "ok", version)
 
 
-def system(machine: Machine) -> Iterator[Check]:
-    """Check for Linux or WSL 2. The kernel of WSL 2 is called microsoft-standard-WSL2, that of WSL 1 Microsoft."""
+def check_system(machine: Machine) -> Iterator[Check]:
+    """Check for Linux or WSL 2. WSL 2's kernel is named microsoft-standard-WSL2, WSL 1's Microsoft."""
     kernel = machine.kernel
     if not kernel.startswith("Linux"):
         yield Check("system", "warn", f"{kernel}; Linux is tested", "On Windows, use WSL 2: wsl --install")
@@ -75,7 +75,7 @@ def system(machine: Machine) -> Iterator[Check]:
         yield Check("system", "ok", f"{kernel}: WSL 2")
 
 
-def packages(machine: Machine) -> Iterator[Check]:
+def check_packages(machine: Machine) -> Iterator[Check]:
     """Compare the installed versions with those that tpo_lite allows and those that were tested together."""
     from packaging.specifiers import SpecifierSet
 
@@ -97,7 +97,7 @@ def packages(machine: Machine) -> Iterator[Check]:
     yield Check("packages", "ok", f"{right} of {len(wanted)} have the right version")
 
 
-def gpu(machine: Machine) -> Iterator[Check]:
+def check_gpu(machine: Machine) -> Iterator[Check]:
     """Check the GPUs, their memory and how much of it is in use."""
     try:
         gpus = machine.gpus
@@ -107,10 +107,11 @@ def gpu(machine: Machine) -> Iterator[Check]:
         return
     if not gpus:
         found = "no NVIDIA GPU; only the embedded recipe runs without one"
-        yield Check("GPU", "warn", found, "If there is one, install NVIDIA's driver, so that nvidia-smi lists it.")
+        remedy = "If this machine has a GPU, install NVIDIA's driver, so that nvidia-smi lists it."
+        yield Check("GPU", "warn", found, remedy)
     for card in gpus:
         name, found = f"GPU {card.index}", f"{card.name}, {card.total_gb:.1f} GiB, driver {card.driver}"
-        if card.total_gb < SMALL_CARD_GB:
+        if card.total_gb < SMALL_CARD_GIB:
             remedy = "Run the embedded recipe, or see what each recipe needs: tpo-lite recipes list"
             yield Check(name, "warn", f"{found}: too small for any recipe with a hub model", remedy)
         elif card.compute < 8:
@@ -120,11 +121,11 @@ def gpu(machine: Machine) -> Iterator[Check]:
             remedy = "End the programs that use it. This lists them: nvidia-smi"
             yield Check(name, "warn", f"{found}: {card.used_gb:.1f} GiB of it in use", remedy)
         else:
-            fits = "llama-3.1-8b-24gb" if card.total_gb >= DEFAULT_CARD_GB else "llama-3.2-3b-12gb"
+            fits = "llama-3.1-8b-24gb" if card.total_gb >= DEFAULT_CARD_GIB else "llama-3.2-3b-12gb"
             yield Check(name, "ok", f"{found}: fits {fits}")
 
 
-def cuda(machine: Machine) -> Iterator[Check]:
+def check_cuda(machine: Machine) -> Iterator[Check]:
     """Check that torch can compute on the GPU."""
     facts = machine.library("torch")
     build = f"torch {facts['version']}"
@@ -140,7 +141,7 @@ def cuda(machine: Machine) -> Iterator[Check]:
         yield Check("CUDA", "fail", f"{build} cannot use the GPU: {facts['error']}", remedy)
 
 
-def bitsandbytes(machine: Machine) -> Iterator[Check]:
+def check_bitsandbytes(machine: Machine) -> Iterator[Check]:
     """Check that 4-bit weights give right values, on the GPU if torch can use one."""
     facts = machine.library("bitsandbytes")
     if not facts["right"]:
@@ -152,7 +153,7 @@ def bitsandbytes(machine: Machine) -> Iterator[Check]:
         yield Check("bitsandbytes", "ok", f"NF4 on {facts['device']}")
 
 
-def llama_cpp(machine: Machine) -> Iterator[Check]:
+def check_llama_cpp(machine: Machine) -> Iterator[Check]:
     """Check that llama.cpp, which runs the judge, was built for the GPU."""
     offloads = machine.library("llama_cpp")["gpu"]
     if machine.has_gpu and not offloads:
@@ -162,7 +163,7 @@ def llama_cpp(machine: Machine) -> Iterator[Check]:
         yield Check("llama.cpp", "ok", f"{'with' if offloads else 'without'} GPU")
 
 
-def disk(machine: Machine) -> Iterator[Check]:
+def check_disk(machine: Machine) -> Iterator[Check]:
     """Check for room for a run folder and, with a GPU, for the models in the hub's cache."""
     places = {"disk": (machine.folder, RUN_GB if machine.has_gpu else 0, "a run folder needs up to")}
     if machine.has_gpu:
@@ -184,19 +185,19 @@ def disk(machine: Machine) -> Iterator[Check]:
             yield Check(name, "ok", found)
 
 
-def ram(machine: Machine) -> Iterator[Check]:
+def check_ram(machine: Machine) -> Iterator[Check]:
     """Check the machine's memory. Loading weights takes shards of 5 GB."""
     found = f"{machine.ram_gb:.1f} GiB"
     remedy = "Under WSL, raise it in %UserProfile%\\.wslconfig ([wsl2] memory=16GB), then run wsl --shutdown."
-    if machine.ram_gb < EMBEDDED_GB:
-        yield Check("RAM", "fail", f"{found}; a run needs {EMBEDDED_GB}", remedy)
-    elif machine.has_gpu and machine.ram_gb < GPU_RAM_GB:
-        yield Check("RAM", "warn", f"{found}; loading an 8B model may need {GPU_RAM_GB}", remedy)
+    if machine.ram_gb < EMBEDDED_GIB:
+        yield Check("RAM", "fail", f"{found}; a run needs {EMBEDDED_GIB} GiB", remedy)
+    elif machine.has_gpu and machine.ram_gb < GPU_RAM_GIB:
+        yield Check("RAM", "warn", f"{found}; loading an 8B model may need {GPU_RAM_GIB} GiB", remedy)
     else:
         yield Check("RAM", "ok", found)
 
 
-def hub(machine: Machine) -> Iterator[Check]:
+def check_hub(machine: Machine) -> Iterator[Check]:
     """Check for a hub login, which Llama's gated weights need."""
     if machine.logged_in:
         yield Check("hub login", "ok", "yes")
@@ -220,15 +221,15 @@ def install(package: str, machine: Machine, *, reinstall: bool = False) -> str:
 
 
 CHECKS: dict[str, tuple[Callable[[Machine], Iterator[Check]], str | None]] = {
-    "Python": (python, None),
-    "system": (system, None),
-    "packages": (packages, "packaging"),
-    "GPU": (gpu, None),
-    "CUDA": (cuda, "torch"),
-    "bitsandbytes": (bitsandbytes, "bitsandbytes"),
-    "llama.cpp": (llama_cpp, "llama-cpp-python"),
-    "disk": (disk, None),
-    "RAM": (ram, None),
-    "hub login": (hub, "huggingface_hub"),
+    "Python": (check_python, None),
+    "system": (check_system, None),
+    "packages": (check_packages, "packaging"),
+    "GPU": (check_gpu, None),
+    "CUDA": (check_cuda, "torch"),
+    "bitsandbytes": (check_bitsandbytes, "bitsandbytes"),
+    "llama.cpp": (check_llama_cpp, "llama-cpp-python"),
+    "disk": (check_disk, None),
+    "RAM": (check_ram, None),
+    "hub login": (check_hub, "huggingface_hub"),
 }
 """Name -> the check, and the package to reinstall if the check itself fails."""

@@ -67,7 +67,7 @@ def gpu(name: int | str | None) -> Gpu | None:
 def held_by_host() -> int:
     """Return the bytes of RAM that this process holds and the kernel cannot take back.
 
-    Where the kernel does not tell them from mapped files (macOS, WSL 1), return the most of both so far.
+    Where the kernel does not separate them from mapped files (macOS, WSL 1), return their joint peak so far.
     """
     lines = STATUS.read_text(encoding="ascii").splitlines() if STATUS.exists() else []
     held = [1024 * int(line.split()[1]) for line in lines if line.startswith(("RssAnon:", "RssShmem:"))]

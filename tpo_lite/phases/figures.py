@@ -1,4 +1,4 @@
-"""What a phase's records come to, in figures: the typed summaries of `tpo_lite.phases.summaries`."""
+"""Compute a phase's summary from its records."""
 
 from __future__ import annotations
 

@@ -57,7 +57,7 @@ def run(folder: RunFolder, recipe: SettledRecipe, arm: Arm, iteration: int, devi
                 rated += [_rated(recipe, prompts[record.id], record) for record in group]
     if tally.dropped:
         ids = [record.id for record in finished.values() if _dropped(record)]
-        what = f"{tally.dropped} comparisons in {len(ids)} of {len(prompts)} prompts, left out"
+        what = f"left out {tally.dropped} comparisons in {len(ids)} of {len(prompts)} prompts"
         print(too_long(what, ids, recipe.judge, judge, "judge.context"), flush=True)
     return judge_figures(list(finished.values()))
 
@@ -99,7 +99,7 @@ class Tally:
     saved: int = 0
     """Questions that were not needed."""
     identical: int = 0
-    """Of the saved ones, those between identical responses."""
+    """Saved questions between identical responses."""
 
     def add(self, prompt: PromptSamples, record: PromptJudgements) -> None:
         """Count one prompt."""

@@ -37,7 +37,7 @@ def run(folder: RunFolder, recipe: SettledRecipe, arm: Arm, iteration: int, devi
 
     A match counts 1 where the judge is sure of our response in both orders, and 0.5 at a tie. It also counts 0.5 where
     the responses do not fit the judge, and then the phase says so. The mean over the validation slice is a checkpoint's
-    rating against M_t, whose own is 0.5. Of equal ratings M_t's comes first, then that of the earlier checkpoint.
+    rating against M_t, whose own is 0.5. In a tie M_t wins, then the earlier checkpoint.
     """
     here = folder.iteration(arm, iteration)
     instructions = {x.id: x for x in read_jsonl(folder.instructions("validation"), Instruction)}

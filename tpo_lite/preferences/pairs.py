@@ -55,7 +55,7 @@ def score_prompt(
 ) -> PromptScores:
     """Rate one prompt's well-formed samples (Bradley-Terry), and control the scores for length.
 
-    A response of which no comparison fitted the judge has no rating, so it is neither best nor worst.
+    A response none of whose comparisons fitted the judge's context has no rating, so it is neither best nor worst.
     `soft` and `prior` as in `tpo_lite.preferences.ratings`, `rho` as in `tpo_lite.preferences.length_control`.
     """
     ks, wins = win_matrix(judgements, samples, soft)
@@ -132,8 +132,8 @@ def make_pairs(
 
     Prompts with both well-formed and malformed outputs can give the second kind. Those without a pair of the first kind
     come first, since they would be lost otherwise, then the others, each in the order of a hash of (seed, id). The
-    malformed output is drawn by a hash of (seed, id, k). Of equal scores the lowest k counts. A prompt whose ratings
-    are all equal shows no preference.
+    malformed output is drawn by a hash of (seed, id, k). If scores are equal, the lowest k is used. A prompt
+    whose ratings are all equal shows no preference.
 
     A pair of which one side has more than `max_tokens` tokens, prompt and output together, is dropped, never cut. Every
     prompt with a well-formed sample must have its scores; one whose scores are empty gives no pair.

@@ -70,9 +70,9 @@ class LoadedPolicy:
         if change <= PROBE_FLOOR:
             raise TpoError(
                 f"the adapter of the last iteration does not change the {self.engine} engine's output (largest "
-                f"change in log-probability: {change:.1e}), so it would sample M_0 again. Start anew with "
-                "--set engine=transformers --new. If that is the engine already, the last iteration trained nothing: "
-                "raise train.learning_rate."
+                f"change in log-probability: {change:.1e}), so samples would come from M_0. Start again with "
+                "--set engine=transformers --new. If the engine is already transformers, the last iteration trained "
+                "nothing: raise train.learning_rate."
             )
         return change
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 
 from tpo_lite.errors import TpoError
 
@@ -27,14 +28,17 @@ class Course:
     """Optimizer steps."""
 
 
-def course(log: list[dict[str, float]]) -> Course:
-    """Read the course from the log. Raises `TpoError` if the reference was not M_t or training diverged."""
+def course(log: list[dict[str, float]], out: Path) -> Course:
+    """Read the course from the log of the training that wrote to `out`.
+
+    Raises `TpoError` if the reference was not M_t or training diverged.
+    """
     steps = [row for row in log if "loss" in row]
     first, last = steps[0], steps[-1]
     if not abs(first["rewards/margins"]) < FIRST_MARGIN:
         raise TpoError(
             f"the first step's margin is {first['rewards/margins']:.4f}, not 0: the reference is not the model that "
-            "sampled the pairs. Remove this iteration's train folder and run again; if it happens again, report it."
+            f"sampled the pairs. Remove {out} and run again; if it happens again, report it."
         )
     if not math.isfinite(last["loss"]):
         raise TpoError("training diverged (the loss is not finite). Lower train.learning_rate and start with --new.")

@@ -109,7 +109,7 @@ class MarkComplete(TrainerCallback):
         (Path(args.output_dir) / f"checkpoint-{state.global_step}" / COMPLETE).touch()
 
 
-class Report(TrainerCallback):
+class ShowProgress(TrainerCallback):
     """Shows the loss and the margin of each optimizer step in a progress display."""
 
     def __init__(self, advance: Advance):
@@ -196,7 +196,7 @@ def trainer(
         args=DPOConfig(**arguments(settings, seed, out, device)),
         train_dataset=rows(pairs),
         processing_class=tokenizer,
-        callbacks=[MarkComplete(), Report(advance)],
+        callbacks=[MarkComplete(), ShowProgress(advance)],
     )
     tuner.remove_callback(PrinterCallback)
     tuner.processing_class = None  # otherwise every checkpoint would hold the whole tokenizer

@@ -66,4 +66,4 @@ def train_on_pairs(
     drop_optimizer_state(out)
     last = last_complete_checkpoint(out)
     assert last is not None  # TRL saves one after every epoch
-    return Trained(last, rank, course(log))
+    return Trained(last, rank, course(log, out))

@@ -27,7 +27,7 @@ def test_no_request_is_sent_beyond_max_calls(tmp_path):
         open_judge(settings, calls=counter).compare(REQUESTS[:3])
         # The next process of the run.
         judge = open_judge(settings, calls=counter)
-        with pytest.raises(TpoError, match="3 of 5 requests are sent, and 3 more would be needed. Delete .*calls, "):
+        with pytest.raises(TpoError, match="3 of 5 allowed requests were sent; 3 more are needed. Delete .*calls, "):
             judge.compare(REQUESTS)
         assert len(received) == 3
         assert len(judge.compare(REQUESTS[:5])) == 5
@@ -84,7 +84,7 @@ def test_repeated_requests_count(tmp_path):
     counter = tmp_path / "calls"
     with stub(replies(Reply(500))) as (url, received):
         settings = JudgeSettings(mode="openai", base_url=url, max_calls=4)
-        with pytest.raises(TpoError, match="judge.max_calls: 4 of 4 requests are sent, and 1 more"):
+        with pytest.raises(TpoError, match="judge.max_calls: 4 of 4 allowed requests were sent; 1 more is needed"):
             open_judge(settings, calls=counter).compare([REQUEST])
     assert len(received) == 4
     assert counter.read_text() == "4\n"
@@ -105,7 +105,7 @@ def test_run_stops_at_max_calls_and_goes_on(tmp_path, monkeypatch):
         arguments = ("judge", "run", pairs, "--judge", "m", "--mode", "openai", "--out", out, f"--set=base_url={url}")
         done = invoke(*arguments, "--set", "max_calls=9")
         assert done.exit_code == 1
-        assert "judge.max_calls: 8 of 9 requests are sent, and 2 more would be needed. Delete" in done.output
+        assert "judge.max_calls: 8 of 9 allowed requests were sent; 2 more are needed. Delete" in done.output
         assert len(out.read_text().splitlines()) == 4
         done = invoke(*arguments, "--set", "max_calls=10")
         assert done.exit_code == 0, done.output

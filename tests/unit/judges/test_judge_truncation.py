@@ -77,5 +77,5 @@ def test_calibrate_counts_overlong_pairs_or_cuts_them(tiny_judge, overlong, tmp_
     options = (f"--set=template='{SHORT}'", f"--set=overlong={overlong}", "--context", 256)
     done = invoke("judge", "calibrate", pairs, "--judge", tiny_judge, *options)
     assert done.exit_code == 0, done.output
-    dropped = "too long for 256 tokens: 1 of 3 pairs (pairs:1). Give a larger --context"
+    dropped = "too long for 256 tokens: 1 of 3 pairs (pairs:1). Raise --context"
     assert (dropped in done.output) == (overlong == "drop")

@@ -155,7 +155,7 @@ def test_a_fresh_process_goes_on_with_half_the_batch(tiny_run, tmp_path, monkeyp
     orchestrator._phase(run, "generate", "direct", 0, debug=False)
     said = capfd.readouterr()
     assert said.err.count("error: out of memory (MemoryError).") == 1
-    assert said.out.count("generate again with sampling.batch 4") == 1
+    assert said.out.count("generate: out of memory; trying again with sampling.batch 4") == 1
     assert run.limits == read_json(run.root / "limits.json") == {"sampling.batch": 4}
     assert run.load_settled().sampling.batch == 4 and run.load_started().sampling.batch == 8
     samples = "direct/iteration-0/samples.jsonl"
@@ -200,9 +200,9 @@ def test_a_judge_that_llama_cpp_aborts_for_want_of_memory_gets_smaller_batches(t
     orchestrator._phase(run, "judge", "direct", 0, debug=False)
     said = capfd.readouterr()
     log = run.root / "log" / "judge.log"
-    aborted = f"the judge phase was aborted, as memory ran out. Its last words are in {log}."
+    aborted = f"the judge phase ran out of memory and was aborted. Its last words are in {log}."
     assert said.err.count(aborted) == 1 and "Traceback" not in said.err
-    assert "judge again with judge.batch 256, judge.context" in said.out
+    assert "judge: out of memory; trying again with judge.batch 256, judge.context" in said.out
     assert run.limits["judge.batch"] == 256 and run.is_done("judge", "direct", 0)
     words = log.read_text().splitlines()
     assert words[-4] == "CUDA error: out of memory" and words[-1] == "ggml-cuda.cu:106: CUDA error"
@@ -296,4 +296,4 @@ def test_a_phase_without_anything_left_to_halve_says_what_to_do(tiny_run, tmp_pa
 def test_status_names_the_limits(tiny_run, tmp_path):
     shutil.copytree(tiny_run, tmp_path / "run")
     RunFolder(tmp_path / "run").limit({"train.micro_batch": 2})
-    assert "train.micro_batch: 2, as memory ran out with more" in invoke("status", tmp_path / "run").output
+    assert "train.micro_batch was reduced to 2 because memory ran out" in invoke("status", tmp_path / "run").output

@@ -116,7 +116,7 @@ def test_the_final_table_has_a_row_a_model():
     table = rows(print_final)
     assert table["M_0"] == ["25.0 %", "25.0 %", "-", "-", "90.0 %", "90.0 %", "31.0"]
     assert table["M_1"] == ["50.0 %", "-", "60.0 %", "40.0 %", "90.0 %", "90.0 %", "28.0"]
-    assert table["sampling.batch: 16, as memory ran out with more"] == []
+    assert table["sampling.batch was reduced to 16 because memory ran out"] == []
     assert table["M_2"] == ["75.0 %", "-", "70.0 %", "-", "90.0 %", "-", "28.0"]
 
 

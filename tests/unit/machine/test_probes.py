@@ -92,7 +92,7 @@ def test_an_nvidia_smi_that_fails_hangs_or_says_something_else(script, said, tmp
     with pytest.raises(InputError, match=rf"^--gpu 0: nvidia-smi fails \({re.escape(said)}\)\. Fix the driver"):
         check_gpu(0)
     machine = Machine()
-    (check,) = doctor.gpu(machine)
+    (check,) = doctor.check_gpu(machine)
     assert (check.status, check.found) == ("fail", f"nvidia-smi fails: {said}")
     assert not machine.has_gpu
 
@@ -113,7 +113,7 @@ def test_no_nvidia_smi(tmp_path, monkeypatch):
     for ask in (lambda: choose_card(None), lambda: check_gpu(0)):
         with pytest.raises(InputError, match="no nvidia-smi"):
             ask()
-    (check,) = doctor.gpu(Machine())
+    (check,) = doctor.check_gpu(Machine())
     assert check.status == "warn" and check.found.startswith("no NVIDIA GPU")
 
 

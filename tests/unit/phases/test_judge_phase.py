@@ -41,12 +41,12 @@ def test_what_is_too_long_is_dropped_counted_and_named(run, capsys, monkeypatch)
     assert (summary.calls, summary.overlong, summary.saved) == (56 + 2 + 56, 4, 6)
     assert "2/3 prompts" in said and "58 calls, 4 too long (saved: identical 6, tournament 0)" in said
     assert said.endswith(
-        "too long for the 99 tokens that the judge was trained on: 4 comparisons in 1 of 3 prompts, left out (y). "
-        "Take a judge with a longer context, or set judge.overlong: truncate.\n"
+        "too long for the 99 tokens that the judge was trained on: left out 4 comparisons in 1 of 3 prompts (y). "
+        "Use a judge with a longer context, or set judge.overlong: truncate.\n"
     )
     # A run that goes on says the same.
     assert phase.run(run, run.load_settled(), "direct", 0, "cpu") == summary
-    assert "4 comparisons in 1 of 3 prompts, left out (y). Take" in capsys.readouterr().out
+    assert "left out 4 comparisons in 1 of 3 prompts (y). Use" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

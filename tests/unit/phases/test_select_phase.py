@@ -41,7 +41,7 @@ def test_a_match_that_does_not_fit_the_judge_is_a_tie_and_is_named(run, capsys):
     assert validation.checkpoints == {"M_t": 0.5, "checkpoint-1": pytest.approx(0.5)}
     named = (
         "too long for the 99 tokens that the judge was trained on: 1 of 6 matches, counted as ties (x). "
-        "Take a judge with a longer context, or set judge.overlong: truncate.\n"
+        "Use a judge with a longer context, or set judge.overlong: truncate.\n"
     )
     assert capsys.readouterr().out.endswith(named)
     # A run that goes on says the same, and so does one that was begun before matches said whether they fit.
