@@ -18,7 +18,7 @@ SMALLER = ["iterations=1", "instructions.per_iteration=48", "instructions.valida
 
 
 def accuracy(policy: tpo.LoadedPolicy, instructions: list[tpo.Instruction]) -> float:
-    """Return the share of instructions that the policy answers rightly, by a checker that trains nothing."""
+    """Return the share of instructions that the policy answers correctly, by a string checker that trains nothing."""
     style = policy.recipe.style("thinking")
     answers = policy.draw(instructions, style, key="held out", k=1)
     return sum(tpo.is_right(x.samples[0].response, x.instruction.answer or "") for x in answers) / len(instructions)
@@ -27,7 +27,7 @@ def accuracy(policy: tpo.LoadedPolicy, instructions: list[tpo.Instruction]) -> f
 def main(out: Path) -> None:
     """Sample, judge, rate, pair and train once, and print what each step made."""
     recipe = tpo.settle(tpo.load_recipe("embedded", SMALLER))
-    instructions = tpo.load_instructions(recipe)
+    instructions = tpo.load_instructions(recipe, out)
     base = tpo.base_policy(recipe, out)
 
     # K thoughts and responses per instruction, from M_0.
@@ -42,15 +42,15 @@ def main(out: Path) -> None:
     print(f"{sum(record.calls for record in judgements.values())} comparisons")
 
     # Ratings, length control, best and worst.
-    longest, wins = recipe.pairs.max_tokens, {"soft": recipe.rating.wins == "soft", "prior": recipe.rating.prior}
-    scored = tpo.score_prompts(samples, judgements, rho=None, max_tokens=longest, **wins)
-    share = recipe.pairs.malformed_share
+    rating = {"soft": recipe.rating.wins == "soft", "prior": recipe.rating.prior}
+    longest, share = recipe.pairs.max_tokens, recipe.pairs.malformed_share
+    scored = tpo.score_prompts(samples, judgements, rho=None, max_tokens=longest, **rating)
     made = tpo.make_pairs(samples, scored.scores, malformed_share=share, max_tokens=longest, seed=recipe.seed)
     print(f"{len(made.pairs)} pairs, rho {scored.rho:.2f}")
 
     # DPO from M_0 against M_0.
     trained = tpo.train_on_pairs(base, made.pairs, recipe, out / "train")
-    improved = tpo.open_policy(recipe, tpo.Policy(base.model, trained.checkpoint, out))
+    improved = tpo.open_policy(recipe, tpo.Policy(base.model, trained.checkpoint, out, base.gguf))
     for name, model in (("M_0", policy), ("M_1", improved)):
         print(f"{name}: {accuracy(model, instructions.validation):.0%} of {len(instructions.validation)} right")
 

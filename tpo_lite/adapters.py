@@ -129,8 +129,7 @@ def lora_config(rank: int, scale: float) -> Any:
     return LoraConfig(
         task_type="CAUSAL_LM",
         r=rank,
-        # peft's annotation allows only an int, its arithmetic any number.
-        lora_alpha=int(alpha) if alpha == int(alpha) else alpha,  # type: ignore[arg-type]
+        lora_alpha=int(alpha) if alpha == int(alpha) else alpha,  # type: ignore[arg-type]  # peft accepts floats
         lora_dropout=0.0,
         target_modules="all-linear",
     )

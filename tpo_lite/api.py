@@ -1,4 +1,4 @@
-"""The functions of the public API that put several rooms together. `import tpo_lite` gives them lazily."""
+"""The functions of the public API that combine several packages. `import tpo_lite` gives them lazily."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def settle(recipe: Recipe, gpu: int | None = None) -> SettledRecipe:
 def train(recipe: Recipe, out: str | Path, gpu: int | None = None) -> RunFolder:
     """Run all iterations of `recipe`, or go on with the run in the folder `out`; return the finished run.
 
-    Each phase is a process of its own, so this needs `if __name__ == "__main__":` in no script. Raises `InputError` if
-    `out` holds another run, and `TpoError` if a phase fails.
+    Each phase is a process of its own, so a script does not need an `if __name__ == "__main__":` guard. Raises
+    `InputError` if `out` holds another run, and `TpoError` if a phase fails.
     """
     from tpo_lite.loop import orchestrator
     from tpo_lite.machine.device import place_of
@@ -47,16 +47,20 @@ def train(recipe: Recipe, out: str | Path, gpu: int | None = None) -> RunFolder:
     return folder
 
 
-def load_instructions(recipe: Recipe) -> Slices:
-    """Read the recipe's instructions, clean them, and cut them into disjoint slices. Raises `InputError`."""
-    from tpo_lite.hub import model_path
-    from tpo_lite.phases.prepare import cut
+def load_instructions(recipe: Recipe, out: str | Path) -> Slices:
+    """Read the recipe's instructions, clean them, and cut them into disjoint slices.
 
-    return cut(recipe, model_path(recipe.model))[0]
+    The model's tokenizer counts their tokens. A GGUF is first dequantized to OUT/base, as in `base_policy`. Raises
+    `InputError` for instructions or a model that cannot be used.
+    """
+    from tpo_lite.phases.prepare import cut
+    from tpo_lite.sampling.base import base_model
+
+    return cut(recipe, base_model(recipe.model, Path(out)).model)[0]
 
 
 def base_policy(recipe: Recipe, out: str | Path) -> Policy:
-    """Return M_0 of `recipe` on disk; `out` is where an engine may keep files of its own."""
+    """Return M_0 of `recipe` on disk; `out` is where files made from the model are kept."""
     from tpo_lite.sampling.base import base_model
     from tpo_lite.sampling.policy import Policy
 

@@ -139,8 +139,8 @@ class Chat:
     def _form(self, rendered: str) -> list[list[int] | str]:
         """Return a rendered template as token ids and, where turns have places, texts.
 
-        BPE never merges across a special token. So the text between the special tokens around a turn is tokenised in
-        one piece, as the model saw it in training, and the rest can be tokenised here, once.
+        BPE never merges across a special token. So the text between the special tokens around a turn is tokenized in
+        one piece, as the model saw it in training, and the rest can be tokenized here, once.
         """
         form: list[list[int] | str] = []
         pieces = split_at_special_tokens(rendered, special_token_ids(self.tokenizer))

@@ -11,10 +11,10 @@ PHRASE = re.compile(r".*\banswer is\b:?", re.DOTALL | re.IGNORECASE)
 
 
 def final_answer(response: str) -> str:
-    """Return what a response answers, normalised.
+    """Return what a response answers, normalized.
 
     That is what follows the last "answer is" up to the end of its sentence or line; without that phrase, the whole
-    response. Normalised: lower case, no punctuation, single spaces, no leading article.
+    response. Normalized: lower case, no punctuation, single spaces, no leading article.
 
     >>> final_answer("The answer is 4. No: the answer is **The Moon**. Hope this helps!")
     'moon'
@@ -28,6 +28,6 @@ def final_answer(response: str) -> str:
 
 
 def is_right(response: str, answer: str) -> bool:
-    """Return whether the final answer of `response` is `answer`, both normalised; an empty one never is."""
+    """Return whether the final answer of `response` is `answer`, both normalized; an empty one never is."""
     given = final_answer(response)
     return given != "" and given == final_answer(answer)

@@ -1,4 +1,4 @@
-"""What stands before the weights in a GGUF file: values by key, and where each tensor is.
+"""The header of a GGUF file: metadata by key, and where each tensor is.
 
 gguf's own reader takes many seconds, since it makes objects of all tokens and merges. Numbers are little-endian
 (https://github.com/ggml-org/ggml/blob/master/docs/gguf.md).

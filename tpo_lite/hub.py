@@ -14,8 +14,8 @@ OTHER_FILES = ("*.json", "*.jinja", "*.model", "*.txt")
 """What belongs to a model besides its weights: configuration, tokenizer, chat template."""
 
 
-def model_path(name: str) -> str:
-    """Return the folder or hub id of a model, for transformers to load.
+def model_path(name: str, key: str = "model") -> str:
+    """Return the folder or hub id of a model, for transformers to load. `key` is the recipe's key that names it.
 
     Raises `InputError` for a folder that is missing or is not a complete model.
     """
@@ -23,26 +23,26 @@ def model_path(name: str) -> str:
     if not path.exists():
         if is_hub_id(name):
             return name  # transformers reports an id that the hub does not have
-        raise _no_folder(name)
+        raise _no_folder(name, key)
     for file in ("config.json", "tokenizer_config.json"):
         if not (path / file).is_file():
-            raise InputError(f"model: {path} has no {file}. Give a complete Hugging Face model folder.")
+            raise InputError(f"{key}: {path} has no {file}. Give a complete Hugging Face model folder.")
     return str(path)
 
 
-def judge_path(name: str) -> Path:
+def judge_path(name: str, key: str = "judge.model") -> Path:
     """Return the GGUF file of a judge, downloaded into the hub's cache if it is on the hub.
 
-    `hub:owner/repo/*Q4_K_M.gguf` takes the one file that matches. Raises `InputError` if there is no such file, or
-    more than one.
+    `hub:owner/repo/*Q4_K_M.gguf` takes the one file that matches. `key` is the recipe's key that names the file. Raises
+    `InputError` if there is no such file, or more than one.
     """
     if name == "embedded":
         return ASSETS / "judge.gguf"
     if name.startswith("hub:"):
-        return _from_hub(*hub_file(name))
+        return _from_hub(*hub_file(name, key), key)
     path = Path(name).expanduser()
     if not path.is_file():
-        raise InputError(f"judge.model: no file {name!r}. Give a GGUF file or hub:owner/repo/file.gguf.")
+        raise InputError(f"{key}: no file {name!r}. Give a GGUF file or hub:owner/repo/file.gguf.")
     return path
 
 
@@ -53,10 +53,7 @@ def is_gguf(model: str) -> bool:
 
 def gguf_path(model: str) -> Path:
     """Return the GGUF file that a recipe's `model` is, as `judge_path` does for a judge."""
-    try:
-        return judge_path(model)
-    except InputError as error:
-        raise InputError(str(error).removeprefix("judge.")) from error
+    return judge_path(model, "model")
 
 
 def reward_model_path(name: str) -> str:
@@ -69,10 +66,7 @@ def reward_model_path(name: str) -> str:
             f"judge.model: {name} is a GGUF, which mode reward-model cannot read. Give a folder or hub id "
             "(owner/name) of a sequence-classification model, or use mode score."
         )
-    try:
-        return model_path(name.removeprefix("hub:"))
-    except InputError as error:
-        raise InputError(f"judge.{error}") from error
+    return model_path(name.removeprefix("hub:"), "judge.model")
 
 
 def model_folder(name: str) -> Path:
@@ -85,11 +79,11 @@ def is_hub_id(name: str) -> bool:
     return name.count("/") == 1 and not name.startswith((".", "~", "/"))
 
 
-def hub_file(name: str) -> tuple[str, str]:
+def hub_file(name: str, key: str) -> tuple[str, str]:
     """Return repository and file pattern of hub:owner/repo/file.gguf. Raises `InputError` if a part is missing."""
     parts = name.removeprefix("hub:").split("/", 2)
     if len(parts) < 3 or not parts[2]:
-        raise InputError(f"judge.model: {name!r} is not hub:owner/repo/file.gguf.")
+        raise InputError(f"{key}: {name!r} is not hub:owner/repo/file.gguf.")
     return "/".join(parts[:2]), parts[2]
 
 
@@ -102,13 +96,13 @@ def local_file(model: str, file: str) -> Path | None:
     return folder / file if folder.exists() else cached_file(model, file)
 
 
-def local_config(model: str) -> Path | None:
+def local_config(model: str, key: str) -> Path | None:
     """Return a model's config.json as `local_file` does.
 
     Raises `InputError` for a name that is neither a folder nor a hub id.
     """
     if not model_folder(model).exists() and not is_hub_id(model):
-        raise _no_folder(model)
+        raise _no_folder(model, key)
     return local_file(model, "config.json")
 
 
@@ -120,7 +114,7 @@ def cached_file(repository: str, pattern: str) -> Path | None:
     return max(snapshots.glob(f"*/{pattern}"), key=lambda path: path.stat().st_mtime, default=None)
 
 
-def download_config(repository: str) -> Path:
+def download_config(repository: str, key: str) -> Path:
     """Return config.json of a repository, downloaded into the hub's cache. Raises `InputError` if that fails."""
     from huggingface_hub import hf_hub_download
 
@@ -128,7 +122,7 @@ def download_config(repository: str) -> Path:
         return Path(hf_hub_download(repository, "config.json"))
     except Exception as error:  # the hub's client raises errors of several libraries
         raise InputError(
-            f"model: the config of {repository} is not in the hub's cache and cannot be downloaded "
+            f"{key}: the config of {repository} is not in the hub's cache and cannot be downloaded "
             f"({type(error).__name__}). Check the name and the network, or give a local folder with its config.json."
         ) from error
 
@@ -142,7 +136,7 @@ def local_folder(model: str) -> Path:
     return Path(snapshot_download(model, allow_patterns=["*.safetensors", *OTHER_FILES]))
 
 
-def _from_hub(repository: str, pattern: str) -> Path:
+def _from_hub(repository: str, pattern: str, key: str) -> Path:
     """Return the one file of a hub repository that matches `pattern`, downloaded into the hub's cache."""
     import httpx
     from huggingface_hub import hf_hub_download, list_repo_files
@@ -154,14 +148,14 @@ def _from_hub(repository: str, pattern: str) -> Path:
         matches = [file for file in list_repo_files(repository) if fnmatch(file, pattern)]
         if len(matches) != 1:
             raise InputError(
-                f"judge.model: {pattern!r} matches {len(matches)} files of {repository}, not one: {', '.join(matches)}."
+                f"{key}: {pattern!r} matches {len(matches)} files of {repository}, not one: {', '.join(matches)}."
             )
         return Path(hf_hub_download(repository, matches[0]))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, httpx.HTTPError) as error:
         raise InputError(
-            f"judge.model: cannot download {pattern!r} of {repository} ({error}). Check the name and the network."
+            f"{key}: cannot download {pattern!r} of {repository} ({error}). Check the name and the network."
         ) from error
 
 
-def _no_folder(name: str) -> InputError:
-    return InputError(f"model: no folder {name!r}. Give a folder with config.json or a hub id (owner/name).")
+def _no_folder(name: str, key: str) -> InputError:
+    return InputError(f"{key}: no folder {name!r}. Give a folder with config.json or a hub id (owner/name).")

@@ -23,7 +23,7 @@ def compute_dtype(device: Device) -> torch.dtype:
 
 
 def nf4(device: Device) -> BitsAndBytesConfig:
-    """Return the project's one quantisation: NF4 with double quantisation (QLoRA, arXiv 2305.14314, section 3)."""
+    """Return the project's one quantization: NF4 with double quantization (QLoRA, arXiv 2305.14314, section 3)."""
     return BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
@@ -61,7 +61,7 @@ def loading(model: str) -> Iterator[None]:
 class _Warnings(logging.Handler):
     """Collects the text of transformers' warnings.
 
-    When quantising a tensor fails, transformers logs the error and goes on. The exception that it raises at the end
+    When quantizing a tensor fails, transformers logs the error and goes on. The exception that it raises at the end
     only says that there were errors.
     """
 

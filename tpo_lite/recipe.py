@@ -33,11 +33,11 @@ Share = Annotated[float, Field(ge=0.0, le=1.0)]
 JudgeMode = Literal["verdict", "explain", "score", "reward-model", "openai"]
 """How a judge compares; `JudgeSettings.mode` explains each."""
 TournamentKind = Literal["round-robin", "single", "adaptive"]
-"""Which comparisons are made; `Tournament.kind` explains each."""
+"""Which comparisons are made; `TournamentSettings.kind` explains each."""
 Merge = Literal["fold", "continue", "requantize"]
 """How M_{t+1} carries an iteration's update on."""
 MergeBase = Literal["w16", "nf4"]
-"""What requantizing merges into: the 16-bit weights, or the dequantised 4-bit ones."""
+"""What requantizing merges into: the 16-bit weights, or the dequantized 4-bit ones."""
 
 
 class Section(BaseModel):
@@ -134,7 +134,7 @@ class JudgeSettings(Section):
     """openai: stop before more requests than this are sent in the whole run, repeated ones included."""
 
 
-class Tournament(Section):
+class TournamentSettings(Section):
     """Which comparisons the judge is asked for."""
 
     kind: TournamentKind = "adaptive"
@@ -229,7 +229,7 @@ class Recipe(Section):
     thought: Thought = Thought()
     sampling: Sampling = Sampling()
     judge: JudgeSettings = JudgeSettings()
-    tournament: Tournament = Tournament()
+    tournament: TournamentSettings = TournamentSettings()
     rating: Rating = Rating()
     length_control: LengthControl = LengthControl()
     pairs: PairSettings = PairSettings()
@@ -336,10 +336,7 @@ def parse_as(kind: type[AnyRecipe], data: dict[str, Any], source: str) -> AnyRec
     batch, micro_batch = recipe.train.batch, recipe.train.micro_batch
     if micro_batch != "auto" and batch % min(micro_batch, batch):
         nearest = next(size for size in divisors(batch) if size < micro_batch)
-        raise InputError(
-            f"train.micro_batch: {micro_batch} does not divide train.batch, {batch}, so that gradients cannot "
-            f"accumulate up to it. Take {nearest}."
-        )
+        raise InputError(f"train.micro_batch: {micro_batch} must divide train.batch ({batch}). Use {nearest}.")
     if recipe.model == "embedded" and recipe.thought.style not in ("generic", "direct"):
         raise InputError(
             f"thought.style: {recipe.thought.style!r} does not fit the embedded policy, which only knows the generic "
@@ -362,7 +359,7 @@ def _problem(item: Any) -> str:
         key = key.rpartition(".")[0]
     if item["type"] == "extra_forbidden":
         close = difflib.get_close_matches(key, known, 1, 0.5)
-        hint = f"did you mean {close[0]}?" if close else "remove it; keys are listed in tpo_lite/recipe.py."
+        hint = f"did you mean {close[0]}?" if close else "remove it, or see `tpo-lite recipes show embedded`."
         return f"{key}: unknown key (value {item['input']!r}); {hint}"
     return f"{key}: {item['input']!r} does not fit: {item['msg'].lower()}."
 

@@ -68,7 +68,7 @@ class UnitRecord(Record):
     """A record about one unit of work."""
 
     id: str
-    """The id of the instruction, a hash of its normalised text; in calibration, that of the pair of responses."""
+    """The id of the instruction, a hash of its normalized text; in calibration, that of the pair of responses."""
 
 
 @dataclass(frozen=True)

@@ -2,20 +2,30 @@
 
     RUN/recipe.yaml                         what the run was asked for; values may be "auto"
     RUN/settled.yaml                        what they were settled to for the machine, and the device
-    RUN/limits.json                         batches that memory had room for, where the recipe's were too large
-    RUN/base-Q4_K_M.gguf                    the base as engine gguf samples it (requantize: in iteration-<t>/)
-    RUN/instructions/                       validation.jsonl, iteration-0.jsonl, ..., counts.json
+    RUN/limits.json                         smaller batches, if memory ran out
+    RUN/base/                               a GGUF given as `model`, dequantized to 16 bits
+    RUN/base-Q4_K_M.gguf                    any other `model` as engine gguf samples it
+    RUN/instructions/                       validation.jsonl, iteration-0.jsonl, ...
+        done/prepare.json done/seconds.json
+    RUN/judge-calls RUN/judge-replies.jsonl with an openai judge: the number of requests, and its verdicts
+    RUN/<arm>/base-validation.jsonl         M_0's answers to the validation slice
     RUN/<arm>/iteration-<t>/                made from M_t, ends in M_{t+1}
         samples.jsonl judgements.jsonl scores.jsonl pairs.jsonl
         train/checkpoint-<step>/ train/log.json
-        validation/<checkpoint>.jsonl validation.json
-        adapter/  (or model/ with `merge: requantize`)
+        validation/<checkpoint>.jsonl       each checkpoint's answers to the validation slice
+        validation/<checkpoint>-vs-M_<n>.jsonl
+                                            the judge's verdicts on them against those of M_t and M_0
+        validation.json                     win rates and the chosen checkpoint
+        adapter/                            M_{t+1}'s adapter; with `merge: requantize` instead:
+        model/ base-Q4_K_M.gguf             the merged M_{t+1}, and the same as engine gguf samples it
+        validation/merged.jsonl             the merged M_{t+1}'s answers to the validation slice
         done/<phase>.json                   a finished phase: its summary, outputs and peak memory
         done/seconds.json                   wall time of every phase
     RUN/results.json                        the figures, per arm and iteration
     RUN/log/                                tracebacks by phase
+    RUN/.run.lock RUN/.phase.lock           held by the orchestrator and by the phase that runs
 
-The log is the state: a phase is finished when its `done/` file and the outputs named there exist, and a unit
+The files are the state: a phase is finished when its `done/` file and the outputs named there exist, and a unit
 inside a phase is finished when its line is in the JSONL file. So to repair a damaged file, delete it.
 """
 
@@ -218,7 +228,7 @@ class RunFolder:
         return str(read_json(self.iteration(arm, iteration) / "validation.json")["chosen"])
 
     def trained(self, arm: Arm, model: int) -> int:
-        """Return the number of the model that M_model is: where iterations kept what they had, an earlier one."""
+        """Return the number of the model that M_model is: an earlier one if later iterations kept M_t."""
         while model > 0 and self.chosen(arm, model - 1) == KEPT:
             model -= 1
         return model

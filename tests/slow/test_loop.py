@@ -119,7 +119,7 @@ def test_the_adapter_is_an_ordinary_one_of_the_original_base(tiny_run, tiny_mode
 def test_requantize_writes_a_whole_model_and_says_what_it_cost(tiny_arguments, tmp_path):
     run = finished_run(tmp_path / "run", [*tiny_arguments, "--set", "merge=requantize"])
     for t, data in enumerate(iterations(run)):
-        # The quantisation noise is rolled anew, so that this KL is not 0; nor are the two models strangers.
+        # The quantization noise is rolled anew, so that this KL is not 0; nor are the two models strangers.
         assert 1e-12 < data["merge"]["kl"] < 0.1
         assert 0 < data["merge"]["update_norm"] < 0.2
         assert data["dpo"]["first_loss"] == pytest.approx(math.log(2), abs=1e-4)

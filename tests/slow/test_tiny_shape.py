@@ -319,5 +319,5 @@ def test_nf4_takes_what_the_plan_says(shape):
     terms = base(model_shape(str(shape)), cpu())
     assert sum(weight.nbytes for weight in linears) == terms["NF4 weights"]
     states = [weight.quant_state for weight in linears]
-    assert sum(state.absmax.nbytes + state.state2.absmax.nbytes for state in states) == terms["quantisation state"]
+    assert sum(state.absmax.nbytes + state.state2.absmax.nbytes for state in states) == terms["quantization state"]
     assert NF4_BITS + STATE_BITS == 4.126953125

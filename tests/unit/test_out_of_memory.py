@@ -62,7 +62,7 @@ AT_LOADING = [torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00
 @pytest.mark.parametrize("error", AT_LOADING, ids=lambda error: type(error).__name__)
 @pytest.mark.parametrize("where", [(modeling_utils, "safe_open"), (Bnb4bitQuantize, "convert")], ids=["read", "4-bit"])
 def test_memory_that_runs_out_while_a_model_is_loaded(where, error, tiny_model):
-    """While weights are read or quantised: of the latter, transformers says no more than that there was an error."""
+    """While weights are read or quantized: of the latter, transformers says no more than that there was an error."""
     with patch.object(*where, side_effect=error), pytest.raises(OutOfMemory, match="End other programs that use it"):
         load_base(str(tiny_model), "cpu")
 

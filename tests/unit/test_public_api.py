@@ -49,3 +49,14 @@ def test_train_refuses_another_run(tiny_run):
     other = tpo_lite.RunFolder(tiny_run).load_recipe().model_copy(update={"seed": 99})
     with pytest.raises(tpo_lite.InputError, match="seed: 4 -> 99"):
         tpo_lite.train(other, tiny_run)
+
+
+def test_instructions_of_a_gguf_are_counted_with_its_tokenizer(tiny_model, tmp_path):
+    from tpo_lite.llamacpp.convert import convert
+
+    convert(tiny_model, tmp_path / "model.gguf")
+    changes = ["instructions.per_iteration=4", "instructions.validation=4", "iterations=1", "thought.style=generic"]
+    recipe = tpo_lite.load_recipe("embedded", [*changes, f"model={tmp_path / 'model.gguf'}"])
+    slices = tpo_lite.load_instructions(recipe, tmp_path / "run")
+    assert len(slices.iterations[0]) == len(slices.validation) == 4
+    assert tpo_lite.base_policy(recipe, tmp_path / "run").model == str(tmp_path / "run" / "base")

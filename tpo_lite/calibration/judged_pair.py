@@ -65,7 +65,7 @@ def with_gold(pairs: Sequence[JudgedPair], gold: Sequence[ResponsePair]) -> list
         joined.append(dataclasses.replace(pair, label=label, lengths=known.lengths))
     if not joined:
         raise InputError(
-            f"none of the {len(pairs)} judged pairs is in --gold: ids there are like {gold[0].id!r}, here like "
-            f"{pairs[0].id!r}. Give the gold file that was judged."
+            f"none of the {len(pairs)} judged pairs is in --gold, whose ids look like {gold[0].id!r}; the judged ones "
+            f"look like {pairs[0].id!r}. Give the gold file that was judged."
         )
     return joined

@@ -17,17 +17,17 @@ from tpo_lite.records import VerdictLabel
 
 @dataclass(frozen=True)
 class LengthBias:
-    """How often the longer response wins, of the verdicts that name a winner on pairs of unequal length."""
+    """How often the longer response wins. Only verdicts that name a winner on a pair of unequal length count."""
 
     longer_wins: Share
-    """Of all these verdicts. This is not a bias in itself, since the longer response may be the better one."""
+    """The share of all these verdicts. It is not a bias in itself, since the longer response may be the better one."""
     longer_wins_when_better: Share
-    """Of the verdicts where the gold label says that the longer response is better."""
+    """The share where the gold label says that the longer response is better."""
     longer_wins_when_worse: Share
-    """Of the verdicts where the gold label says that the shorter response is better."""
+    """The share where the gold label says that the shorter response is better."""
     balanced: float | None
-    """Mean of the two shares above: how often the longer response wins when length says nothing about quality. 0.5 is
-    no bias. None where one of the two has no verdicts."""
+    """The mean of the two shares above: how often the longer response wins when length says nothing about quality. 0.5
+    means no bias. It is None where one of the two has no verdicts."""
 
 
 @dataclass(frozen=True)

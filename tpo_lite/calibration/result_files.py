@@ -89,17 +89,19 @@ def read_outputs(path: Path) -> JudgeOutputs:
         try:
             if "comparisons" in data:
                 ours.append(_checked(JudgedPair.from_dict(data), where))
-                id = ours[-1].id
+                name = ours[-1].id
             else:
                 rows.append(_read_row(data, where, f"{path.stem}:{number}", path.stem))
-                id = rows[-1].id
+                name = rows[-1].id
         except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
             raise InputError(
                 f"{where} is a damaged judgement ({type(error).__name__}: {error}). Fix that line or remove it."
             ) from error
-        if id in seen:
-            raise InputError(f"{where} judges the pair {id!r} of {seen[id]} again. Give the file of one judge, once.")
-        seen[id] = where
+        if name in seen:
+            raise InputError(
+                f"{where} judges the pair {name!r} of {seen[name]} again. Give the file of one judge, once."
+            )
+        seen[name] = where
     if not rows:
         return JudgeOutputs(ours, 0, [])
     parse = label_parser([text for row in rows for text in row.texts if text is not None])

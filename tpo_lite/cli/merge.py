@@ -20,7 +20,7 @@ def merge_report(run_dir: Path, as_json: bool, debug: bool) -> None:
     """Measure what each way of merging would do to a run's updates.
 
     For every finished iteration: the update's relative norm, and for each merge (fold, continue, and requantize into
-    the 16-bit and into the dequantised 4-bit weights) the KL divergence from base + adapter, seconds and disk.
+    the 16-bit and into the dequantized 4-bit weights) the KL divergence from base + adapter, seconds and disk.
     Figures are measured once and kept. Requantizing needs disk space for one 16-bit model, which is deleted afterwards.
     """
     from rich.console import Console

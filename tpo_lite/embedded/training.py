@@ -25,7 +25,7 @@ MUON_RATE, ADAM_RATE = 0.02, 3e-3
 
 
 class RoundToNF4(nn.Module):
-    """Straight-through NF4: the forward pass sees the weight as bitsandbytes stores it, doubly quantised."""
+    """Straight-through NF4: the forward pass sees the weight as bitsandbytes stores it, doubly quantized."""
 
     def forward(self, weight: torch.Tensor) -> torch.Tensor:
         """Return `weight` (out, in) rounded to NF4. The gradient passes through unchanged."""
@@ -34,7 +34,7 @@ class RoundToNF4(nn.Module):
 
 
 def linears(model: LlamaForCausalLM) -> list[nn.Linear]:
-    """Return the layers that bitsandbytes quantises: every linear layer but the LM head."""
+    """Return the layers that bitsandbytes quantizes: every linear layer but the LM head."""
     return [module for module in model.model.modules() if isinstance(module, nn.Linear)]
 
 

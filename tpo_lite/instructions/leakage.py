@@ -17,25 +17,25 @@ from importlib import resources
 from tpo_lite.errors import TpoError
 
 
-def normalise(text: str) -> str:
+def normalize(text: str) -> str:
     r"""Return the text in one form: NFKC, case folded, and each run of white space replaced by one space.
 
-    >>> normalise("What  is\nTPO? ")
+    >>> normalize("What  is\nTPO? ")
     'what is tpo?'
     """
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
 def fingerprint(text: str) -> str:
-    """Return the first 16 hex digits of the SHA-256 of the normalised text. It is an instruction's id.
+    """Return the first 16 hex digits of the SHA-256 of the normalized text. It is an instruction's id.
 
     Ids are part of the keys of all random numbers (`tpo_lite.seeds`), so this must not change.
     """
-    return hashlib.sha256(normalise(text).encode()).hexdigest()[:16]
+    return hashlib.sha256(normalize(text).encode()).hexdigest()[:16]
 
 
 def is_leaked(text: str) -> bool:
-    """Return whether the text is an instruction of AlpacaEval or Arena-Hard v0.1, after `normalise`."""
+    """Return whether the text is an instruction of AlpacaEval or Arena-Hard v0.1, after `normalize`."""
     return fingerprint(text) in _known()
 
 
@@ -57,7 +57,7 @@ def main(paths: list[str]) -> int:
         print(error, file=sys.stderr)
         return error.exit_code
     print(
-        "# SHA-256 (first 16 hex digits, text normalised) of AlpacaEval's 805 and Arena-Hard v0.1's 500 "
+        "# SHA-256 (first 16 hex digits, text normalized) of AlpacaEval's 805 and Arena-Hard v0.1's 500 "
         "instructions; written by: "
         "python -m tpo_lite.instructions.leakage ALPACA_EVAL.jsonl ARENA_HARD.jsonl > tpo_lite/instructions/leakage.txt"
     )

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from tpo_lite.errors import InputError
-from tpo_lite.instructions.leakage import is_leaked, normalise
+from tpo_lite.instructions.leakage import is_leaked, normalize
 from tpo_lite.instructions.near_duplicates import near_duplicates
 from tpo_lite.records import Instruction
 from tpo_lite.seeds import keyed_hash
@@ -58,7 +58,7 @@ def prepare(
     seen: set[str] = set()
     fit: list[Instruction] = []
     for instruction in instructions:
-        if not normalise(instruction.text):
+        if not normalize(instruction.text):
             counts["empty"] += 1
         elif instruction.id in seen:
             counts["duplicates"] += 1

@@ -47,7 +47,7 @@ class RewardInputs:
                 f"judge.model: the chat template of {model} does not show the user's and the assistant's text exactly "
                 "once. Use another template."
             )
-        # BPE never merges across a special token, so each stretch of text between two of them is tokenised as a whole.
+        # BPE never merges across a special token, so each stretch of text between two of them is tokenized as a whole.
         ids = special_token_ids(tokenizer)
         self._pieces = [ids.get(text, text) for text in split_at_special_tokens(rendered, ids) if text]
 

@@ -297,10 +297,7 @@ def _add_tokenizer(writer: gguf.GGUFWriter, folder: Path, rows: int) -> None:
     }
     tokens = sorted(ids, key=lambda token: ids[token])
     if [ids[token] for token in tokens] != list(range(len(tokens))) or len(tokens) > rows:
-        raise InputError(
-            f"{folder}/tokenizer.json has {len(tokens)} tokens whose ids are not those of the {rows} embeddings. "
-            f"{_NO_CONVERSION}"
-        )
+        raise InputError(f"{folder}/tokenizer.json: token ids do not match the {rows} embedding rows. {_NO_CONVERSION}")
     padding = rows - len(tokens)
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre(pre)

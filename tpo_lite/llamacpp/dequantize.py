@@ -45,6 +45,7 @@ def dequantize(source: Path, folder: Path) -> None:
             config = _config(header, source)
             names = _names(header, config, source)
             needed = 2 * sum(math.prod(header.tensors[name].dimensions) for name in names)
+            folder.parent.mkdir(parents=True, exist_ok=True)
             free = shutil.disk_usage(folder.parent).free
             if needed > free:
                 raise TpoError(
@@ -206,8 +207,8 @@ def _write_weights(
 def _rows(header: GgufHeader, name: str, config: dict[str, Any], source: Path) -> Iterator[np.ndarray]:
     """Yield a tensor's rows in float16, in transformers' order."""
     tensor = header.tensors[name]
-    type = _type(tensor, name, source)
-    block, block_bytes = gguf.GGML_QUANT_SIZES[type]
+    kind = _type(tensor, name, source)
+    block, block_bytes = gguf.GGML_QUANT_SIZES[kind]
     columns, rows = tensor.dimensions[0], math.prod(tensor.dimensions[1:])
     width = columns // block * block_bytes
     heads = {"attn_q": config["num_attention_heads"], "attn_k": config["num_key_value_heads"]}
@@ -216,7 +217,7 @@ def _rows(header: GgufHeader, name: str, config: dict[str, Any], source: Path) -
     for first in range(0, rows, step):
         count = min(step, rows - first)
         offset = header.start + tensor.offset + first * width
-        weights = dequantized(np.memmap(source, np.uint8, "r", offset, (count, width)), type)
+        weights = dequantized(np.memmap(source, np.uint8, "r", offset, (count, width)), kind)
         with np.errstate(over="ignore"):
             half = weights.astype(np.float16)
         if not np.isfinite(half).all():

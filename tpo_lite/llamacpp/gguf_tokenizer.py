@@ -1,9 +1,9 @@
 """The tokenizer of a GGUF file as a Hugging Face one: byte-level BPE whose text splitting both libraries have.
 
 The names of llama.cpp's pre-tokenizers and what each of them does are those of `llama-vocab.cpp` as of llama-cpp-python
-0.3.36. A tokenizer is written only if it gives llama.cpp's own ids on a probe text. Of two kinds of text the ids differ
-from llama.cpp's: Qwen's tokenizers put a text into NFC first, and where a vocabulary lacks a byte (SmolLM's lacks some
-control characters), llama.cpp does not merge what is left and right of it.
+0.3.36. A tokenizer is written only if it gives llama.cpp's own ids on a probe text. The ids differ for two kinds of
+text: Qwen's tokenizers put a text into NFC first, and where a vocabulary lacks a byte (SmolLM's lacks some control
+characters), llama.cpp does not merge what is left and right of it.
 """
 
 from __future__ import annotations
@@ -101,8 +101,8 @@ def _splitting(kind: str) -> pre_tokenizers.PreTokenizer:
         if kind == "smollm"
         else pre_tokenizers.Split(Regex(_EXPRESSIONS[kind]), "isolated")
     )
-    bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=kind == "smollm")
-    return pre_tokenizers.Sequence([first, bytes])
+    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=kind == "smollm")
+    return pre_tokenizers.Sequence([first, byte_level])
 
 
 def _token(values: dict[str, Any], tokens: list[str], key: str) -> str | None:

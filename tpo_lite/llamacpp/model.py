@@ -120,7 +120,7 @@ class GgufModel:
         return tokens[:n]
 
     def token_bytes(self, token: int, special: bool = False) -> bytes:
-        """Return what a token stands for; control tokens are empty unless `special`."""
+        """Return a token's bytes; control tokens are empty unless `special`."""
         buffer = ctypes.create_string_buffer(256)
         n = llama_cpp.llama_token_to_piece(self._vocab, token, buffer, len(buffer), 0, special)
         return buffer.raw[:n] if n >= 0 else llama_cpp.llama_vocab_get_text(self._vocab, token)
@@ -180,7 +180,7 @@ def _load_model(path: Path, n_gpu_layers: int, vocab_only: bool) -> Any:
     if memory_ran_out():
         raise OutOfMemory(
             f"{path} cannot be loaded: {last_log()}. There is not enough memory: use fewer GPU layers "
-            "(n_gpu_layers) or a smaller quantisation."
+            "(n_gpu_layers) or a smaller quantization."
         )
     log = "".join(_LOG).lower()
     if "file bounds" in log or "failed to read" in log:

@@ -148,7 +148,7 @@ def pre_tokenizer(file: Path) -> str:
         found = probe_hash(Tokenizer.from_file(str(file)))
     except Exception as error:  # the library raises nothing more specific
         raise InputError(
-            f"{file} is no tokenizer that can be read ({first_line(error)}). Copy or download it again."
+            f"{file} cannot be read as a tokenizer ({first_line(error)}). Copy or download it again."
         ) from error
     tokenizer = json.loads(file.read_text(encoding="utf-8"))
     name = HASHES.get(found) or _by_split(tokenizer)

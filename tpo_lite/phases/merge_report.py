@@ -49,7 +49,7 @@ class Before:
     sequences: list[PromptAndOutput]
     """What it answered on the validation slice."""
     log_probabilities: list[Tensor]
-    """Its own, for these sequences."""
+    """Its log-probabilities of each token of these sequences."""
 
     def cost(self, after: Any, seconds: float, written: Path) -> MergeCost:
         """Measure a merge that made the model `after` in `seconds` and wrote the folder `written`."""

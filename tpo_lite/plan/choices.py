@@ -99,10 +99,10 @@ def too_large(found: dict[str, Need], card: Card) -> list[str]:
 
 
 def smallest_changes(recipe: SettledRecipe, model: ModelShape, judge: JudgeShape | None, card: Card) -> Keys | str:
-    """Return the keys to change so that all phases fit, none further than needed; or a phase that no change makes fit.
+    """Return the keys to change so that all phases fit, none of them further than needed.
 
-    A change for one phase may help another, and so be larger than it had to be. So in the end each key is put back as
-    far as possible, beginning with those that change a run's results.
+    If no change makes a phase fit, return that phase. A change for one phase may help another, and so be larger than it
+    had to be. So in the end each key is put back as far as possible, beginning with those that change a run's results.
     """
     changes: Keys = {}
     tried: dict[str, list[Any]] = {}

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from tpo_lite.hub import is_gguf
 from tpo_lite.llamacpp.leaves import whole_cells
 from tpo_lite.machine.cards import Card
 from tpo_lite.plan.shapes import GGUF_BITS, JudgeShape, ModelShape
@@ -19,7 +20,7 @@ from tpo_lite.training.room import KL_POSITIONS, KL_PROMPTS, LOGIT_CHUNK, longes
 
 NF4_BITS = 4.0
 STATE_BITS = 8 / 64 + 32 / (64 * 256)
-"""Bits per weight of NF4 with double quantisation (QLoRA, section 3): the weight, and its share of an 8-bit constant
+"""Bits per weight of NF4 with double quantization (QLoRA, section 3): the weight, and its share of an 8-bit constant
 for each 64 weights and a float32 constant for each 256 of those."""
 
 KV_BYTES = {"f16": 2.0, "q8_0": 34 / 32}
@@ -33,8 +34,8 @@ LOGIT_BYTES = {2: 10, 4: 8}
 another type, and its log-probability in float32."""
 
 GRADIENTS = 0.4
-"""What a layer's backward pass needs in addition to all that its forward pass kept, as a share of that. Measured on a
-CPU with torch 2.13, where shapes with Llama's proportions took 0.23 to 0.42."""
+"""The extra memory of a layer's backward pass, as a share of what its forward pass kept. Measured on a CPU with torch
+2.13, where shapes with Llama's proportions took 0.23 to 0.42."""
 
 SAMPLING_LOGIT_BYTES = 40
 """Bytes per logit while a token is sampled. `tpo_lite.sampling.huggingface` sorts probabilities (4, with indices 8),
@@ -43,7 +44,7 @@ sums them (8), keeps float32 scores beside the model's own (2 + 4 + 4 + 4), and 
 CUDA_CONTEXT = 600 << 20
 """Bytes of one process's CUDA context, with its kernels and cuBLAS workspaces. Assumed, not measured."""
 
-SLACK = 0.05
+ALLOCATOR_SLACK = 0.05
 """What a GPU's allocator holds beyond what is in use, as a share of everything but weights. Assumed, not measured."""
 
 CPU_SLACK = 0.3
@@ -149,11 +150,13 @@ def kept(recipe: SettledRecipe, model: ModelShape, iteration: int) -> dict[str, 
 def passing(recipe: SettledRecipe, model: ModelShape) -> float:
     """Return the most bytes on disk that a run needs for a while and deletes again.
 
-    These are the optimizer states of the checkpoints until training ends, or the 16-bit weights that a GGUF is made of.
+    These are the optimizer states of the checkpoints until training ends, or the 16-bit weights that a GGUF is made
+    of. A GGUF as M_0 is sampled from as it is; with it only merged models are converted.
     """
     weights = model.lora_parameters(trained_rank(recipe, recipe.iterations - 1))
     states = recipe.train.epochs * weights * OPTIMIZER_BYTES[recipe.train.optimizer]
-    return max(states, 2 * model.parameters if recipe.engine == "gguf" else 0)
+    converted = not is_gguf(recipe.model) or recipe.merge == "requantize"
+    return max(states, 2 * model.parameters if recipe.engine == "gguf" and converted else 0)
 
 
 def tokenizer_bytes(recipe: SettledRecipe, model: ModelShape, judge: JudgeShape | None, phase: str) -> float:
@@ -181,10 +184,10 @@ def compute_bytes(card: Card) -> int:
 
 
 def base(model: ModelShape, card: Card) -> Terms:
-    """Return the terms of the 4-bit base, whose embedding, LM head and norms are not quantised."""
+    """Return the terms of the 4-bit base, whose embedding, LM head and norms are not quantized."""
     weights = {
         "NF4 weights": model.linear_parameters * NF4_BITS / 8,
-        "quantisation state": model.linear_parameters * STATE_BITS / 8,
+        "quantization state": model.linear_parameters * STATE_BITS / 8,
         "embedding, head, norms": model.other_parameters * compute_bytes(card),
     }
     return weights if card.cuda else weights | {"allocator slack": CPU_SLACK * sum(weights.values())}
@@ -194,7 +197,8 @@ def with_overhead(weights: Terms, working: Terms, card: Card) -> Terms:
     """Return the terms of weights and of the work on them, and on a GPU those of the context and the allocator."""
     if not card.cuda:
         return weights | working
-    return weights | working | {"CUDA context": CUDA_CONTEXT, "allocator slack": SLACK * sum(working.values())}
+    slack = ALLOCATOR_SLACK * sum(working.values())
+    return weights | working | {"CUDA context": CUDA_CONTEXT, "allocator slack": slack}
 
 
 def forward_bytes(model: ModelShape, card: Card, rank: int) -> float:
@@ -207,7 +211,7 @@ def forward_bytes(model: ModelShape, card: Card, rank: int) -> float:
     return c * (2 * h + 2 * i) + (4 * h + 8 * i if rank else 0)
 
 
-def dequantised(model: ModelShape, card: Card) -> float:
+def dequantized(model: ModelShape, card: Card) -> float:
     """Return the bytes of the largest linear layer in the compute type: bitsandbytes unpacks one at a time."""
     return compute_bytes(card) * max(a * b for a, b in model.linears)
 
@@ -238,7 +242,7 @@ def sampling(recipe: SettledRecipe, model: ModelShape, card: Card, k: int, rank:
     working = {
         "LoRA": 4 * model.lora_parameters(rank),
         "KV cache": cache,
-        "activations": activations + dequantised(model, card),
+        "activations": activations + dequantized(model, card),
         "logits": SAMPLING_LOGIT_BYTES * rows * model.vocabulary,
     }
     return with_overhead(base(model, card), working, card)
@@ -277,7 +281,7 @@ def judging(recipe: SettledRecipe, judge: JudgeShape | None, card: Card) -> Term
     settings, model = recipe.judge, judge.model
     if settings.mode == "reward-model":
         whole: Terms = {"judge weights": compute_bytes(card) * model.parameters}
-        working = {"activations": settings.context * forward_bytes(model, card, 0) + dequantised(model, card)}
+        working = {"activations": settings.context * forward_bytes(model, card, 0) + dequantized(model, card)}
         return with_overhead(whole if settings.quantize == "none" else base(model, card), working, card)
     on_card = share_on_card(recipe, judge, card)
     cells = whole_cells(settings.context)
@@ -352,7 +356,7 @@ def training(recipe: SettledRecipe, model: ModelShape, card: Card, rank: int) ->
         "LoRA": weights * (4 + (2 if card.cuda else 0)),
         "LoRA gradients": weights * 4,
         "optimizer": weights * OPTIMIZER_BYTES[settings.optimizer],
-        "activations": activations + dequantised(model, card),
+        "activations": activations + dequantized(model, card),
         "logits": logits,
     }
     return with_overhead(base(model, card), working, card)
@@ -389,7 +393,7 @@ def folding(recipe: SettledRecipe, model: ModelShape, card: Card, rank: int) -> 
     norm = 16 * max(a * b for a, b in model.linears)
     working = {
         "LoRA": 4 * (model.lora_parameters(rank) + model.lora_parameters(after)),
-        "activations": tokens * forward_bytes(model, card, rank) + dequantised(model, card) + max(0, norm - logits),
+        "activations": tokens * forward_bytes(model, card, rank) + dequantized(model, card) + max(0, norm - logits),
         "logits": logits,
     }
     return with_overhead(base(model, card), working, card)

@@ -10,12 +10,13 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from tpo_lite.hub import is_gguf
 from tpo_lite.judges.room import longest_comparison
 from tpo_lite.machine.cards import GIB, Card
 from tpo_lite.plan.choices import LIMIT, MEMORY_KEYS, fastest_engine, settle, smallest_changes, too_large
 from tpo_lite.plan.memory import Need, kept, needs, passing
 from tpo_lite.plan.rates import UNITS, Time, times
-from tpo_lite.plan.shapes import GGUF_BITS, JudgeShape, ModelShape, judge_shape, model_shape, taken_by_name
+from tpo_lite.plan.shapes import GGUF_BITS, JudgeShape, ModelShape, gguf_shape, judge_shape, model_shape, taken_by_name
 from tpo_lite.recipe import Keys, Recipe, value_of, with_keys
 from tpo_lite.settled import SettledRecipe, filled_from, open_keys
 
@@ -44,18 +45,22 @@ class Plan:
 
     @property
     def disk(self) -> float:
-        """Bytes that the whole run keeps, models aside."""
+        """Bytes that the whole run keeps, downloaded models aside."""
         iterations, arms = self.recipe.iterations, len(self.recipe.arms)
-        converted = 0.0
-        if self.recipe.engine == "gguf":  # the base once, and each merged model that is sampled from
-            bases = 1 + ((iterations - 1) * arms if self.recipe.merge == "requantize" else 0)
-            converted = bases * self.model.parameters * GGUF_BITS["Q4_K_M"] / 8
-        return arms * sum(sum(kept(self.recipe, self.model, t).values()) for t in range(iterations)) + converted
+        # A GGUF as M_0 is dequantized to 16 bits once, and sampled from as it is.
+        from_gguf = is_gguf(self.recipe.model)
+        made = 2.0 * self.model.parameters if from_gguf else 0.0
+        if self.recipe.engine == "gguf":  # the base once, and each merged model, which answers the validation slice
+            bases = (0 if from_gguf else 1) + (iterations * arms if self.recipe.merge == "requantize" else 0)
+            made += bases * self.model.parameters * GGUF_BITS["Q4_K_M"] / 8
+        return arms * sum(sum(kept(self.recipe, self.model, t).values()) for t in range(iterations)) + made
 
     @property
     def downloads(self) -> float:
         """Bytes of the models."""
-        return 2 * self.model.parameters + (self.judge.file_bytes if self.judge else 0)
+        name = self.recipe.model
+        model = gguf_shape(name, "model").file_bytes if is_gguf(name) else 2 * self.model.parameters
+        return model + (self.judge.file_bytes if self.judge else 0)
 
     def refusal(self) -> str | None:
         """Say which phases do not fit, and the smallest change with which all do; None if all fit."""
@@ -64,7 +69,7 @@ class Plan:
             return None
         needed = ", ".join(f"{phase} needs {self.needs[phase].peak / GIB:.1f}" for phase in phases)
         there = self.card.memory / GIB
-        needed += f" GiB, and of the card's {there:.1f} a run may take {LIMIT * there:.1f}"
+        needed += f" GiB, and a run may use {LIMIT * there:.1f} of the card's {there:.1f} GiB"
         changes = smallest_changes(self.recipe, self.model, self.judge, self.card)
         if isinstance(changes, str):
             return f"{needed}; no smaller batch makes {changes} fit. Take a smaller model or a larger card."
@@ -145,8 +150,8 @@ def print_plan(plan: Plan, console: Console) -> None:
     for key, value in plan.picks.items():
         console.print(f"auto: {key}={str(value).lower()}", highlight=False)
     console.print(
-        f"In all about {duration(plan.seconds)} and {plan.disk / GB:.1f} GB of disk, for a while "
-        f"{passing(plan.recipe, plan.model) / GB:.1f} GB more, besides {plan.downloads / GB:.1f} GB of models.",
+        f"In all about {duration(plan.seconds)} and {plan.disk / GB:.1f} GB of disk, "
+        f"plus {passing(plan.recipe, plan.model) / GB:.1f} GB temporarily and {plan.downloads / GB:.1f} GB of models.",
         highlight=False,
         soft_wrap=True,
     )
@@ -155,7 +160,7 @@ def print_plan(plan: Plan, console: Console) -> None:
     if any(time.basis.startswith("estimate") for time in plan.times.values()):
         console.print(
             "Estimates were not measured on this card: they follow from its published bandwidth and operations per "
-            "second, assumed shares of these, and texts of middling length (tpo_lite/plan/rates.py).",
+            "second, assumed shares of these, and texts of average length (tpo_lite/plan/rates.py).",
             highlight=False,
             soft_wrap=True,
         )

@@ -69,7 +69,7 @@ class ModelShape:
 
     @property
     def linear_parameters(self) -> int:
-        """The number of weights in linear layers, which are quantised and carry adapters."""
+        """The number of weights in linear layers, which are quantized and carry adapters."""
         return self.layers * sum(a * b for a, b in self.linears)
 
     @property
@@ -98,7 +98,7 @@ class ModelShape:
 
 @dataclass(frozen=True)
 class JudgeShape:
-    """A judge with weights of its own."""
+    """A judge with weights of its own, or a GGUF file."""
 
     model: ModelShape
     file_bytes: int
@@ -107,24 +107,20 @@ class JudgeShape:
     of it on the GPU if it is tied."""
 
 
-def model_shape(name: str) -> ModelShape:
+def model_shape(name: str, key: str = "model") -> ModelShape:
     """Return the shape of a recipe's `model`: `embedded`, a folder with a config.json, a hub id, or a GGUF file.
 
     A hub id is looked up in the hub's cache, then by its name among `PUBLISHED`, then on the hub (only config.json is
-    downloaded). Raises `InputError` if there is no config or it lacks a size.
+    downloaded). `key` is the recipe's key that names the model. Raises `InputError` if there is no config or it lacks
+    a size.
     """
     if is_gguf(name):
-        try:
-            shape = judge_shape(JudgeSettings(mode="verdict", model=name))
-        except InputError as error:
-            raise InputError(str(error).removeprefix("judge.")) from error
-        assert shape is not None  # only a judge behind a server has none
-        return shape.model
-    return shape_of(_config(name), name)
+        return gguf_shape(name, key).model
+    return shape_of(_config(name, key), name, key)
 
 
-def shape_of(config: dict[str, Any], source: str) -> ModelShape:
-    """Return the shape that a config.json describes. `source` names it in messages.
+def shape_of(config: dict[str, Any], source: str, key: str = "model") -> ModelShape:
+    """Return the shape that a config.json describes. `source` and the recipe's `key` name it in messages.
 
     Raises `InputError` if a key is missing or is not a size, and for a mixture of experts.
     """
@@ -132,9 +128,9 @@ def shape_of(config: dict[str, Any], source: str) -> ModelShape:
     if isinstance(config, dict):
         config = config.get("text_config") or config  # vision models have one
     config = config if isinstance(config, dict) else {}
-    if any(config.get(key) not in (None, 0, 1) for key in EXPERTS):
+    if any(config.get(experts) not in (None, 0, 1) for experts in EXPERTS):
         raise InputError(
-            f"model: {source} is a mixture of experts, which tpo_lite can neither plan nor train. {remedy}"
+            f"{key}: {source} is a mixture of experts, which tpo_lite can neither plan nor train. {remedy}"
         )
     try:
         heads, hidden = config["num_attention_heads"], config["hidden_size"]
@@ -151,9 +147,9 @@ def shape_of(config: dict[str, Any], source: str) -> ModelShape:
         if not all(isinstance(size, int) and size > 0 for name, size in vars(shape).items() if name != "tied"):
             raise ValueError
     except KeyError as error:
-        raise InputError(f"model: the config of {source} has no {error}. {remedy}") from error
+        raise InputError(f"{key}: the config of {source} has no {error}. {remedy}") from error
     except (TypeError, ValueError, ZeroDivisionError) as error:
-        raise InputError(f"model: a size in the config of {source} is not a positive integer. {remedy}") from error
+        raise InputError(f"{key}: a size in the config of {source} is not a positive integer. {remedy}") from error
     return shape
 
 
@@ -169,7 +165,7 @@ def converts_to_gguf(name: str) -> bool:
     if is_gguf(name):
         return True  # it is sampled from as it is
     try:
-        config = _config(name)
+        config = _config(name, "model")
     except InputError:
         return False
     rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
@@ -189,19 +185,19 @@ def converts_to_gguf(name: str) -> bool:
     return True
 
 
-def _config(name: str) -> dict[str, Any]:
+def _config(name: str, key: str) -> dict[str, Any]:
     """Return a model's config: from its folder or the hub's cache, else published, else downloaded."""
-    file = local_config(name)
+    file = local_config(name, key)
     config: dict[str, Any]
     if file is None:
-        config = _published(name) or json.loads(download_config(name).read_text(encoding="utf-8"))
+        config = _published(name) or json.loads(download_config(name, key).read_text(encoding="utf-8"))
         return config
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
         return config
     except (OSError, ValueError) as error:
         raise InputError(
-            f"model: {file} cannot be read ({error}). Give a folder with a Hugging Face config.json."
+            f"{key}: {file} cannot be read ({error}). Give a folder with a Hugging Face config.json."
         ) from error
 
 
@@ -224,48 +220,52 @@ def _published(name: str) -> dict[str, Any] | None:
 
 
 def judge_shape(settings: JudgeSettings) -> JudgeShape | None:
-    """Return the shape of a recipe's judge; None for a judge behind a server.
-
-    The sizes of a GGUF on the hub that is not in the cache yet follow from its name, if that names a published base
-    model and a quantisation. Raises `InputError` if it does not.
-    """
-    name = settings.model
+    """Return the shape of a recipe's judge; None for a judge behind a server. Raises `InputError` as for a model."""
     if settings.mode == "openai":
         return None
     if settings.mode == "reward-model":
-        try:
-            model = model_shape(name.removeprefix("hub:"))
-        except InputError as error:
-            raise InputError(f"judge.{error}") from error
+        model = model_shape(settings.model.removeprefix("hub:"), "judge.model")
         return JudgeShape(model, 2 * model.parameters, 2 * model.parameters)
+    return gguf_shape(settings.model, "judge.model")
+
+
+def gguf_shape(name: str, key: str) -> JudgeShape:
+    """Return the shape of a GGUF file that the recipe's `key` names.
+
+    The sizes of a file on the hub that is not in the cache yet follow from its name, if that names a published base
+    model and a quantization. Raises `InputError` if it does not.
+    """
     if not name.startswith("hub:"):
-        return read_gguf(judge_path(name))
-    repository, pattern = hub_file(name)
+        return read_gguf(judge_path(name, key), key)
+    repository, pattern = hub_file(name, key)
     file = cached_file(repository, pattern)
     if file is not None:
-        return read_gguf(file)
+        return read_gguf(file, key)
     config = _published(name)
     bits = next((bits for kind, bits in GGUF_BITS.items() if re.search(rf"{kind}\b", pattern, re.IGNORECASE)), None)
     if config is None or bits is None:
         raise InputError(
-            f"judge.model: {name!r} is not in the hub's cache, and its name does not say how large it is. "
+            f"{key}: {name!r} is not in the hub's cache, and its name does not say how large it is. "
             f"Download it first: hf download {repository} --include '{pattern}'."
         )
-    shape = shape_of(config, name)
+    shape = shape_of(config, name, key)
     size = int(shape.parameters * bits / 8)
     embedding = int(shape.embedding_parameters * bits / 8)
     return JudgeShape(shape, size, size if shape.tied else size - embedding)
 
 
-def read_gguf(path: Path) -> JudgeShape:
-    """Read the shape from a GGUF file's header. Raises `InputError` for a file that is missing or not a GGUF."""
+def read_gguf(path: Path, key: str = "judge.model") -> JudgeShape:
+    """Read the shape from the header of a GGUF file that the recipe's `key` names.
+
+    Raises `InputError` for a file that is missing or not a GGUF.
+    """
     from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             header = GgufHeader(data)
         architecture = header.values["general.architecture"]
-        get = {key.removeprefix(f"{architecture}."): value for key, value in header.values.items()}
+        get = {name.removeprefix(f"{architecture}."): value for name, value in header.values.items()}
         embedding = header.tensors["token_embd.weight"]
         heads, hidden = get["attention.head_count"], get["embedding_length"]
         shape = ModelShape(
@@ -286,7 +286,7 @@ def read_gguf(path: Path) -> JudgeShape:
             sizes[name] = math.prod(tensor.dimensions) // block * block_bytes
     except (OSError, ValueError, KeyError, IndexError, TypeError, struct.error) as error:
         raise InputError(
-            f"judge.model: {path} cannot be read as a GGUF ({error}). Give the GGUF file of a language model."
+            f"{key}: {path} cannot be read as a GGUF ({error}). Give the GGUF file of a language model."
         ) from error
     size = sum(sizes.values())
     return JudgeShape(shape, size, size if shape.tied else size - sizes["token_embd.weight"])

@@ -1,6 +1,6 @@
 """Ratings of a prompt's responses: Bradley-Terry maximum likelihood with a weak prior.
 
-The paper, with its pairwise judge, maximises sum B_mn log sigma(e_m - e_n) and calls it Elo. That fit diverges where
+The paper, with its pairwise judge, maximizes sum B_mn log sigma(e_m - e_n) and calls it Elo. That fit diverges where
 one response wins everything, so a Gaussian prior with a small precision is put on the log-strengths. Then the objective
 is strictly concave with one maximum, whose mean is zero, and the order of matches does not matter.
 """
@@ -18,7 +18,7 @@ ELO_PER_NAT = 400.0 / math.log(10.0)
 
 
 def bradley_terry(wins: np.ndarray, prior: float) -> np.ndarray:
-    """Return the log-strengths e (K,) that maximise sum B_mn log sigma(e_m - e_n) - prior / 2 * sum e_m^2.
+    """Return the log-strengths e (K,) that maximize sum B_mn log sigma(e_m - e_n) - prior / 2 * sum e_m^2.
 
     `wins` (K, K), not negative: B_mn is how often m beat n, in whole or fractional (soft) wins; the diagonal is
     ignored. `prior` is the precision 1 / variance of the Gaussian on each log-strength, in 1 / nat^2; 0.1 lets

@@ -58,9 +58,9 @@ class Single:
         """All comparisons in one round."""
         if played:
             return []
-        id = prompt.instruction.id
+        prompt_id = prompt.instruction.id
         return [
-            (a, b) if keyed_hash(self.seed, f"{id}/{a}/{b}")[0] % 2 else (b, a)
+            (a, b) if keyed_hash(self.seed, f"{prompt_id}/{a}/{b}")[0] % 2 else (b, a)
             for a, b in combinations(distinct_responses(prompt), 2)
         ]
 

@@ -26,14 +26,14 @@ from tpo_lite.training.start import starting_model
 
 @dataclass(frozen=True)
 class Trained:
-    """What an iteration of DPO left."""
+    """The result of one iteration of DPO."""
 
     checkpoint: Path
     """The folder of the last epoch's adapter."""
     rank: int
-    """Its rank."""
+    """Rank of the adapter."""
     course: Course
-    """First and last figures of the training log."""
+    """The first and last figures of the training log."""
 
 
 def train_on_pairs(

@@ -7,10 +7,10 @@ There are two bases to merge into:
 
 - `w16`, the default: the original 16-bit weights. The new rounding error is some percent of a weight's norm, but it is
   independent of the update, which survives.
-- `nf4`: the dequantised 4-bit weights, on which the adapter was trained. In 16-bit this merge is nearly exact, and the
+- `nf4`: the dequantized 4-bit weights, on which the adapter was trained. In 16-bit this merge is nearly exact, and the
   folder serves well in 16-bit. But its weights still lie on NF4's grid, moved by an update that is small against the
   grid's steps, so loading them in 4-bit rounds most of the update away. (The same happens where the original weights
-  are dequantised 4-bit ones themselves.)
+  are dequantized 4-bit ones themselves.)
 """
 
 from __future__ import annotations

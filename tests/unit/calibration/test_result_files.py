@@ -305,7 +305,7 @@ def test_gold_chooses_and_checks(tmp_path):
     assert [pair.lengths for pair in joined] == [pair.lengths for pair in manual]
     other_set = tmp_path / "Other.json"
     other_set.write_bytes((OURS / "Natural.json").read_bytes())
-    with pytest.raises(InputError, match="none of the 6 judged pairs is in --gold: ids there are like 'Other:0'"):
+    with pytest.raises(InputError, match="none of the 6 judged pairs is in --gold, whose ids look like 'Other:0'"):
         with_gold(outputs, read_pairs(other_set))
     other = [pair.__class__(**vars(pair) | {"label": 3 - pair.label}) for pair in manual]
     with pytest.raises(InputError, match=r"recorded with label \d, but --gold says \d"):

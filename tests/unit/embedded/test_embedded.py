@@ -137,7 +137,7 @@ def test_tokenizer_has_one_token_per_digit_and_llama_3_markers():
     assert TOKENIZER.encode("hi") == TOKENIZER.encode("hi", add_special_tokens=False)
 
 
-def test_the_verdict_mark_tokenises_alike_whatever_follows():
+def test_the_verdict_mark_tokenizes_alike_whatever_follows():
     mark, a, b = (TOKENIZER.tokenize(" [[" + rest) for rest in ("", "A]]", "B]]"))
     assert a[: len(mark)] == b[: len(mark)] == mark
     assert (a[len(mark)], b[len(mark)]) == ("A", "B")

@@ -7,7 +7,7 @@ from importlib import resources
 import pytest
 
 from tests.helpers.shared import DATA, SHARED
-from tpo_lite.instructions.leakage import fingerprint, is_leaked, main, normalise
+from tpo_lite.instructions.leakage import fingerprint, is_leaked, main, normalize
 from tpo_lite.instructions.load import load
 
 TASKS = DATA / "prompts/tasks.jsonl"
@@ -16,8 +16,8 @@ ALPACA_EVAL = SHARED / "data/alpaca_eval2/instructions.jsonl"
 ARENA_HARD = SHARED / "data/arena_hard/question_v0.1.jsonl"
 
 
-def test_normalise() -> None:
-    assert normalise(" Straße\t\u00a0ﬁne\n") == "strasse fine"
+def test_normalize() -> None:
+    assert normalize(" Straße\t\u00a0ﬁne\n") == "strasse fine"
     assert fingerprint("What is  TPO?") == fingerprint("what is tpo? ") != fingerprint("What is TPO")
 
 
@@ -50,7 +50,7 @@ def test_the_command_writes_the_shipped_list(capsys: pytest.CaptureFixture[str])
 def test_the_command_prints_a_list_of_its_files(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(TASKS)]) == 0
     comment, *lines = capsys.readouterr().out.splitlines()
-    assert comment.startswith("# SHA-256 (first 16 hex digits, text normalised)")
+    assert comment.startswith("# SHA-256 (first 16 hex digits, text normalized)")
     assert lines == sorted(fingerprint(row.text) for row in load(TASKS).instructions)
     assert len(lines) == 24 and all(len(line) == 16 for line in lines)
 

@@ -241,3 +241,8 @@ def test_too_small_a_disk_is_said_before_anything_is_written(tmp_path, monkeypat
     with pytest.raises(TpoError, match=r"back needs 0.0 GB, and 0.0 GB are free"):
         dequantize(path, tmp_path / "back")
     assert not list(tmp_path.glob("back*"))
+
+
+def test_the_folder_above_need_not_be_there(tmp_path):
+    dequantize(write_tiny_gguf(tmp_path / "model.gguf"), tmp_path / "new" / "run" / "base")
+    assert (tmp_path / "new" / "run" / "base" / "config.json").exists()

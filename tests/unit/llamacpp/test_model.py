@@ -41,7 +41,7 @@ def test_unusable_files_say_what_to_do(tmp_path, model):
 
 
 @pytest.mark.parametrize("share", [0.9, 0.01])
-def test_a_file_that_is_cut_short_is_recognised(tmp_path, model, share):
+def test_a_file_that_is_cut_short_is_recognized(tmp_path, model, share):
     data = model.read_bytes()
     cut = tmp_path / "cut.gguf"
     cut.write_bytes(data[: int(share * len(data))])

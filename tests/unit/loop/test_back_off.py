@@ -98,7 +98,7 @@ def test_other_values_for_a_recipe():
         ({"sampling.batsh": 8}, "sampling.batsh: unknown key .value 8.; did you mean sampling.batch"),
         ({"sample.batch": 8}, "sample: unknown key"),
         ({"sampling.batch": 0}, "sampling.batch: 0 does not fit"),
-        ({"train.micro_batch": 5}, "train.micro_batch: 5 does not divide train.batch"),
+        ({"train.micro_batch": 5}, "train.micro_batch: 5 must divide train.batch"),
     ],
 )
 @pytest.mark.parametrize("change", [with_keys, limited], ids=lambda change: change.__name__)

@@ -3,9 +3,11 @@
 import math
 from dataclasses import replace
 
+import gguf
 import pytest
 
 from tests.helpers.plans import CARD, DEFAULT, LARGE, planned
+from tests.helpers.tiny_gguf import write_tiny_gguf
 from tpo_lite.llamacpp import decoder as llamacpp
 from tpo_lite.machine.cards import GIB, cpu
 from tpo_lite.plan import memory
@@ -29,7 +31,7 @@ def test_the_4_bit_base_of_llama_3_1_8b():
     assert bits == pytest.approx(4.127, abs=5e-4)
     assert terms == {
         "NF4 weights": 3_489_660_928,
-        "quantisation state": 110_755_840,
+        "quantization state": 110_755_840,
         "embedding, head, norms": 2 * (2 * 128256 * 4096 + 65 * 4096),
     }
     assert sum(terms.values()) == pytest.approx(5.70e9, rel=0.001)
@@ -142,3 +144,36 @@ def test_disk_by_hand():
     assert list(short_of(plan, math.ceil(least), 64 * GIB)) == []
     disk, ram = short_of(plan, int(least) - 1, GIB)
     assert disk.startswith(f"the run may take {least / 1e9:.1f} GB of disk") and ram.endswith("this machine has 1.0.")
+
+
+def test_disk_and_downloads_of_a_gguf_as_m_0_by_hand():
+    name = "hub:owner/Llama-3.1-8B-Instruct-GGUF/Llama-3.1-8B-Instruct-Q6_K.gguf"
+    bits16, q4, q6 = 16_060_522_496, 8_030_261_248 * 4.894 / 8, int(8_030_261_248 * 6.563 / 8)
+
+    def disk(*overrides):
+        recipe, model, _ = planned(DEFAULT, "iterations=2", *overrides)
+        assert 2 * model.parameters == bits16
+        plan = make_plan(recipe, CARD)
+        kept = sum(sum(memory.kept(recipe, model, t).values()) for t in (0, 1))
+        return (
+            plan.disk - len(recipe.arms) * kept,
+            memory.passing(recipe, model),
+            plan.downloads - plan.judge.file_bytes,
+        )
+
+    states = 3 * 2 * 41_943_040 * 2 * (1 + 4 / 256)
+    requantize = ("engine=gguf", "merge=requantize")
+    assert disk("train.epochs=3", "engine=gguf") == (pytest.approx(q4), bits16, bits16)
+    # RUN/base takes 16 bits per weight; the GGUF is sampled from as it is.
+    assert disk("train.epochs=3", f"model={name}", "engine=gguf") == (pytest.approx(bits16), states, q6)
+    assert disk("train.epochs=3", f"model={name}", "engine=transformers") == (pytest.approx(bits16), states, q6)
+    # The merged model of each iteration is converted.
+    assert disk(*requantize) == (pytest.approx(q4 + 2 * q4), bits16, bits16)
+    assert disk(f"model={name}", *requantize) == (pytest.approx(bits16 + 2 * q4), bits16, q6)
+
+
+def test_a_gguf_that_is_there_counts_with_its_own_bytes(tmp_path):
+    path = write_tiny_gguf(tmp_path / "Llama-3.1-8B-Q6_K.gguf")
+    recipe, _, _ = planned(DEFAULT, f"model={path}", "engine=gguf")
+    plan = make_plan(recipe, CARD)
+    assert plan.downloads - plan.judge.file_bytes == sum(int(x.n_bytes) for x in gguf.GGUFReader(path).tensors)

@@ -92,8 +92,10 @@ def test_configs_and_files_that_are_none(tmp_path):
     with pytest.raises(InputError, match="has no 'num_attention_heads'"):
         model_shape(str(tmp_path))
     (tmp_path / "judge.gguf").write_bytes(b"no GGUF")
-    with pytest.raises(InputError, match="cannot be read as a GGUF"):
+    with pytest.raises(InputError, match=r"^judge\.model: .* cannot be read as a GGUF"):
         read_gguf(tmp_path / "judge.gguf")
+    with pytest.raises(InputError, match="^model: .* cannot be read as a GGUF"):
+        model_shape(str(tmp_path / "judge.gguf"))
 
 
 @pytest.mark.parametrize("kept", [0, 20, 1000, 5000])

@@ -60,7 +60,7 @@ def test_the_reference_is_the_model_that_training_starts_from(folder, tmp_path, 
     assert trained.state.log_history[-2]["rewards/margins"] > 0.001  # and it learns
 
 
-def test_gradients_are_those_of_the_dequantised_model(folder):
+def test_gradients_are_those_of_the_dequantized_model(folder):
     """Some CPUs have a 4-bit kernel without a backward, which a forward pass in eval mode would switch to."""
     model = trainable(load_base(folder, "cpu"), 2, 1.0)
     set_peft_model_state_dict(model, state_dict(older_blocks(model, 2)))

@@ -4,7 +4,7 @@
     unsloth        NF4 with unsloth's kernels and its `generate`
     gguf           Q4_K_M in llama.cpp, the adapter converted
 
-All draw the same random numbers, so they sample the same tokens, up to rounding and quantisation.
+All draw the same random numbers, so they sample the same tokens, up to rounding and quantization.
 """
 
 from __future__ import annotations
