@@ -54,7 +54,7 @@ def test_the_paper_recipe_has_the_papers_sizes():
         ("sampling.temperature=.inf", "sampling.temperature: inf does not fit"),
         ("train.warmup=1.0", "train.warmup: 1.0 does not fit"),
         ("train.optimizer=sgd", "'adamw_torch', 'adamw_8bit' or 'paged_adamw_8bit'"),
-        ("train.micro_batch=6", "train.micro_batch: 6 must divide train.batch \(8\). Use 4."),
+        ("train.micro_batch=6", "train.micro_batch: 6 must divide train.batch (8). Use 4."),
         ("thought.style=specific", "thought.style: 'specific' does not fit the embedded policy"),
         ("iterations", "is not key.path=value"),
         ("seed.value=3", "seed is not a section"),
