@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from datetime import date
 from itertools import groupby
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from tpo_lite.errors import InputError, first_line
 from tpo_lite.records import Turn
@@ -67,11 +68,23 @@ def special_token_ids(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
     return {token.content: id for id, token in tokenizer.added_tokens_decoder.items() if token.special}
 
 
-class Chat:
-    """Encodes user turns and decodes outputs with one tokenizer."""
+def clock(day: date | None) -> dict[str, Any]:
+    """Return the arguments of `apply_chat_template` that stop a template's clock, `strftime_now`, at midnight of `day`.
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase):
+    Llama-3.2's template writes today's date into every prompt. None leaves the clock running.
+    """
+    return {} if day is None else {"strftime_now": day.strftime}
+
+
+class Chat:
+    """Encodes user turns and decodes outputs with one tokenizer.
+
+    `day` is the date that the chat template gets when it asks for today's; None: the date when it is rendered.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, day: date | None = None):
         self.tokenizer = tokenizer
+        self._clock = clock(day)
         self._forms: dict[tuple[str, ...], list[list[int] | str]] = {}
         try:
             rendered = self._render([{"role": "user", "content": PLACE.format(0)}])
@@ -83,7 +96,7 @@ class Chat:
             raise InputError(
                 "model: the chat template does not show the user's text exactly once. Use another template."
             )
-        _check_generation_prompt(tokenizer, rendered)
+        _check_generation_prompt(tokenizer, rendered, day)
         self._forms[("user",)] = self._form(rendered)
 
     def prompt_ids(self, text: str, context: Sequence[Turn] = ()) -> list[int]:
@@ -134,7 +147,8 @@ class Chat:
 
     def _render(self, turns: list[Turn]) -> str:
         """Return the turns in the chat template, up to where the assistant's next turn begins."""
-        return cast(str, self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
+        rendered = self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True, **self._clock)
+        return cast(str, rendered)
 
     def _form(self, rendered: str) -> list[list[int] | str]:
         """Return a rendered template as token ids and, where turns have places, texts.
@@ -163,16 +177,16 @@ class Chat:
         return cast(str, self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
 
 
-def _check_generation_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str) -> None:
+def _check_generation_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str, day: date | None) -> None:
     """Raise `InputError` if the chat template does not begin the assistant's turn when it is asked to.
 
     Such a template puts more between a question and its answer than `prompt` ends with.
     """
     question = {"role": "user", "content": PLACE.format(0)}
     try:
-        bare = tokenizer.apply_chat_template([question], tokenize=False)
+        bare = tokenizer.apply_chat_template([question], tokenize=False, **clock(day))
         turns = [question, {"role": "assistant", "content": PLACE.format(1)}]
-        dialogue = cast(str, tokenizer.apply_chat_template(turns, tokenize=False))
+        dialogue = cast(str, tokenizer.apply_chat_template(turns, tokenize=False, **clock(day)))
     except Exception:  # a template is a program; this one cannot render dialogues, which nobody needs here
         return
     end = _PLACE.split(prompt)[-1]

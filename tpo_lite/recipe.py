@@ -16,7 +16,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tpo_lite.errors import InputError
-from tpo_lite.thoughts import DIRECT, GENERIC, SPECIFIC, ThoughtStyle, custom_style
+from tpo_lite.thoughts import DIRECT, GENERIC, SPECIFIC, THINK, ThoughtStyle, custom_style
 
 Positive = Annotated[int, Field(ge=1)]
 Auto = Literal["auto"]
@@ -68,8 +68,8 @@ class Instructions(Section):
 class Thought(Section):
     """The thought prompt (the paper's thought prompts)."""
 
-    style: Literal["generic", "specific", "direct", "custom"] = "generic"
-    """The paper's two prompts, no thought at all, or `prompt` below."""
+    style: Literal["generic", "specific", "think", "direct", "custom"] = "generic"
+    """The paper's two prompts, its generic one with <think> tags, no thought at all, or `prompt` below."""
     prompt: str | None = None
     """Custom style: the text around the instruction, with {instruction} once."""
     thought_marker: str | None = None
@@ -256,7 +256,7 @@ class Recipe(Section):
             if self.thought.prompt is None or self.thought.response_marker is None:
                 raise InputError("thought.style is custom: give thought.prompt and thought.response_marker too.")
             return custom_style(self.thought.prompt, self.thought.response_marker, self.thought.thought_marker)
-        return {"generic": GENERIC, "specific": SPECIFIC}[self.thought.style]
+        return {"generic": GENERIC, "specific": SPECIFIC, "think": THINK}[self.thought.style]
 
 
 PACKAGE = Path(__file__).parent

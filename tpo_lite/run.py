@@ -1,7 +1,7 @@
 """The run folder: where everything of a run lies, what is finished, and who may write.
 
     RUN/recipe.yaml                         what the run was asked for; values may be "auto"
-    RUN/settled.yaml                        what they were settled to for the machine, and the device
+    RUN/settled.yaml                        what they were settled to for the machine, the device, and the date
     RUN/limits.json                         smaller batches, if memory ran out
     RUN/base/                               a GGUF given as `model`, dequantized to 16 bits
     RUN/base-Q4_K_M.gguf                    any other `model` as engine gguf samples it
@@ -35,6 +35,7 @@ import contextlib
 import fcntl
 import os
 from collections.abc import Iterator
+from datetime import date, datetime
 from pathlib import Path
 from typing import Any, get_args
 
@@ -105,18 +106,20 @@ class RunFolder:
         """Read where the run works; for a folder of an earlier version, a GPU if this machine has one."""
         return self._read_settled()[1] if self._settled_path.exists() else default_place()
 
+    def load_day(self) -> date | None:
+        """Read the date on which the run started, which chat templates get for today's.
+
+        None for a folder of an earlier version: there templates get today's date, as they did, until `train` goes on
+        and records one.
+        """
+        return self._read_day() if self._settled_path.exists() else None
+
     @property
     def _settled_path(self) -> Path:
         return self.root / "settled.yaml"
 
     def _read_settled(self) -> tuple[SettledRecipe, Place]:
-        data: dict[str, Any] = {"version": None, "device": None, "gpu": None, "recipe": None}
-        data |= _read_yaml(self._settled_path)
-        if data["version"] != SETTLED_VERSION:
-            raise InputError(
-                f"{self._settled_path} has version {data['version']}, and this tpo_lite reads version "
-                f"{SETTLED_VERSION}. Go on with the tpo_lite that wrote it, or use --new to move the folder aside."
-            )
+        data = self._read_settled_keys()
         gpu = data["gpu"]
         if not (gpu is None or isinstance(gpu, int)) or data["device"] != Place(gpu).device:
             raise InputError(
@@ -125,8 +128,34 @@ class RunFolder:
             )
         return parse_as(SettledRecipe, data["recipe"], str(self._settled_path)), Place(gpu)
 
-    def _write_settled(self, settled: SettledRecipe, place: Place) -> None:
-        data = {"version": SETTLED_VERSION, "device": place.device, "gpu": place.gpu, "recipe": settled.model_dump()}
+    def _read_settled_keys(self) -> dict[str, Any]:
+        data: dict[str, Any] = {"version": None, "device": None, "gpu": None, "date": None, "recipe": None}
+        data |= _read_yaml(self._settled_path)
+        if data["version"] != SETTLED_VERSION:
+            raise InputError(
+                f"{self._settled_path} has version {data['version']}, and this tpo_lite reads version "
+                f"{SETTLED_VERSION}. Go on with the tpo_lite that wrote it, or use --new to move the folder aside."
+            )
+        return data
+
+    def _read_day(self) -> date | None:
+        day = self._read_settled_keys()["date"]
+        if day is not None and type(day) is not date:
+            raise InputError(
+                f"{self._settled_path}: date {day!r} is not a date. Write the day on which the run started, such as "
+                "`date: 2026-01-31`."
+            )
+        return day
+
+    def _write_settled(self, settled: SettledRecipe, place: Place, day: date | None = None) -> None:
+        """Write settled.yaml with `day`, or with today's date if there is none yet."""
+        data = {
+            "version": SETTLED_VERSION,
+            "device": place.device,
+            "gpu": place.gpu,
+            "date": day or datetime.now().date(),
+            "recipe": settled.model_dump(),
+        }
         write_atomically(self._settled_path, yaml.safe_dump(data, sort_keys=False))
 
     def settle_old(self, place: Place | None = None) -> None:
@@ -192,9 +221,12 @@ class RunFolder:
             with self.lock("run"):
                 (self.root / "limits.json").unlink(missing_ok=True)
                 self._write_recipes(recipe, settled, place)
+        elif self.load_day() is None:
+            with self.lock("run"):
+                self._write_settled(settled, place)
 
     def _go_on(self, settled: SettledRecipe, place: Place) -> None:
-        """Check that a run in which something has been computed keeps its settings, and record its place."""
+        """Check that a run in which something has been computed keeps its settings, and record its place and date."""
         started = self.load_started()
         if changed := differences(started, settled):
             lines = "\n".join(f"  {line}" for line in changed)
@@ -203,9 +235,9 @@ class RunFolder:
                 "Use the old settings to go on, --out for another folder, or --new to move this one aside."
             )
         self.settle_old(place)
-        if self.load_place() != place:
+        if self.load_place() != place or self.load_day() is None:
             with self.lock("run"):
-                self._write_settled(started, place)
+                self._write_settled(started, place, self.load_day())
 
     def computed(self) -> bool:
         """Return whether there is anything that depends on the recipe."""

@@ -1,7 +1,7 @@
 """Thought prompts, and the strict parsing of an output into thought z and response y.
 
-The two thought prompts are those of "Thinking LLMs: General Instruction Following with Thought Generation" (arXiv
-2410.10630). Works on text; knows nothing of tokens, chat templates or models.
+The thought prompts `GENERIC` and `SPECIFIC` are those of "Thinking LLMs: General Instruction Following with
+Thought Generation" (arXiv 2410.10630). Works on text; knows nothing of tokens, chat templates or models.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class ThoughtStyle:
     """How a model is asked to think, and where its response begins."""
 
     name: str
-    """"generic", "specific", "direct" or "custom"."""
+    """"generic", "specific", "think", "direct" or "custom"."""
     prompt: str
     """The thought prompt p, with `{instruction}` where x goes."""
     thought_marker: str | None
@@ -53,6 +53,28 @@ SPECIFIC = ThoughtStyle(
     None,
     "<R>",
 )
+
+THINK = ThoughtStyle(
+    "think",
+    "Respond to the following user query in a comprehensive and detailed way. "
+    "You can write down your thought process before responding. "
+    'Write your thoughts between "<think>" and "</think>" '
+    'and write your response after "</think>".\n\n'
+    "User query: {instruction}",
+    "<think>",
+    "</think>",
+)
+"""The generic wording with tags that servers and chat programs know how to hide: for a model that is to be shared.
+
+The tags are plain text. No token is added, and any instruct model can be asked for them. A tokenizer may have `<think>`
+as a token of its own (Qwen3, DeepSeek's distilled models). In the prompt it becomes that token as in the model's own
+chats, unless it is a special token, which stays text in a user's turn. In an output, the token and its spelling are the
+same text, so both parse.
+
+A chat template that opens the tag itself, as DeepSeek's do, is not supported: outputs begin inside the thought and have
+no thought marker. Nor is a model that writes `<think>` without being asked, such as Qwen3 in its thinking mode: the
+thoughts of its direct baseline would be part of the response.
+"""
 
 DIRECT = ThoughtStyle("direct", PLACEHOLDER, None, None)
 

@@ -1,14 +1,17 @@
 """Chat prompts: the template's markers are control tokens, a user's are text, and BPE is that of the whole."""
 
 import copy
+from datetime import date, datetime
 
 import pytest
-from transformers import PreTrainedTokenizerFast
+from transformers import AddedToken, PreTrainedTokenizerFast
+from transformers.utils import chat_template_utils
 
 from tests.helpers.shared import SHARED
 from tests.helpers.tiny_model import write_tiny_model
 from tpo_lite.chat import Chat, load_tokenizer, split_at_special_tokens
 from tpo_lite.errors import InputError
+from tpo_lite.thoughts import THINK, Parse, parse, thought_prompt
 
 
 @pytest.fixture(scope="module")
@@ -221,3 +224,88 @@ def test_a_rendered_template_is_split_at_its_special_tokens(text, pieces):
 
 def test_without_special_tokens_nothing_is_split():
     assert split_at_special_tokens("<s>Hi", {}) == ["<s>Hi"]
+
+
+def set_clock(monkeypatch, year, month, day):
+    """Let transformers render chat templates on another day."""
+
+    class Clock(datetime):
+        @classmethod
+        def now(cls, tz=None):
+            return cls(year, month, day, 23, 59, tzinfo=tz)
+
+    monkeypatch.setattr(chat_template_utils, "datetime", Clock)
+
+
+DATED = "{{ bos_token }}Today Date: {{ strftime_now('%d %b %Y') }}\n" + CHATML
+
+
+@pytest.mark.parametrize("context", [[], HISTORY, [SYSTEM]], ids=["alone", "history", "system prompt"])
+def test_a_prompts_date_is_the_one_given_whatever_today_is(tokenizer, context, monkeypatch):
+    clone = copy.deepcopy(tokenizer)
+    clone.chat_template = DATED
+    given, today = [], []
+    for day in (3, 4):
+        set_clock(monkeypatch, 2026, 1, day)
+        given.append(Chat(clone, date(2025, 12, 31)).prompt_ids("hi", context))
+        today.append(Chat(clone).prompt_ids("hi", context))
+    assert given[0] == given[1]
+    assert "Today Date: 31 Dec 2025\n" in clone.decode(given[0])
+    assert ["Today Date: 03 Jan 2026" in clone.decode(ids) for ids in today] == [True, False]
+
+
+def test_a_date_changes_nothing_in_a_template_without_one(tokenizer):
+    assert Chat(tokenizer, date(2025, 12, 31)).prompt_ids("hi", HISTORY) == Chat(tokenizer).prompt_ids("hi", HISTORY)
+
+
+@pytest.mark.shared
+def test_llama_3_2_gets_the_date_that_was_given(tokenizer, monkeypatch):
+    clone = copy.deepcopy(tokenizer)
+    templates = SHARED / "data" / "tokenizer" / "templates"
+    clone.chat_template = (templates / "meta-llama-Llama-3.2-3B-Instruct.jinja").read_text()
+    set_clock(monkeypatch, 2026, 1, 3)
+    assert "Today Date: 31 Dec 2025\n" in clone.decode(Chat(clone, date(2025, 12, 31)).prompt_ids("hi"))
+    assert "Today Date: 03 Jan 2026\n" in clone.decode(Chat(clone).prompt_ids("hi"))
+
+
+@pytest.fixture(params=[False, True], ids=["added", "special"])
+def thinking_tokenizer(request, tokenizer):
+    """A tokenizer with `<think>` and `</think>` as added tokens, as Qwen3's, or as special ones."""
+    clone = copy.deepcopy(tokenizer)
+    tags = [AddedToken(tag, normalized=False, special=request.param) for tag in ("<think>", "</think>")]
+    clone.add_tokens(tags, special_tokens=request.param)
+    return clone, request.param
+
+
+def test_the_think_tags_of_a_prompt_are_tokens_unless_they_are_special(thinking_tokenizer):
+    tokenizer, special = thinking_tokenizer
+    asked = thought_prompt(THINK, "Why?")
+    ids = Chat(tokenizer).prompt_ids(asked)
+    assert ids.count(tokenizer.convert_tokens_to_ids("<think>")) == (0 if special else 1)
+    assert ids.count(tokenizer.convert_tokens_to_ids("</think>")) == (0 if special else 2)
+    assert asked in tokenizer.decode(ids)
+    assert (ids == rendered_ids(tokenizer, asked)) != special
+
+
+@pytest.mark.parametrize("spelled", [False, True], ids=["tokens", "spelled out"])
+def test_a_thought_parses_whether_its_tags_are_tokens_or_text(thinking_tokenizer, spelled):
+    tokenizer, _ = thinking_tokenizer
+    parts = ["<think>", "\nTwo and two.\n", "</think>", "\n\n4"]
+    ids = []
+    for part in parts:
+        if spelled and "think" in part:
+            ids += tokenizer.convert_tokens_to_ids([*part])  # one token per character
+        else:
+            ids += tokenizer.encode(part, add_special_tokens=False)
+    assert (tokenizer.convert_tokens_to_ids("<think>") in ids) != spelled
+    output = Chat(tokenizer).text(ids)
+    assert output == "".join(parts)
+    assert parse(THINK, output, truncated=False) == Parse("ok", "Two and two.", "4")
+
+
+def test_a_template_that_opens_the_tag_leaves_outputs_without_a_thought_marker(thinking_tokenizer):
+    tokenizer, _ = thinking_tokenizer
+    clone = copy.deepcopy(tokenizer)
+    clone.chat_template = CHATML.replace("assistant\n{% endif %}", "assistant\n<think>\n{% endif %}")
+    assert clone.convert_tokens_to_ids("<think>") in Chat(clone).prompt_ids("Why?")
+    assert parse(THINK, "Two and two.\n</think>\n\n4", truncated=False) == Parse("no_marker")

@@ -56,6 +56,7 @@ def test_the_paper_recipe_has_the_papers_sizes():
         ("train.optimizer=sgd", "'adamw_torch', 'adamw_8bit' or 'paged_adamw_8bit'"),
         ("train.micro_batch=6", "train.micro_batch: 6 must divide train.batch (8). Use 4."),
         ("thought.style=specific", "thought.style: 'specific' does not fit the embedded policy"),
+        ("thought.style=think", "thought.style: 'think' does not fit the embedded policy"),
         ("iterations", "is not key.path=value"),
         ("seed.value=3", "seed is not a section"),
         ("seed=[1", "is not a YAML value"),

@@ -1,6 +1,7 @@
 """The run folder: what is kept, refused, locked and moved aside."""
 
 import json
+from datetime import date, datetime
 from pathlib import Path
 
 import pytest
@@ -60,7 +61,7 @@ def test_the_folder_holds_what_was_asked_for_and_what_it_was_settled_to(tmp_path
     assert run.load_place() == Place(1)
     written = yaml.safe_load((run.root / "settled.yaml").read_text())
     assert written.pop("recipe") == settled.model_dump()
-    assert written == {"version": 1, "device": "cuda", "gpu": 1}
+    assert written == {"version": 1, "device": "cuda", "gpu": 1, "date": run.load_day()}
 
 
 def test_a_run_goes_on_with_its_values_on_another_device(tmp_path, capsys):
@@ -263,3 +264,58 @@ def test_json_is_written_whole_or_not_at_all(tmp_path):
         write_json(path, {"a": object()})
     assert read_json(path) == {"a": [1, 2]}
     assert [file.name for file in path.parent.iterdir()] == ["figures.json"]
+
+
+class Later(datetime):
+    """A clock on another day."""
+
+    @classmethod
+    def now(cls, tz=None):
+        return cls(2026, 1, 4, tzinfo=tz)
+
+
+def test_a_run_keeps_the_date_on_which_it_started(tmp_path, monkeypatch):
+    run = RunFolder(tmp_path / "run")
+    run.start(Recipe(), SettledRecipe(), CPU, new=False)
+    assert run.load_day() == date.today()
+    run._write_settled(SettledRecipe(), CPU, date(2026, 1, 3))
+    monkeypatch.setattr("tpo_lite.run.datetime", Later)
+    run.start(Recipe(), SettledRecipe(), CPU, new=False)
+    assert run.load_day() == date(2026, 1, 3)
+    run.mark_done("prepare", None, 0, {}, {})
+    run.start(Recipe(), SettledRecipe(), Place(1), new=False)
+    assert (run.load_day(), run.load_place()) == (date(2026, 1, 3), Place(1))
+
+
+@pytest.mark.parametrize("computed", [False, True])
+def test_a_folder_without_a_date_gets_one_when_it_goes_on(tmp_path, computed, monkeypatch):
+    run = RunFolder(tmp_path / "run")
+    run.start(Recipe(seed=5), SettledRecipe(seed=5), CPU, new=False)
+    path = run.root / "settled.yaml"
+    keys = yaml.safe_load(path.read_text())
+    del keys["date"]
+    path.write_text(yaml.safe_dump(keys))
+    assert (run.load_day(), run.load_settled()) == (None, SettledRecipe(seed=5))
+    run.limit({"judge.batch": 32})
+    if computed:
+        run.mark_done("prepare", None, 0, {}, {})
+    monkeypatch.setattr("tpo_lite.run.datetime", Later)
+    run.start(Recipe(seed=5), SettledRecipe(seed=5), CPU, new=False)
+    assert run.load_day() == date(2026, 1, 4)
+    assert (run.load_started(), run.limits) == (SettledRecipe(seed=5), {"judge.batch": 32})
+
+
+def test_an_old_folder_has_no_date_until_it_is_settled(old_run):
+    assert old_run.load_day() is None
+    old_run.settle_old(CPU)
+    assert old_run.load_day() == date.today()
+
+
+@pytest.mark.parametrize("written", ["yesterday", "2026", "2026-01-31 12:00:00"])
+def test_a_date_that_is_none_is_refused(written, tmp_path):
+    run = RunFolder(tmp_path / "run")
+    start(run, SettledRecipe())
+    path = run.root / "settled.yaml"
+    path.write_text(path.read_text().replace(f"date: {date.today()}", f"date: {written}"))
+    with pytest.raises(InputError, match=r"settled.yaml: date .* is not a date. Write the day on which"):
+        run.load_day()

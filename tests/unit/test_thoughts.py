@@ -12,6 +12,7 @@ from tpo_lite.thoughts import (
     GENERIC,
     OUTCOMES,
     SPECIFIC,
+    THINK,
     Parse,
     custom_style,
     parse,
@@ -39,30 +40,37 @@ def test_specific_prompt_is_the_papers() -> None:
     ]
 
 
+def test_think_prompt_is_the_generic_one_with_tags() -> None:
+    asked = thought_prompt(GENERIC, "Why?").replace(
+        'after "Here is my thought process:"', 'between "<think>" and "</think>"'
+    )
+    assert thought_prompt(THINK, "Why?") == asked.replace("Here is my response:", "</think>")
+
+
 @pytest.mark.parametrize("instruction", ["{instruction}", "f'{x} {{y}}'", "a{0}b", "\\1", ""])
 def test_instruction_is_text(instruction: str) -> None:
     assert thought_prompt(DIRECT, instruction) == instruction
     assert thought_prompt(GENERIC, instruction).endswith("\n\nUser query: " + instruction)
 
 
-THINK, RESPOND = "Here is my thought process:", "Here is my response:"
+THOUGHT, RESPOND = "Here is my thought process:", "Here is my response:"
 
 
 @pytest.mark.parametrize(
     ("style", "output", "expected"),
     [
-        (GENERIC, f"{THINK}\nTwo and two.\n\n{RESPOND}\n 4 \n", Parse("ok", "Two and two.", "4")),
-        (GENERIC, f"Sure! {THINK} z {RESPOND} y", Parse("ok", "z", "y")),
-        (GENERIC, f"{THINK} z", Parse("no_marker")),
+        (GENERIC, f"{THOUGHT}\nTwo and two.\n\n{RESPOND}\n 4 \n", Parse("ok", "Two and two.", "4")),
+        (GENERIC, f"Sure! {THOUGHT} z {RESPOND} y", Parse("ok", "z", "y")),
+        (GENERIC, f"{THOUGHT} z", Parse("no_marker")),
         (GENERIC, f"z {RESPOND} y", Parse("no_marker")),
-        (GENERIC, f"{RESPOND} y {THINK} z", Parse("no_marker")),
-        (GENERIC, f"{THINK.lower()} z {RESPOND} y", Parse("no_marker")),
-        (GENERIC, f"{THINK} z {RESPOND} y {RESPOND} y", Parse("marker_twice")),
-        (GENERIC, f"{THINK} z {THINK} z {RESPOND} y", Parse("marker_twice")),
-        (GENERIC, f"{RESPOND} y {THINK} z {RESPOND} y", Parse("marker_twice")),
-        (GENERIC, f"{THINK}\n{RESPOND} y", Parse("empty_thought")),
-        (GENERIC, f"{THINK} z {RESPOND}\n", Parse("empty_response")),
-        (GENERIC, f"{THINK} {RESPOND} ", Parse("empty_thought")),
+        (GENERIC, f"{RESPOND} y {THOUGHT} z", Parse("no_marker")),
+        (GENERIC, f"{THOUGHT.lower()} z {RESPOND} y", Parse("no_marker")),
+        (GENERIC, f"{THOUGHT} z {RESPOND} y {RESPOND} y", Parse("marker_twice")),
+        (GENERIC, f"{THOUGHT} z {THOUGHT} z {RESPOND} y", Parse("marker_twice")),
+        (GENERIC, f"{RESPOND} y {THOUGHT} z {RESPOND} y", Parse("marker_twice")),
+        (GENERIC, f"{THOUGHT}\n{RESPOND} y", Parse("empty_thought")),
+        (GENERIC, f"{THOUGHT} z {RESPOND}\n", Parse("empty_response")),
+        (GENERIC, f"{THOUGHT} {RESPOND} ", Parse("empty_thought")),
         (GENERIC, "", Parse("no_marker")),
         (SPECIFIC, "Draft: 5? No, 4.\n<R> 4", Parse("ok", "Draft: 5? No, 4.", "4")),
         (SPECIFIC, "4", Parse("no_marker")),
@@ -70,6 +78,13 @@ THINK, RESPOND = "Here is my thought process:", "Here is my response:"
         (SPECIFIC, "<R>b", Parse("empty_thought")),
         (SPECIFIC, "a<R>", Parse("empty_response")),
         (SPECIFIC, "a <|eot_id|> b<R>c<|eot_id|>", Parse("ok", "a <|eot_id|> b", "c<|eot_id|>")),
+        (THINK, "<think>\nTwo and two.\n</think>\n\n4\n", Parse("ok", "Two and two.", "4")),
+        (THINK, "Sure. <think>z</think>y", Parse("ok", "z", "y")),
+        (THINK, "z</think>y", Parse("no_marker")),
+        (THINK, "<think>z", Parse("no_marker")),
+        (THINK, "<think>z</think>y</think>", Parse("marker_twice")),
+        (THINK, "<think>\n\n</think>\n\ny", Parse("empty_thought")),
+        (THINK, "<think>z</think>", Parse("empty_response")),
         (DIRECT, " The answer is 4.\n", Parse("ok", "", "The answer is 4.")),
         (DIRECT, "a<R>b", Parse("ok", "", "a<R>b")),
         (DIRECT, " \n", Parse("empty_response")),
@@ -79,16 +94,18 @@ def test_parse(style, output: str, expected: Parse) -> None:
     assert parse(style, output, truncated=False) == expected
 
 
-@pytest.mark.parametrize("style", [GENERIC, SPECIFIC, DIRECT])
-@pytest.mark.parametrize("output", [f"{THINK} z {RESPOND} y<R>y", "", "a"])
+@pytest.mark.parametrize("style", [GENERIC, SPECIFIC, THINK, DIRECT])
+@pytest.mark.parametrize("output", [f"{THOUGHT} z {RESPOND} y<R>y", "", "a"])
 def test_truncated_comes_first(style, output: str) -> None:
     assert parse(style, output, truncated=True) == Parse("truncated")
 
 
-PIECES = st.lists(st.sampled_from([THINK, RESPOND, "<R>", "<", "R>", "Here is my", " ", "\n", "x", "é"])).map("".join)
+PIECES = st.lists(
+    st.sampled_from([THOUGHT, RESPOND, "<R>", "<think>", "</think>", "<", "R>", "Here is my", " ", "\n", "x", "é"])
+).map("".join)
 
 
-@given(style=st.sampled_from([GENERIC, SPECIFIC, DIRECT]), output=PIECES | st.text(), truncated=st.booleans())
+@given(style=st.sampled_from([GENERIC, SPECIFIC, THINK, DIRECT]), output=PIECES | st.text(), truncated=st.booleans())
 def test_parse_never_invents(style, output: str, truncated: bool) -> None:
     parsed = parse(style, output, truncated)
     assert parsed.outcome in OUTCOMES
@@ -105,7 +122,7 @@ def test_parse_never_invents(style, output: str, truncated: bool) -> None:
 
 
 def _plain(text: str) -> bool:
-    return text.strip() == text and text != "" and not any(marker in text for marker in (THINK, RESPOND, "<R>"))
+    return text.strip() == text and text != "" and not any(marker in text for marker in (THOUGHT, RESPOND, "<R>"))
 
 
 # No "H", "h" or ":", so that no marker can arise where two parts meet.
@@ -115,8 +132,9 @@ PLAIN = st.text(st.characters(exclude_characters="Hh:<>R", exclude_categories=["
 @given(thought=PLAIN, response=PLAIN)
 def test_parse_undoes_formatting(thought: str, response: str) -> None:
     expected = Parse("ok", thought, response)
-    assert parse(GENERIC, f"{THINK}\n{thought}\n\n{RESPOND}\n{response}\n", False) == expected
+    assert parse(GENERIC, f"{THOUGHT}\n{thought}\n\n{RESPOND}\n{response}\n", False) == expected
     assert parse(SPECIFIC, f"{thought}\n<R>{response}", False) == expected
+    assert parse(THINK, f"<think>\n{thought}\n</think>\n\n{response}", False) == expected
 
 
 def test_custom_style() -> None:

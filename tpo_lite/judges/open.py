@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
+from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -22,17 +23,20 @@ STEPS = 8
 Loaded = TypeVar("Loaded")
 
 
-def open_judge(settings: SettledJudge, device: Device = "cpu", calls: Path | None = None) -> Judge:
+def open_judge(
+    settings: SettledJudge, device: Device = "cpu", calls: Path | None = None, day: date | None = None
+) -> Judge:
     """Load the judge, ready to compare; on "cuda" with `gpu_layers` of its layers there.
 
     `calls` is the file that counts the requests to an openai judge over all processes of a run; without it, this
     judge's alone are counted. The verdicts are kept beside that file (for "judge-calls" in "judge-replies.jsonl").
-    Raises `InputError` for a model that cannot judge, `OutOfMemory` if it does not fit.
+    `day` is the date that a reward model's chat template gets for today's; None: today's. A GGUF judge's template never
+    gets one. Raises `InputError` for a model that cannot judge, `OutOfMemory` if it does not fit.
     """
     if settings.mode == "openai":
         return _openai(settings, calls)
     if settings.mode == "reward-model":
-        return _reward_model(settings, device)
+        return _reward_model(settings, device, day)
     path, layers = judge_path(settings.model), _gpu_layers(settings, device)
     if layers and settings.fewer_gpu_layers:
         from tpo_lite.llamacpp.model import GgufModel
@@ -179,7 +183,7 @@ def _openai(settings: SettledJudge, calls: Path | None) -> OpenAiJudge:
     )
 
 
-def _reward_model(settings: SettledJudge, device: Device) -> Judge:
+def _reward_model(settings: SettledJudge, device: Device, day: date | None) -> Judge:
     from tpo_lite.judges.reward_model import RewardModelJudge
 
     return RewardModelJudge(
@@ -190,4 +194,5 @@ def _reward_model(settings: SettledJudge, device: Device) -> Judge:
         context=settings.context,
         sequences=settings.sequences,
         device=device,
+        day=day,
     )

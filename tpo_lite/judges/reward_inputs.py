@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+from datetime import date
 from typing import cast
 
 from transformers import AutoConfig, PretrainedConfig
 
-from tpo_lite.chat import Chat, load_tokenizer, special_token_ids, split_at_special_tokens
+from tpo_lite.chat import Chat, clock, load_tokenizer, special_token_ids, split_at_special_tokens
 from tpo_lite.errors import InputError, first_line
 from tpo_lite.judges.prompts import cut_middle
 
@@ -19,24 +20,25 @@ _CUSTOM = "AutoModelForSequenceClassification"
 class RewardInputs:
     """Turns (instruction, response) into the token ids of a conversation in the model's own chat template.
 
-    `model` is a folder or hub id; `trust_remote_code` lets code that came with the model run. Both texts are
-    stripped, as in Llama's templates, and special tokens spelled in them stay text.
+    `model` is a folder or hub id; `trust_remote_code` lets code that came with the model run. `day` is the date for
+    templates that ask for today's, as in `Chat`. Both texts are stripped, as in Llama's templates, and special tokens
+    spelled in them stay text.
 
     Raises `InputError` for a model that cannot be read, that needs its own code but may not run it, that is not a
     sequence classifier or gives several scores, and for a chat template that is missing, fails or does not show both
     texts exactly once.
     """
 
-    def __init__(self, model: str, trust_remote_code: bool):
+    def __init__(self, model: str, trust_remote_code: bool, day: date | None = None):
         self.config = _config(model, trust_remote_code)
         try:
-            self._chat = Chat(load_tokenizer(model))
+            self._chat = Chat(load_tokenizer(model), day)
         except InputError as error:
             raise InputError(f"judge.{error}") from error
         tokenizer = self._chat.tokenizer
         turns = [{"role": "user", "content": _USER}, {"role": "assistant", "content": _ASSISTANT}]
         try:
-            rendered = cast(str, tokenizer.apply_chat_template(turns, tokenize=False))
+            rendered = cast(str, tokenizer.apply_chat_template(turns, tokenize=False, **clock(day)))
         except Exception as error:  # a template is a program, and may raise anything
             raise InputError(
                 f"judge.model: the chat template of {model} cannot be rendered ({first_line(error)}). Use another "

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from datetime import date
 from typing import Any, Literal
 
 import torch
@@ -28,7 +29,8 @@ class RewardModelJudge:
     The score is the model's only logit, or `output.score` if the model's own code provides that (ArmoRM). A batch holds
     conversations of similar length: at most `sequences` of them, and at most `context` tokens with padding. For a
     conversation longer than `context` or the model's positions, `overlong` says "drop" (label "overlong") or "truncate"
-    (the middle of the response is cut out). A model without padding token scores one conversation at a time.
+    (the middle of the response is cut out). A model without padding token scores one conversation at a time. `day` is
+    the date in the chat template, as in `RewardInputs`.
 
     Raises `InputError` as `RewardInputs` does and for weights that are damaged or lack the score head, and
     `OutOfMemory` if they do not fit.
@@ -45,9 +47,10 @@ class RewardModelJudge:
         context: int = 8192,
         sequences: int = 32,
         device: Device = "cpu",
+        day: date | None = None,
     ):
         check_torch(device)
-        self._inputs = RewardInputs(model, trust_remote_code)
+        self._inputs = RewardInputs(model, trust_remote_code, day)
         self._name, self._device, self._truncate = model, device, overlong == "truncate"
         self._model = _load(model, quantize, trust_remote_code, self._device)
         config = self._inputs.config.get_text_config()

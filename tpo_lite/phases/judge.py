@@ -35,7 +35,7 @@ def run(folder: RunFolder, recipe: SettledRecipe, arm: Arm, iteration: int, devi
     prompts = {prompt.instruction.id: prompt for prompt in read_jsonl(here / "samples.jsonl", PromptSamples)}
     path = here / "judgements.jsonl"
     finished = {record.id: record for record in read_jsonl(path, PromptJudgements)}
-    judge = open_judge(recipe.judge, device, folder.root / "judge-calls")
+    judge = open_judge(recipe.judge, device, folder.root / "judge-calls", folder.load_day())
     tally = Tally()
     for record in finished.values():
         tally.add(prompts[record.id], record)

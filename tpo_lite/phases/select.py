@@ -44,7 +44,7 @@ def run(folder: RunFolder, recipe: SettledRecipe, arm: Arm, iteration: int, devi
     checkpoints = checkpoint_responses(here)
     reference = final_responses(folder.validation_of(arm, iteration))
     base = final_responses(folder.validation_of(arm, 0))
-    judge = open_judge(recipe.judge, device, folder.root / "judge-calls")
+    judge = open_judge(recipe.judge, device, folder.root / "judge-calls", folder.load_day())
     # One match per prompt here, so more prompts at a time.
     at_once = recipe.judge.prompts_at_once * recipe.sampling.k
 

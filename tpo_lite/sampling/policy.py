@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from datetime import date
 from pathlib import Path
 
 from tpo_lite.chat import Chat, load_tokenizer, stop_ids
@@ -35,19 +36,21 @@ class Policy:
     """Where an engine keeps the base in a format of its own."""
     gguf: Path | None = None
     """The GGUF file that the base was made from, if it was."""
+    day: date | None = None
+    """The date in the chat template, if it asks for one; None: today's."""
 
 
 def policy(folder: RunFolder, recipe: Recipe, arm: Arm, iteration: int) -> Policy:
     """Return M_t of an arm."""
-    model = folder.trained(arm, iteration)
+    model, day = folder.trained(arm, iteration), folder.load_day()
     if model == 0:
         base = base_model(recipe.model, folder.root)
-        return Policy(base.model, None, folder.root, base.gguf)
+        return Policy(base.model, None, folder.root, base.gguf, day)
     made_in = folder.iteration(arm, model - 1)
     if recipe.merge == "requantize":
-        return Policy(str(made_in / "model"), None, made_in)
+        return Policy(str(made_in / "model"), None, made_in, day=day)
     base = base_model(recipe.model, folder.root)
-    return Policy(base.model, made_in / "adapter", folder.root, base.gguf)
+    return Policy(base.model, made_in / "adapter", folder.root, base.gguf, day)
 
 
 class LoadedPolicy:
@@ -59,7 +62,7 @@ class LoadedPolicy:
         self.device = device
         self.engine = recipe.engine
         tokenizer = load_tokenizer(policy.model)
-        self.chat = Chat(tokenizer)
+        self.chat = Chat(tokenizer, policy.day)
         self.stops = stop_ids(policy.model, tokenizer)
         pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
         self.sampler = engines.load(policy, recipe, device, self.stops, pad)

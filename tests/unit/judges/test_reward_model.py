@@ -6,12 +6,14 @@ import json
 import math
 import shutil
 from collections.abc import Callable
+from datetime import date, datetime
 from pathlib import Path
 
 import pytest
 import torch
 from bitsandbytes.nn import Linear4bit
 from transformers import AutoTokenizer, LlamaConfig, LlamaForSequenceClassification
+from transformers.utils import chat_template_utils
 
 from tests.helpers.tiny_run import invoke
 from tpo_lite.errors import InputError, OutOfMemory
@@ -22,6 +24,7 @@ from tpo_lite.judges.prompts import CUT_MARK
 from tpo_lite.judges.protocol import JudgeRequest
 from tpo_lite.judges.reward_model import RewardModelJudge, p_better
 from tpo_lite.recipe import JudgeSettings
+from tpo_lite.settled import SettledJudge
 
 ITEMS = [("Add 1 and 2.", "It is 3."), ("Add 1 and 2.", "It is 4, or so I think. " * 6), ("Name a colour.", "Red")]
 
@@ -271,3 +274,26 @@ def test_calibrate_with_a_reward_model(model, tmp_path):
         assert done.exit_code == 2
         assert ("did you mean judge.quantize?" in done.output) == ("=" in override)
         assert ("--set 'quantize' is not key=value" in done.output) == ("=" not in override)
+
+
+def test_a_conversation_has_the_runs_date_whatever_today_is(tiny_model, tmp_path, monkeypatch):
+    folder = write_reward_model(tmp_path / "dated", tiny_model)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.chat_template = "{{ strftime_now('%d %b %Y') }}\n" + tokenizer.chat_template
+    tokenizer.save_pretrained(folder)
+    settings = SettledJudge(mode="reward-model", model=str(folder))
+    given = []
+    for day in (3, 4):
+
+        class Clock(datetime):
+            @classmethod
+            def now(cls, tz=None, day=day):
+                return cls(2026, 1, day, tzinfo=tz)
+
+        monkeypatch.setattr(chat_template_utils, "datetime", Clock)
+        judge = open_judge(settings, day=date(2025, 12, 31))
+        given.append(judge._inputs.ids(*ITEMS[0]))
+        today = tokenizer.decode(open_judge(settings)._inputs.ids(*ITEMS[0]))
+        assert f"0{day} Jan 2026\n" in today
+    assert given[0] == given[1]
+    assert "31 Dec 2025\n" in tokenizer.decode(given[0])

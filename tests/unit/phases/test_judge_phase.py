@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from datetime import date
 from pathlib import Path
 
 import pytest
 import yaml
 
 from tests.helpers.alphabet import Alphabet, prompt
+from tpo_lite.machine.device import CPU
 from tpo_lite.phases import judge as phase
 from tpo_lite.records import JsonlAppender, PromptJudgements, read_jsonl
 from tpo_lite.run import RunFolder
@@ -67,3 +69,11 @@ def test_prompts_are_rated_only_for_a_tournament_that_asks_for_it(run, kind, rho
     phase.run(run, run.load_settled(), "direct", 0, "cpu")
     assert len(calls) == (len(PROMPTS) if rated else 0)
     assert len(list(read_jsonl(run.iteration("direct", 0) / "judgements.jsonl", PromptJudgements))) == len(PROMPTS)
+
+
+def test_the_judge_gets_the_date_on_which_the_run_started(run, monkeypatch):
+    days = []
+    monkeypatch.setattr(phase, "open_judge", lambda *given: days.append(given[-1]) or Alphabet(longest=3))
+    run._write_settled(run.load_settled(), CPU, date(2025, 12, 31))
+    phase.run(run, run.load_settled(), "direct", 0, "cpu")
+    assert days == [date(2025, 12, 31)]

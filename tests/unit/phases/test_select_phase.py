@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from datetime import date
 from pathlib import Path
 
 import pytest
 import yaml
 
 from tests.helpers.alphabet import Alphabet, prompt
+from tpo_lite.machine.device import CPU
 from tpo_lite.phases import select as phase
 from tpo_lite.records import Instruction, JsonlAppender, MatchResult, read_jsonl
 from tpo_lite.run import RunFolder
@@ -55,3 +57,11 @@ def test_the_judge_of_a_match_sees_what_comes_before_an_instruction():
     asked = Instruction("x", "Where?", "test", context=[{"role": "system", "content": "Be brief."}])
     assert phase.play(judge, [asked], {"x": "a"}, {"x": "b"})[0].win == pytest.approx(0.95)
     assert {request.instruction for request in judge.batches[0]} == {"System: Be brief.\n\nUser: Where?"}
+
+
+def test_the_judge_gets_the_date_on_which_the_run_started(run, monkeypatch):
+    days = []
+    monkeypatch.setattr(phase, "open_judge", lambda *given: days.append(given[-1]) or Alphabet(longest=3))
+    run._write_settled(run.load_settled(), CPU, date(2025, 12, 31))
+    phase.run(run, run.load_settled(), "direct", 0, "cpu")
+    assert days == [date(2025, 12, 31)]

@@ -1,9 +1,17 @@
 """Drawing samples: prompts are given as they end, in an order that a resumed run repeats."""
 
-import pytest
+import shutil
+from datetime import date, datetime
 
+import pytest
+from transformers.utils import chat_template_utils
+
+from tests.helpers.tiny_run import start
+from tpo_lite.chat import load_tokenizer
+from tpo_lite.machine.device import CPU
 from tpo_lite.records import Instruction
-from tpo_lite.sampling.policy import LoadedPolicy, Policy
+from tpo_lite.run import RunFolder
+from tpo_lite.sampling.policy import LoadedPolicy, Policy, policy
 from tpo_lite.settled import SettledRecipe
 from tpo_lite.thoughts import DIRECT, GENERIC, thought_prompt
 
@@ -74,3 +82,27 @@ def test_the_turns_before_an_instruction_stand_before_its_thought_prompt(loaded)
     turns = [*history, {"role": "user", "content": thought_prompt(GENERIC, "And where does it end?")}]
     assert drawn.instruction == asked
     assert drawn.prompt_ids == loaded.chat.tokenizer.apply_chat_template(turns, add_generation_prompt=True)["input_ids"]
+
+
+def test_a_runs_prompts_have_the_date_of_its_start_whatever_today_is(tiny_model, tmp_path, monkeypatch):
+    dated = tmp_path / "dated"
+    shutil.copytree(tiny_model, dated)
+    tokenizer = load_tokenizer(str(dated))
+    tokenizer.chat_template = "{{ strftime_now('%d %b %Y') }}\n" + tokenizer.chat_template
+    tokenizer.save_pretrained(dated)
+    recipe, run = SettledRecipe(model=str(dated)), RunFolder(tmp_path / "run")
+    start(run, recipe)
+    run._write_settled(recipe, CPU, date(2025, 12, 31))
+    ids = []
+    for day in (3, 4):
+
+        class Clock(datetime):
+            @classmethod
+            def now(cls, tz=None, day=day):
+                return cls(2026, 1, day, tzinfo=tz)
+
+        monkeypatch.setattr(chat_template_utils, "datetime", Clock)
+        loaded = LoadedPolicy(recipe, policy(run, recipe, "thinking", 0), "cpu")
+        ids.append(loaded.prompt_ids(INSTRUCTIONS[0], GENERIC))
+    assert ids[0] == ids[1]
+    assert "31 Dec 2025\n" in loaded.chat.text(ids[0])
