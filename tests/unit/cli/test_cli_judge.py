@@ -289,7 +289,7 @@ def test_pairs_too_long_for_the_context_are_named(judges, tmp_path):
     assert "2 calls in " in done.output
     trained = write_tiny_gguf(tmp_path / "short.gguf", n_ctx=1024)
     done = invoke("judge", "run", path, "--judge", trained, "--context", 2048, "--out", tmp_path / "out.jsonl")
-    assert "too long for the 1024 tokens that the judge was trained on: 1 of 2 pairs (3000). Take a" in done.output
+    assert "too long for the 1024 tokens that the judge was trained on: 1 of 2 pairs (3000). Use a" in done.output
     # Nothing is left to judge, so nobody asks the judge for its limit.
     done = invoke("judge", "run", path, "--judge", trained, "--context", 2048, "--out", tmp_path / "out.jsonl")
     assert "too long for the judge: 1 of 2 pairs (3000). Use a judge with a longer context, or" in done.output
