@@ -44,7 +44,7 @@ def test_errors_that_mean_it(error, tmp_path, capsys):
     assert exit_code(error, tmp_path / "dpo.log", debug=False) == 3
     said = capsys.readouterr().err
     assert said.startswith("error: out of memory (")
-    assert "Use `tpo-lite train`, which tries again with smaller batches." in said
+    assert "`tpo-lite train` tries again with smaller batches." in said
     assert (tmp_path / "dpo.log").exists()
 
 

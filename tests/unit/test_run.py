@@ -45,7 +45,7 @@ def test_until_something_is_computed_settings_may_change(tmp_path):
         start(run, SettledRecipe(seed=7), new=False)
 
 
-def test_a_wrong_path_is_mended_by_giving_another(tiny_arguments, tmp_path):
+def test_a_wrong_path_is_fixed_by_giving_another(tiny_arguments, tmp_path):
     (tmp_path / "few.txt").write_text("One.\nTwo.\n")
     for name, said in (("none.txt", "none.txt cannot be read"), ("few.txt", "there are 2 usable instructions")):
         done = train_here(*tiny_arguments, "--prompts", tmp_path / name, "--out", tmp_path / "run")

@@ -120,7 +120,7 @@ def exit_code(error: BaseException, log: Path | None, debug: bool) -> int:
         click.echo(f"error: {error}", err=True)
         return error.exit_code
     out_of_memory = is_out_of_memory(error)
-    tried = f"out of memory ({first_line(error)}). Use `tpo-lite train`, which tries again with smaller batches."
+    tried = f"out of memory ({first_line(error)}). `tpo-lite train` tries again with smaller batches."
     click.echo(f"error: {tried if out_of_memory else _unforeseen(error)}", err=True)
     where = "--debug shows the traceback."
     if log is not None:
