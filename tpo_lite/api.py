@@ -40,8 +40,8 @@ def train(recipe: Recipe, out: str | Path, gpu: int | None = None) -> RunFolder:
     from tpo_lite.run import RunFolder
 
     folder = RunFolder(Path(out))
-    started = (folder.root / "recipe.yaml").exists() and folder.computed()
-    settled = filled_from(folder.load_started(), recipe) if started else settle(recipe, gpu)
+    recorded = folder.load_recorded()
+    settled = settle(recipe, gpu) if recorded is None else filled_from(recorded, recipe)
     folder.start(recipe, settled, place_of(gpu), new=False)
     orchestrator.train(folder, lambda iteration: None, debug=False)
     return folder

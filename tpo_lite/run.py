@@ -37,7 +37,7 @@ import os
 from collections.abc import Iterator
 from datetime import date, datetime
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, NamedTuple, get_args
 
 import yaml
 
@@ -49,6 +49,9 @@ from tpo_lite.settled import Limits, SettledRecipe, as_settled, limited, open_ke
 
 SETTLED_VERSION = 1
 """Version of settled.yaml."""
+
+PHASES = ("generate", "judge", "pair", "dpo", "validate", "select", "fold")
+"""The order within an iteration; "prepare" comes once, before the first."""
 
 OUTPUTS = {
     "prepare": ["*.jsonl"],
@@ -64,6 +67,14 @@ OUTPUTS = {
 
 KEPT = "M_t"
 """What an iteration chooses when the judge prefers none of its checkpoints: M_{t+1} is M_t."""
+
+
+class _Started(NamedTuple):
+    """What settled.yaml holds."""
+
+    recipe: SettledRecipe
+    place: Place
+    day: date | None
 
 
 class RunFolder:
@@ -89,8 +100,8 @@ class RunFolder:
         `InputError` where that leaves a value "auto".
         """
         recipe = self.load_recipe()
-        if self._settled_path.exists():
-            return self._read_settled()[0]
+        if started := self._read_settled():
+            return started.recipe
         if left := open_keys(recipe):
             raise InputError(
                 f"{self._settled_path} is missing, and recipe.yaml leaves {', '.join(left)} auto. "
@@ -98,13 +109,18 @@ class RunFolder:
             )
         return as_settled(recipe)
 
+    def load_recorded(self) -> SettledRecipe | None:
+        """Read the settled recipe of a run that goes on; None if there is no run, or nothing has been computed yet."""
+        return self.load_started() if (self.root / "recipe.yaml").exists() and self.computed() else None
+
     def load_settled(self) -> SettledRecipe:
         """Read the settled recipe that phases run with: that of `load_started`, within `limits`."""
         return limited(self.load_started(), self.limits)
 
     def load_place(self) -> Place:
         """Read where the run works; for a folder of an earlier version, a GPU if this machine has one."""
-        return self._read_settled()[1] if self._settled_path.exists() else default_place()
+        started = self._read_settled()
+        return started.place if started else default_place()
 
     def load_day(self) -> date | None:
         """Read the date on which the run started, which chat templates get for today's.
@@ -112,23 +128,17 @@ class RunFolder:
         None for a folder of an earlier version: there templates get today's date, as they did, until `train` goes on
         and records one.
         """
-        return self._read_day() if self._settled_path.exists() else None
+        started = self._read_settled()
+        return started.day if started else None
 
     @property
     def _settled_path(self) -> Path:
         return self.root / "settled.yaml"
 
-    def _read_settled(self) -> tuple[SettledRecipe, Place]:
-        data = self._read_settled_keys()
-        gpu = data["gpu"]
-        if not (gpu is None or isinstance(gpu, int)) or data["device"] != Place(gpu).device:
-            raise InputError(
-                f"{self._settled_path}: device {data['device']!r} and gpu {gpu!r} do not fit together. "
-                "Write `device: cpu` and `gpu: null`, or `device: cuda` and the GPU's index."
-            )
-        return parse_as(SettledRecipe, data["recipe"], str(self._settled_path)), Place(gpu)
-
-    def _read_settled_keys(self) -> dict[str, Any]:
+    def _read_settled(self) -> _Started | None:
+        """Read settled.yaml; None where there is none. Raises `InputError` for anything that does not belong there."""
+        if not self._settled_path.exists():
+            return None
         data: dict[str, Any] = {"version": None, "device": None, "gpu": None, "date": None, "recipe": None}
         data |= _read_yaml(self._settled_path)
         if data["version"] != SETTLED_VERSION:
@@ -136,16 +146,18 @@ class RunFolder:
                 f"{self._settled_path} has version {data['version']}, and this tpo_lite reads version "
                 f"{SETTLED_VERSION}. Go on with the tpo_lite that wrote it, or use --new to move the folder aside."
             )
-        return data
-
-    def _read_day(self) -> date | None:
-        day = self._read_settled_keys()["date"]
+        gpu, day = data["gpu"], data["date"]
+        if not (gpu is None or isinstance(gpu, int)) or data["device"] != Place(gpu).device:
+            raise InputError(
+                f"{self._settled_path}: device {data['device']!r} and gpu {gpu!r} do not fit together. "
+                "Write `device: cpu` and `gpu: null`, or `device: cuda` and the GPU's index."
+            )
         if day is not None and type(day) is not date:
             raise InputError(
                 f"{self._settled_path}: date {day!r} is not a date. Write the day on which the run started, such as "
                 "`date: 2026-01-31`."
             )
-        return day
+        return _Started(parse_as(SettledRecipe, data["recipe"], str(self._settled_path)), Place(gpu), day)
 
     def _write_settled(self, settled: SettledRecipe, place: Place, day: date | None = None) -> None:
         """Write settled.yaml with `day`, or with today's date if there is none yet."""
@@ -162,7 +174,7 @@ class RunFolder:
         """Write settled.yaml into a folder of an earlier version, which has none, and say so in one line."""
         if self._settled_path.exists():
             return
-        place = place or self.load_place()
+        place = place or default_place()
         self._write_settled(self.load_started(), place)
         where = "the CPU" if place.gpu is None else f"GPU {place.gpu}"
         print(
@@ -216,12 +228,13 @@ class RunFolder:
 
     def _start_over(self, recipe: Recipe, settled: SettledRecipe, place: Place) -> None:
         """Take other settings in a folder in which nothing has been computed."""
-        same = self._settled_path.exists() and (self.load_recipe(), *self._read_settled()) == (recipe, settled, place)
+        started = self._read_settled()
+        same = started is not None and (self.load_recipe(), started.recipe, started.place) == (recipe, settled, place)
         if not same:
             with self.lock("run"):
                 (self.root / "limits.json").unlink(missing_ok=True)
                 self._write_recipes(recipe, settled, place)
-        elif self.load_day() is None:
+        elif started is not None and started.day is None:
             with self.lock("run"):
                 self._write_settled(settled, place)
 
@@ -345,7 +358,3 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         raise InputError(
             f"{path} is damaged ({' '.join(str(error).split())}). Fix it, or use --new to move the folder aside."
         ) from error
-
-
-PHASES = ("generate", "judge", "pair", "dpo", "validate", "select", "fold")
-"""The order within an iteration; "prepare" comes once, before the first."""

@@ -86,7 +86,7 @@ def show_plan(recipe: Recipe, card: Card, run: RunFolder | None = None, as_json:
     from tpo_lite.plan.rates import seconds_of
     from tpo_lite.plan.report import as_data, make_plan, print_plan, short_of
 
-    recorded = recorded_in(run)
+    recorded = run.load_recorded() if run else None
     plan = make_plan(recipe, card, recorded, seconds_of(run) if run and recorded else None)
     if as_json:
         click.echo(json.dumps(as_data(plan), indent=2))
@@ -114,7 +114,7 @@ def plan_first(recipe: Recipe, gpu: int | None, run: RunFolder | None) -> Settle
     from tpo_lite.settled import as_settled, open_keys
 
     card = cpu() if gpu is None else CARDS[0]  # where a GPU cannot be asked, any will do to choose an engine
-    recorded = recorded_in(run)
+    recorded = run.load_recorded() if run else None
     try:
         card = card if gpu is None else choose_card(None, gpu)
         return show_plan(recipe, card, run)
@@ -129,8 +129,3 @@ def plan_first(recipe: Recipe, gpu: int | None, run: RunFolder | None) -> Settle
         settled = as_settled(with_keys(recipe, {"engine": engine}))
     click.echo(f"engine: {settled.engine} ({why})")
     return settled
-
-
-def recorded_in(run: RunFolder | None) -> SettledRecipe | None:
-    """Return the settled recipe of a run that goes on; None if nothing has been computed yet."""
-    return run.load_started() if run is not None and run.computed() else None

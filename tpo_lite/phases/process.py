@@ -50,14 +50,11 @@ def keep_libraries_quiet() -> None:
 
 
 def start_phase(name: str, root: Path, arm: str | None, iteration: int) -> None:
-    """Run one phase as a process begins, with the run's one GPU, or none, visible to it. Raises as `run_phase` does.
-
-    Without `arm` the phase is that of the run's first one.
-    """
+    """Run one phase as a process begins, with the run's one GPU, or none, visible to it. Raises as `run_phase` does."""
     folder = RunFolder(root)
     folder.settle_old()
     folder.load_place().pin(os.environ)
-    run_phase(name, root, None if name == "prepare" else _known_arm(folder.load_started(), arm), iteration)
+    run_phase(name, root, arm, iteration)
 
 
 def _known_arm(recipe: Recipe, name: str | None) -> Arm:
@@ -68,12 +65,14 @@ def _known_arm(recipe: Recipe, name: str | None) -> Arm:
     raise InputError(f"this run has no arm {name!r}; it has {', '.join(recipe.arms)}.")
 
 
-def run_phase(name: str, root: Path, arm: Arm | None, iteration: int) -> None:
-    """Run one phase in this process unless it is finished. Raises `TpoError` for anything that a user can fix."""
+def run_phase(name: str, root: Path, arm_name: str | None, iteration: int) -> None:
+    """Run one phase in this process unless it is finished. Raises `TpoError` for anything that a user can fix.
+
+    Without `arm_name` the phase is that of the run's first arm; "prepare" belongs to none.
+    """
     folder = RunFolder(root)
     recipe, place = folder.load_settled(), folder.load_place()
-    if arm is not None:
-        _known_arm(recipe, arm)
+    arm = None if name == "prepare" else _known_arm(recipe, arm_name)
     if iteration >= recipe.iterations:
         raise InputError(f"this run has no iteration {iteration}; it has 0 to {recipe.iterations - 1}.")
     with folder.lock("phase"):
