@@ -16,28 +16,14 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tpo_lite.errors import InputError
+from tpo_lite.kinds import Arm, Engine, JudgeMode, KvType, Merge, MergeBase, TournamentKind
 from tpo_lite.thoughts import DIRECT, GENERIC, SPECIFIC, THINK, ThoughtStyle, custom_style
 
 Positive = Annotated[int, Field(ge=1)]
 Auto = Literal["auto"]
 """Left to `tpo_lite.plan.choices.settle`, which chooses a value for the machine when a run starts. A `SettledRecipe`
 (`tpo_lite.settled`) has none of these."""
-Arm = Literal["thinking", "direct"]
-"""A model that a run trains: with thoughts, or the direct baseline."""
-Engine = Literal["transformers", "unsloth", "gguf"]
-"""What samples."""
-KvType = Literal["f16", "q8_0"]
-"""Type of a KV cache, keys and values alike."""
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
-
-JudgeMode = Literal["verdict", "explain", "score", "reward-model", "openai"]
-"""How a judge compares; `JudgeSettings.mode` explains each."""
-TournamentKind = Literal["round-robin", "single", "adaptive"]
-"""Which comparisons are made; `TournamentSettings.kind` explains each."""
-Merge = Literal["fold", "continue", "requantize"]
-"""How M_{t+1} carries an iteration's update on."""
-MergeBase = Literal["w16", "nf4"]
-"""What requantizing merges into: the 16-bit weights, or the dequantized 4-bit ones."""
 
 
 class Section(BaseModel):

@@ -43,8 +43,9 @@ import yaml
 
 from tpo_lite.errors import DISK_FULL, InputError, TpoError
 from tpo_lite.files import read_json, write_atomically, write_json
+from tpo_lite.kinds import Arm
 from tpo_lite.machine.device import Place, default_place
-from tpo_lite.recipe import Arm, Recipe, differences, parse_as, parse_recipe
+from tpo_lite.recipe import Recipe, differences, parse_as, parse_recipe
 from tpo_lite.settled import Limits, SettledRecipe, as_settled, limited, open_keys
 
 SETTLED_VERSION = 1

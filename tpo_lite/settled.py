@@ -7,18 +7,8 @@ machine, once, when a run starts. Phases, engines, judges, the plan and the back
 from __future__ import annotations
 
 from tpo_lite.errors import InputError
-from tpo_lite.recipe import (
-    Engine,
-    JudgeSettings,
-    KvType,
-    Positive,
-    Recipe,
-    Sampling,
-    Train,
-    parse_as,
-    value_of,
-    with_keys,
-)
+from tpo_lite.kinds import Engine, KvType
+from tpo_lite.recipe import JudgeSettings, Positive, Recipe, Sampling, Train, parse_as, value_of, with_keys
 
 AUTO_KEYS = (
     "engine",

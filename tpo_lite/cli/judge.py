@@ -14,7 +14,7 @@ import click
 
 from tpo_lite.cli.errors import reporting
 from tpo_lite.errors import InputError
-from tpo_lite.recipe import JudgeMode
+from tpo_lite.kinds import JudgeMode
 
 if TYPE_CHECKING:
     from tpo_lite.calibration.judged_pair import JudgedPair

@@ -12,7 +12,7 @@ import click
 from tpo_lite.cli.errors import reporting
 from tpo_lite.cli.plan import DEFAULT, plan_first
 from tpo_lite.errors import InputError
-from tpo_lite.recipe import MergeBase
+from tpo_lite.kinds import MergeBase
 
 if TYPE_CHECKING:
     from tpo_lite.run import RunFolder

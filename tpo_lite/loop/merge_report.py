@@ -11,9 +11,9 @@ from rich.table import Table
 
 from tpo_lite.errors import InputError
 from tpo_lite.intervals import percent
+from tpo_lite.kinds import Arm
 from tpo_lite.loop import orchestrator
 from tpo_lite.phases.summaries import MergeReportSummary, read_summary
-from tpo_lite.recipe import Arm
 from tpo_lite.run import PHASES, RunFolder
 
 

@@ -22,10 +22,11 @@ from rich.console import Console
 
 from tpo_lite.errors import OutOfMemory, TpoError, says_out_of_memory
 from tpo_lite.files import write_json
+from tpo_lite.kinds import Arm
 from tpo_lite.loop.back_off import smaller
 from tpo_lite.loop.results import write_results
 from tpo_lite.machine import memory
-from tpo_lite.recipe import Arm, Recipe
+from tpo_lite.recipe import Recipe
 from tpo_lite.run import PHASES, RunFolder
 
 PR_SET_PDEATHSIG = 1

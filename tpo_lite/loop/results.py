@@ -6,6 +6,7 @@ from pydantic import ValidationError
 
 from tpo_lite.errors import InputError
 from tpo_lite.files import read_json, write_json
+from tpo_lite.kinds import Arm
 from tpo_lite.loop.results_schema import SCHEMA_VERSION, ArmResults, IterationResults, Results, ValidationResults
 from tpo_lite.phases.summaries import (
     DpoSummary,
@@ -20,7 +21,6 @@ from tpo_lite.phases.summaries import (
     ValidateSummary,
     read_summary,
 )
-from tpo_lite.recipe import Arm
 from tpo_lite.run import PHASES, RunFolder
 from tpo_lite.version import __version__
 

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from pydantic import TypeAdapter
 
+from tpo_lite.kinds import Arm, Engine
 from tpo_lite.phases.summaries import (
     DpoSummary,
     Figures,
@@ -22,7 +23,6 @@ from tpo_lite.phases.summaries import (
     SelectFigures,
     ValidationFigures,
 )
-from tpo_lite.recipe import Arm, Engine
 from tpo_lite.thoughts import Outcome
 
 SCHEMA_VERSION: Literal[1] = 1

@@ -9,9 +9,9 @@ if __name__ == "__main__":
 
 import dataclasses
 
+from tpo_lite.kinds import Arm
 from tpo_lite.machine.device import Device
 from tpo_lite.phases.summaries import DpoSummary
-from tpo_lite.recipe import Arm
 from tpo_lite.records import Pair, read_jsonl
 from tpo_lite.run import RunFolder
 from tpo_lite.sampling.policy import policy

@@ -13,11 +13,11 @@ import shutil
 from peft import PeftModel
 
 from tpo_lite.adapters import difference, linear_shapes, rank_of, read_adapter, write_adapter
+from tpo_lite.kinds import Arm
 from tpo_lite.machine.device import Device
 from tpo_lite.nf4 import load_base
 from tpo_lite.phases.figures import validation_figures
 from tpo_lite.phases.summaries import FoldSummary, ValidationFigures
-from tpo_lite.recipe import Arm
 from tpo_lite.run import KEPT, RunFolder
 from tpo_lite.sampling.policy import LoadedPolicy, policy
 from tpo_lite.sampling.to_file import sample_validation

@@ -7,10 +7,10 @@ from tpo_lite.phases.process import phase_main
 if __name__ == "__main__":
     phase_main("generate")
 
+from tpo_lite.kinds import Arm
 from tpo_lite.machine.device import Device
 from tpo_lite.phases.figures import output_figures, validation_figures
 from tpo_lite.phases.summaries import GenerateSummary, ValidationFigures
-from tpo_lite.recipe import Arm
 from tpo_lite.records import Instruction, PromptSamples, read_jsonl
 from tpo_lite.run import RunFolder
 from tpo_lite.sampling.policy import LoadedPolicy, Policy, policy, sampling_key

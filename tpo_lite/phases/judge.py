@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from tpo_lite.groups import in_groups
 from tpo_lite.judges.open import open_judge, too_long
+from tpo_lite.kinds import Arm
 from tpo_lite.machine.device import Device
 from tpo_lite.phases.figures import judge_figures
 from tpo_lite.phases.summaries import JudgeSummary
@@ -20,7 +21,7 @@ from tpo_lite.preferences.pairs import score_prompt
 from tpo_lite.preferences.play import judge_prompts
 from tpo_lite.preferences.tournament import Adaptive, RoundRobin, Single, Tournament, round_robin, saved_calls
 from tpo_lite.progress import progress
-from tpo_lite.recipe import Arm, Recipe
+from tpo_lite.recipe import Recipe
 from tpo_lite.records import PromptJudgements, PromptSamples, read_jsonl
 from tpo_lite.run import RunFolder
 from tpo_lite.settled import SettledRecipe

@@ -21,10 +21,10 @@ from peft import PeftModel
 from torch import Tensor
 
 from tpo_lite.adapters import difference, linear_shapes, rank_of, read_adapter, write_adapter
+from tpo_lite.kinds import Arm, MergeBase
 from tpo_lite.machine.device import Device
 from tpo_lite.nf4 import load_base
 from tpo_lite.phases.summaries import MergeCost, MergeReportSummary, MergeVariant
-from tpo_lite.recipe import Arm, MergeBase
 from tpo_lite.run import KEPT, RunFolder
 from tpo_lite.sampling.policy import policy
 from tpo_lite.settled import SettledRecipe

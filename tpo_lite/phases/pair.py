@@ -10,11 +10,11 @@ if __name__ == "__main__":
 from collections.abc import Mapping
 
 from tpo_lite.errors import TpoError
+from tpo_lite.kinds import Arm
 from tpo_lite.machine.device import Device
 from tpo_lite.phases.figures import pair_figures
 from tpo_lite.phases.summaries import PairSummary
 from tpo_lite.preferences.pairs import make_pairs, score_prompts
-from tpo_lite.recipe import Arm
 from tpo_lite.records import PairCount, PromptJudgements, PromptSamples, read_jsonl, write_jsonl
 from tpo_lite.run import RunFolder
 from tpo_lite.settled import SettledRecipe

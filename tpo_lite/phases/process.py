@@ -21,9 +21,10 @@ from pathlib import Path
 import click
 
 from tpo_lite.errors import DISK_FULL, InputError, OutOfMemory, TpoError, first_line, is_out_of_memory
+from tpo_lite.kinds import Arm
 from tpo_lite.machine.memory import PeakMemory, gpu
 from tpo_lite.phases.options import phase_options
-from tpo_lite.recipe import Arm, Recipe
+from tpo_lite.recipe import Recipe
 from tpo_lite.run import PHASES, RunFolder
 
 QUIET = {

@@ -17,12 +17,12 @@ from tpo_lite.groups import in_groups
 from tpo_lite.intervals import share
 from tpo_lite.judges.open import open_judge, too_long
 from tpo_lite.judges.protocol import Judge
+from tpo_lite.kinds import Arm
 from tpo_lite.machine.device import Device
 from tpo_lite.phases.figures import average, final_response
 from tpo_lite.phases.summaries import SelectSummary, WinRate
 from tpo_lite.preferences.play import head_to_head
 from tpo_lite.progress import Advance, progress
-from tpo_lite.recipe import Arm
 from tpo_lite.records import Instruction, MatchResult, PromptSamples, read_jsonl
 from tpo_lite.run import KEPT, RunFolder
 from tpo_lite.settled import SettledRecipe

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Literal, Self, TypeVar
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from tpo_lite.errors import InputError
-from tpo_lite.recipe import Arm, Engine, Merge
+from tpo_lite.kinds import Arm, Engine, Merge
 from tpo_lite.records import PairCount
 from tpo_lite.run import RunFolder
 from tpo_lite.thoughts import Outcome

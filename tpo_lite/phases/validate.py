@@ -9,10 +9,10 @@ if __name__ == "__main__":
 
 import dataclasses
 
+from tpo_lite.kinds import Arm
 from tpo_lite.machine.device import Device
 from tpo_lite.phases.figures import validation_figures
 from tpo_lite.phases.summaries import ValidateSummary
-from tpo_lite.recipe import Arm
 from tpo_lite.records import PromptSamples, read_jsonl
 from tpo_lite.run import KEPT, RunFolder
 from tpo_lite.sampling.policy import LoadedPolicy, policy

@@ -6,12 +6,13 @@ from collections.abc import Iterator
 from typing import Any
 
 from tpo_lite.judges.room import longest_comparison
+from tpo_lite.kinds import Engine
 from tpo_lite.llamacpp.leaves import whole_cells
 from tpo_lite.machine.cards import Card
 from tpo_lite.plan.memory import Need, needs
 from tpo_lite.plan.rates import choose_engine
 from tpo_lite.plan.shapes import JudgeShape, ModelShape
-from tpo_lite.recipe import Engine, Keys, Recipe, divisors, value_of, with_keys
+from tpo_lite.recipe import Keys, Recipe, divisors, value_of, with_keys
 from tpo_lite.settled import SettledRecipe, as_settled
 
 AIM = 11 / 12

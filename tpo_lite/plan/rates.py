@@ -20,6 +20,7 @@ import yaml
 
 from tpo_lite.judges.room import PROMPT_TOKENS as JUDGE_PROMPT_TOKENS
 from tpo_lite.judges.room import longest_comparison
+from tpo_lite.kinds import Engine
 from tpo_lite.machine.cards import CARDS, Card, cpu
 from tpo_lite.machine.device import Device
 from tpo_lite.plan.memory import (
@@ -33,7 +34,7 @@ from tpo_lite.plan.memory import (
     trained_rank,
 )
 from tpo_lite.plan.shapes import GGUF_BITS, JudgeShape, ModelShape, converts_to_gguf, judge_shape, model_shape
-from tpo_lite.recipe import Engine, Recipe, load_recipe, with_keys
+from tpo_lite.recipe import Recipe, load_recipe, with_keys
 from tpo_lite.run import RunFolder
 from tpo_lite.sampling import engines
 from tpo_lite.sampling.room import longest_prompt

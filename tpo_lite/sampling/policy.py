@@ -10,8 +10,9 @@ from pathlib import Path
 
 from tpo_lite.chat import Chat, load_tokenizer, stop_ids
 from tpo_lite.errors import TpoError
+from tpo_lite.kinds import Arm
 from tpo_lite.machine.device import Device, check_torch
-from tpo_lite.recipe import Arm, Recipe
+from tpo_lite.recipe import Recipe
 from tpo_lite.records import Instruction, PromptSamples, Sample
 from tpo_lite.run import RunFolder
 from tpo_lite.sampling import engines

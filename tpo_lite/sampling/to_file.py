@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from tpo_lite.kinds import Arm
 from tpo_lite.progress import progress
-from tpo_lite.recipe import Arm
 from tpo_lite.records import Instruction, JsonlAppender, PromptSamples, read_jsonl
 from tpo_lite.run import RunFolder
 from tpo_lite.sampling.policy import LoadedPolicy, sampling_key

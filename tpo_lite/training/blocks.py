@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from tpo_lite.adapters import Blocks, concatenate, fresh_block
-from tpo_lite.recipe import Arm, Recipe
+from tpo_lite.kinds import Arm
+from tpo_lite.recipe import Recipe
 
 
 def with_fresh_block(

@@ -26,7 +26,7 @@ from tpo_lite.adapters import (
     squared_norms,
     state_dict,
 )
-from tpo_lite.recipe import Arm
+from tpo_lite.kinds import Arm
 from tpo_lite.records import PromptSamples, read_jsonl
 from tpo_lite.run import RunFolder
 from tpo_lite.training.room import KL_POSITIONS, KL_PROMPTS

@@ -11,10 +11,10 @@ from pathlib import Path
 from tpo_lite.adapters import WEIGHTS
 from tpo_lite.chat import load_tokenizer
 from tpo_lite.files import write_json
+from tpo_lite.kinds import Arm
 from tpo_lite.machine.device import Device
 from tpo_lite.nf4 import load_base
 from tpo_lite.progress import progress
-from tpo_lite.recipe import Arm
 from tpo_lite.records import Pair
 from tpo_lite.sampling.policy import Policy
 from tpo_lite.settled import SettledRecipe

@@ -20,7 +20,6 @@ import json
 import os
 import shutil
 from pathlib import Path
-from typing import Literal
 
 import torch
 from bitsandbytes.functional import dequantize_4bit, quantize_4bit
@@ -30,6 +29,7 @@ from tpo_lite.adapters import Block, Blocks
 from tpo_lite.errors import InputError, TpoError
 from tpo_lite.files import read_json, write_json
 from tpo_lite.hub import OTHER_FILES, local_folder
+from tpo_lite.kinds import MergeBase
 from tpo_lite.safetensors_files import read_header
 
 CHECKSUMS = "checksums.json"
@@ -37,8 +37,6 @@ CHECKSUMS = "checksums.json"
 
 INDEX = "model.safetensors.index.json"
 """The file that says which shard holds each tensor of a model."""
-
-MergeBase = Literal["w16", "nf4"]
 
 
 def merge_to_disk(model: str, blocks: Blocks, scale: float, out: Path, base: MergeBase = "w16") -> None:

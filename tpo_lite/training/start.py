@@ -7,7 +7,8 @@ from typing import Any
 from peft import set_peft_model_state_dict
 
 from tpo_lite.adapters import Blocks, linear_shapes, rank_of, read_adapter, state_dict
-from tpo_lite.recipe import Arm, Recipe
+from tpo_lite.kinds import Arm
+from tpo_lite.recipe import Recipe
 from tpo_lite.sampling.policy import Policy
 from tpo_lite.training.blocks import with_fresh_block
 from tpo_lite.training.dpo import freeze_older_blocks, trainable

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tpo_lite.errors import InputError
+from tpo_lite.kinds import Engine
 from tpo_lite.machine.device import Device
-from tpo_lite.recipe import Engine
 
 if TYPE_CHECKING:
     from tpo_lite.sampling.policy import Policy

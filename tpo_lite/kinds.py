@@ -1,0 +1,20 @@
+"""The names that a recipe chooses among. The command line offers them too, so this module imports next to nothing."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+Arm = Literal["thinking", "direct"]
+"""A model that a run trains: with thoughts, or the direct baseline."""
+Engine = Literal["transformers", "unsloth", "gguf"]
+"""What samples."""
+KvType = Literal["f16", "q8_0"]
+"""Type of a KV cache, keys and values alike."""
+JudgeMode = Literal["verdict", "explain", "score", "reward-model", "openai"]
+"""How a judge compares; `JudgeSettings.mode` explains each."""
+TournamentKind = Literal["round-robin", "single", "adaptive"]
+"""Which comparisons are made; `TournamentSettings.kind` explains each."""
+Merge = Literal["fold", "continue", "requantize"]
+"""How M_{t+1} carries an iteration's update on."""
+MergeBase = Literal["w16", "nf4"]
+"""What requantizing merges into: the 16-bit weights, or the dequantized 4-bit ones."""
