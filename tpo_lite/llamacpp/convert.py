@@ -70,10 +70,7 @@ def convert(folder: Path, out: Path, type: Literal["F16", "F32"] = "F16", name: 
     stored = _stored_tensors(folder)
     tensors = list(_tensors(shape, stored, folder))
     matrix = np.dtype(np.float16 if type == "F16" else np.float32)
-    needed = sum(math.prod(source.shape) for _, source, _ in tensors) * matrix.itemsize
-    free = shutil.disk_usage(out.parent).free
-    if needed > free:
-        raise TpoError(f"{out} needs {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free there. Free some space.")
+    check_space(out, sum(math.prod(source.shape) for _, source, _ in tensors) * matrix.itemsize)
 
     temporary = out.with_name(out.name + ".tmp")
     writer = gguf.GGUFWriter(temporary, shape.architecture)
@@ -229,6 +226,30 @@ def _stored_tensors(folder: Path) -> dict[str, _StoredTensor]:
     return tensors
 
 
+def tensor_names(shape: Shape) -> dict[str, str]:
+    """Return the names of all weights: in a GGUF -> in a checkpoint."""
+    names = {"token_embd.weight": "model.embed_tokens.weight", "output_norm.weight": "model.norm.weight"}
+    if not shape.tied:
+        names["output.weight"] = "lm_head.weight"
+    for layer in range(shape.layers):
+        tensors = LAYER_TENSORS[shape.architecture].items()
+        names |= {f"blk.{layer}.{ours}": f"model.layers.{layer}.{theirs}" for theirs, ours in tensors}
+    return names
+
+
+def heads_to_interleave(name: str, shape: Shape) -> int | None:
+    """Return the heads of a GGUF's tensor if it is a query or key projection that `interleaved` is for, else None."""
+    heads = {"attn_q": shape.heads, "attn_k": shape.kv_heads} if shape.architecture in INTERLEAVED else {}
+    return heads.get(name.split(".")[-2])
+
+
+def check_space(path: Path, needed: int) -> None:
+    """Raise `TpoError` if there are fewer than `needed` bytes free for `path`, whose folder exists."""
+    free = shutil.disk_usage(path.parent).free
+    if needed > free:
+        raise TpoError(f"{path} needs {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free there. Free some space.")
+
+
 def _tensors(
     shape: Shape, stored: dict[str, _StoredTensor], folder: Path
 ) -> Iterator[tuple[str, _StoredTensor, int | None]]:
@@ -236,12 +257,7 @@ def _tensors(
 
     Raises `InputError` if one is not among `stored`, or the architecture has no tensor like one of these.
     """
-    names = {"token_embd.weight": "model.embed_tokens.weight", "output_norm.weight": "model.norm.weight"}
-    if not shape.tied:
-        names["output.weight"] = "lm_head.weight"
-    for layer in range(shape.layers):
-        tensors = LAYER_TENSORS[shape.architecture].items()
-        names |= {f"blk.{layer}.{ours}": f"model.layers.{layer}.{theirs}" for theirs, ours in tensors}
+    names = tensor_names(shape)
     missing = set(names.values()) - stored.keys()
     if missing:
         raise InputError(f"{folder} lacks the tensor {min(missing)!r}. Copy or download the model again.")
@@ -253,9 +269,8 @@ def _tensors(
             f"{folder} has the tensor {min(unknown)!r}, which a plain {shape.architecture} model does not have. "
             f"{_NO_CONVERSION}"
         )
-    heads = {"attn_q": shape.heads, "attn_k": shape.kv_heads} if shape.architecture in INTERLEAVED else {}
     for ours, theirs in names.items():
-        yield ours, stored[theirs], heads.get(ours.split(".")[-2])
+        yield ours, stored[theirs], heads_to_interleave(ours, shape)
 
 
 def interleaved(weight: np.ndarray, heads: int) -> np.ndarray:

@@ -20,10 +20,10 @@ import gguf
 import numpy as np
 from gguf.quants import dequantize as dequantized
 
-from tpo_lite.errors import InputError, TpoError
+from tpo_lite.errors import InputError
 from tpo_lite.files import write_json
 from tpo_lite.gguf_header import GgufHeader, GgufTensor
-from tpo_lite.llamacpp.convert import INTERLEAVED, LAYER_TENSORS, Shape
+from tpo_lite.llamacpp.convert import Shape, check_space, heads_to_interleave, tensor_names
 from tpo_lite.llamacpp.gguf_tokenizer import write_tokenizer
 
 SHARD_BYTES = 2 << 30
@@ -43,19 +43,15 @@ def dequantize(source: Path, folder: Path) -> None:
         with source.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             header = GgufHeader(data, arrays=True)
             config = _config(header, source)
-            names = _names(header, config, source)
-            needed = 2 * sum(math.prod(header.tensors[name].dimensions) for name in names)
+            shape = Shape.of(config, source)
+            names = _names(header, shape, source)
             folder.parent.mkdir(parents=True, exist_ok=True)
-            free = shutil.disk_usage(folder.parent).free
-            if needed > free:
-                raise TpoError(
-                    f"{folder} needs {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free there. Free some space."
-                )
+            check_space(folder, sum(_half_bytes(header.tensors[name]) for name in names))
             temporary = folder.with_name(folder.name + ".tmp")
             shutil.rmtree(temporary, ignore_errors=True)
             temporary.mkdir()
             write_tokenizer(header.values, source, temporary)
-            _write_weights(header, names, config, temporary, source)
+            _write_weights(header, names, shape, temporary, source)
     except (OSError, ValueError, KeyError, IndexError, TypeError, struct.error) as error:
         if isinstance(error, OSError) and source.is_file():
             raise
@@ -135,23 +131,18 @@ def _shortest(number: float) -> float:
     return float(str(np.float32(number)))
 
 
-def _names(header: GgufHeader, config: dict[str, Any], source: Path) -> dict[str, str]:
+def _names(header: GgufHeader, shape: Shape, source: Path) -> dict[str, str]:
     """Return the checkpoint's name of each tensor of the GGUF.
 
     Raises `InputError` if a tensor is missing, has no place in the checkpoint, or is of a type that cannot be
     dequantized.
     """
-    names = {"token_embd.weight": "model.embed_tokens.weight", "output_norm.weight": "model.norm.weight"}
-    if not config["tie_word_embeddings"]:
-        names["output.weight"] = "lm_head.weight"
-    for layer in range(config["num_hidden_layers"]):
-        tensors = LAYER_TENSORS[config["model_type"]].items()
-        names |= {f"blk.{layer}.{ours}": f"model.layers.{layer}.{theirs}" for theirs, ours in tensors}
+    names = tensor_names(shape)
     missing, unknown = names.keys() - header.tensors.keys(), header.tensors.keys() - names.keys() - {_FACTORS}
     if missing:
         raise InputError(f"model: {source} lacks the tensor {min(missing)!r}. Copy or download the file again.")
     if unknown:
-        what = f"the tensor {min(unknown)!r}, which a plain {config['model_type']} model does not have"
+        what = f"the tensor {min(unknown)!r}, which a plain {shape.architecture} model does not have"
         raise InputError(f"model: {source} has {what}. {_REMEDY}")
     for name in names:
         _type(header.tensors[name], name, source)
@@ -171,48 +162,51 @@ def _type(tensor: GgufTensor, name: str, source: Path) -> gguf.GGMLQuantizationT
     return known[tensor.kind]
 
 
-def _write_weights(
-    header: GgufHeader, names: dict[str, str], config: dict[str, Any], folder: Path, source: Path
-) -> None:
+def _half_bytes(tensor: GgufTensor) -> int:
+    """Return a tensor's bytes in float16."""
+    return 2 * math.prod(tensor.dimensions)
+
+
+def _write_weights(header: GgufHeader, names: dict[str, str], shape: Shape, folder: Path, source: Path) -> None:
     """Write all tensors to shards of about `SHARD_BYTES`, and their index."""
     shards: list[list[str]] = [[]]
     size = 0
     for name in names:
-        width = 2 * math.prod(header.tensors[name].dimensions)
+        width = _half_bytes(header.tensors[name])
         if shards[-1] and size + width > SHARD_BYTES:
             shards.append([])
             size = 0
         shards[-1].append(name)
         size += width
-    files = {}
+    files, total = {}, 0
     for number, members in enumerate(shards, 1):
         file = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
         entries, at = {}, 0
         for name in members:
-            shape = header.tensors[name].dimensions[::-1]
-            entries[names[name]] = {"dtype": "F16", "shape": shape, "data_offsets": [at, at + 2 * math.prod(shape)]}
-            at += 2 * math.prod(shape)
+            tensor = header.tensors[name]
+            end = at + _half_bytes(tensor)
+            entries[names[name]] = {"dtype": "F16", "shape": tensor.dimensions[::-1], "data_offsets": [at, end]}
             files[names[name]] = file
+            at = end
+        total += at
         text = json.dumps({"__metadata__": {"format": "pt"}, **entries}).encode()
         text += b" " * (-len(text) % 8)
         with (folder / file).open("wb") as out:
             out.write(struct.pack("<Q", len(text)) + text)
             for name in members:
-                for rows in _rows(header, name, config, source):
+                for rows in _rows(header, name, shape, source):
                     out.write(rows.tobytes())
-    total = 2 * sum(math.prod(header.tensors[name].dimensions) for name in names)
     write_json(folder / "model.safetensors.index.json", {"metadata": {"total_size": total}, "weight_map": files})
 
 
-def _rows(header: GgufHeader, name: str, config: dict[str, Any], source: Path) -> Iterator[np.ndarray]:
+def _rows(header: GgufHeader, name: str, shape: Shape, source: Path) -> Iterator[np.ndarray]:
     """Yield a tensor's rows in float16, in transformers' order."""
     tensor = header.tensors[name]
     kind = _type(tensor, name, source)
     block, block_bytes = gguf.GGML_QUANT_SIZES[kind]
     columns, rows = tensor.dimensions[0], math.prod(tensor.dimensions[1:])
     width = columns // block * block_bytes
-    heads = {"attn_q": config["num_attention_heads"], "attn_k": config["num_key_value_heads"]}
-    permuted = heads.get(name.split(".")[-2]) if config["model_type"] in INTERLEAVED else None
+    permuted = heads_to_interleave(name, shape)
     step = rows if permuted else max(1, _CHUNK // columns)
     for first in range(0, rows, step):
         count = min(step, rows - first)
