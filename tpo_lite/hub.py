@@ -61,7 +61,7 @@ def reward_model_path(name: str) -> str:
 
     Raises `InputError` for a GGUF, and for a folder that is missing or is not a complete model.
     """
-    if name == "embedded" or name.endswith(".gguf"):
+    if name == "embedded" or is_gguf(name):
         raise InputError(
             f"judge.model: {name} is a GGUF, which mode reward-model cannot read. Give a folder or hub id "
             "(owner/name) of a sequence-classification model, or use mode score."

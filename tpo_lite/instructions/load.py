@@ -39,10 +39,10 @@ from typing import Any
 from tpo_lite.errors import InputError
 from tpo_lite.instructions.conversations import WhichTurn, read_conversation, system_turn
 from tpo_lite.instructions.leakage import fingerprint
-from tpo_lite.instructions.rows import SYSTEM_COLUMNS, TEXT_COLUMNS, everyday_rows, file_rows, hub_rows
+from tpo_lite.instructions.rows import SYSTEM_COLUMNS, TEXT_COLUMNS, file_rows, hub_rows
 from tpo_lite.records import Instruction, Turn
 
-EVERYDAY = "everyday"
+EVERYDAY, EVERYDAY_FILE = "everyday", Path(__file__).with_name("everyday.jsonl")
 """The source that comes with the package."""
 
 
@@ -65,7 +65,7 @@ def load(source: str | Path, *, skip_bad: bool = False, turn: WhichTurn = "first
     source = str(source)
     column = None
     if source == EVERYDAY:
-        rows = everyday_rows()
+        rows = file_rows(EVERYDAY_FILE)
     elif source.startswith("hub:"):
         rows, column = hub_rows(source)
     else:

@@ -1,4 +1,4 @@
-"""The rows of a source: of a file, a hub dataset or the set that comes with the package, not interpreted yet.
+"""The rows of a source, a file or a hub dataset, not interpreted yet.
 
 Every reader yields (place, row). The place is where the row begins, for messages and for the record's `source`: a line
 number, in Parquet and hub datasets a row number, both from 1. In a JSON array it is "52 (item 17)", as an array may
@@ -12,7 +12,6 @@ import io
 import json
 import re
 from collections.abc import Iterator
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -61,13 +60,6 @@ def file_rows(path: Path) -> Iterator[Row]:
             yield number, line
         elif line.strip():
             yield number, _json(line)
-
-
-def everyday_rows() -> Iterator[Row]:
-    """Yield the rows of the set that comes with the package."""
-    text = resources.files("tpo_lite.instructions").joinpath("everyday.jsonl").read_text("utf-8")
-    for number, line in enumerate(text.splitlines(), 1):
-        yield number, _json(line)
 
 
 def _json(line: str) -> Any:

@@ -13,7 +13,7 @@ from tpo_lite.plan.memory import Need, needs
 from tpo_lite.plan.rates import choose_engine
 from tpo_lite.plan.shapes import JudgeShape, ModelShape
 from tpo_lite.recipe import Keys, Recipe, divisors, value_of, with_keys
-from tpo_lite.settled import SettledRecipe, as_settled
+from tpo_lite.settled import AUTO_KEYS, SettledRecipe, as_settled
 
 AIM = 11 / 12
 """Share of the card that chosen values stay within: 22 GiB of 24."""
@@ -23,15 +23,11 @@ LIMIT = 0.97
 LARGEST_BATCH, LARGEST_MICRO_BATCH = 256, 8
 """Larger ones gain nothing: by then the card, not Python, is the limit."""
 
-GROUPS = [
-    (("judge", "select"), ("judge.kv_type", "judge.context")),
-    (("generate", "validate"), ("sampling.batch",)),
-    (("dpo",), ("train.gradient_checkpointing", "train.micro_batch")),
-]
-"""Keys that may be `auto`, with the phases whose memory they decide."""
+GROUPS = [("judge", "select"), ("generate", "validate"), ("dpo",)]
+"""Phases whose memory the same keys decide, of those that may be `auto`."""
 
-MEMORY_KEYS = [key for _, keys in GROUPS for key in keys]
-"""All of them. The one other key that may be `auto` is `engine`."""
+MEMORY_KEYS = [key for key in AUTO_KEYS if key != "engine"]
+"""Keys that may be `auto` and decide memory."""
 
 HARMLESS = (*MEMORY_KEYS, "judge.batch", "train.optimizer")
 """Keys that leave a run's results as they are, but for rounding."""
@@ -46,7 +42,7 @@ def settle(recipe: Recipe, model: ModelShape, judge: JudgeShape | None, card: Ca
     if recipe.engine == "auto":
         engine, _ = fastest_engine(recipe, model, judge, card)
         recipe = with_keys(recipe, {"engine": engine})
-    candidates = {phases: list(_candidates(recipe, phases[0])) for phases, _ in GROUPS}
+    candidates = {phases: list(_candidates(recipe, phases[0])) for phases in GROUPS}
     # Begin with the smallest of each group, so that no key is open while another is chosen.
     smallest = {key: value for options in candidates.values() for key, value in options[-1].items()}
     settled = as_settled(with_keys(recipe, smallest))

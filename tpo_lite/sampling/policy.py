@@ -44,14 +44,11 @@ class Policy:
 def policy(folder: RunFolder, recipe: Recipe, arm: Arm, iteration: int) -> Policy:
     """Return M_t of an arm."""
     model, day = folder.trained(arm, iteration), folder.load_day()
-    if model == 0:
-        base = base_model(recipe.model, folder.root)
-        return Policy(base.model, None, folder.root, base.gguf, day)
-    made_in = folder.iteration(arm, model - 1)
-    if recipe.merge == "requantize":
+    made_in = folder.iteration(arm, model - 1) if model > 0 else None
+    if made_in and recipe.merge == "requantize":
         return Policy(str(made_in / "model"), None, made_in, day=day)
     base = base_model(recipe.model, folder.root)
-    return Policy(base.model, made_in / "adapter", folder.root, base.gguf, day)
+    return Policy(base.model, made_in and made_in / "adapter", folder.root, base.gguf, day)
 
 
 class LoadedPolicy:
