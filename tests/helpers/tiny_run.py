@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -97,3 +98,14 @@ def process_here(run, phase, arm, iteration, debug):
     except Exception as error:
         return exit_code(error, run.root / "log" / f"{phase}.log", debug)
     return 0
+
+
+def before_phase(run: Path, root: Path, phase: str, iteration: int, outputs: list[str]) -> RunFolder:
+    """A copy of a finished run of the direct arm as it was before `phase` of that iteration, without its outputs."""
+    shutil.copytree(run, root)
+    folder = root / "direct" / f"iteration-{iteration}"
+    (folder / "done" / f"{phase}.json").unlink()
+    for name in outputs:
+        path = folder / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    return RunFolder(root)

@@ -29,7 +29,7 @@ from benchmarks.make_model import make_gguf, make_model, write_weights
 from benchmarks.shapes import SHAPES
 from tests.helpers.random_adapter import largest_difference, random_adapter
 from tests.helpers.second_iteration import DEAD, second_iteration_to_sample, with_dead_adapter
-from tests.helpers.tiny_run import finished_run, invoke, process_here, write_prompts
+from tests.helpers.tiny_run import before_phase, finished_run, invoke, process_here, write_prompts
 from tpo_lite import nf4
 from tpo_lite.adapters import lora_config, read_adapter, state_dict
 from tpo_lite.errors import TpoError
@@ -190,17 +190,6 @@ def test_an_adapter_that_changes_nothing_is_refused(engine, run, shape, tmp_path
 # Out of memory
 
 
-def before(phase, outputs, run, root):
-    """A copy of the finished run as it was before `phase` of its second iteration."""
-    shutil.copytree(run, root)
-    folder = root / "direct" / "iteration-1"
-    (folder / "done" / f"{phase}.json").unlink()
-    for name in outputs:
-        path = folder / name
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
-    return RunFolder(root)
-
-
 def samples_of(root):
     """(prompt ids, output ids) of the second iteration's samples."""
     prompts = read_jsonl(root / "direct" / "iteration-1" / "samples.jsonl", PromptSamples)
@@ -210,7 +199,7 @@ def samples_of(root):
 def test_sampling_with_half_the_batch_gives_the_same_samples_to_rounding(run, shape, tmp_path):
     """Where a random model's 128,256 tokens are so nearly equal, rounding now and then puts one before the next: an
     output may go on with another token, if that is as probable."""
-    part = before("generate", ["samples.jsonl"], run, tmp_path / "run")
+    part = before_phase(run, tmp_path / "run", "generate", 1, ["samples.jsonl"])
     draw = LoadedPolicy.draw
 
     def draw_small_batches(self, *arguments):
@@ -235,7 +224,7 @@ def test_sampling_with_half_the_batch_gives_the_same_samples_to_rounding(run, sh
 def test_training_one_pair_at_a_time_gives_the_same_adapters(run, tmp_path):
     from trl import DPOTrainer
 
-    part = before("dpo", ["train"], run, tmp_path / "run")
+    part = before_phase(run, tmp_path / "run", "dpo", 1, ["train"])
     step = DPOTrainer.training_step
 
     def training_step(self, model, inputs, *arguments):

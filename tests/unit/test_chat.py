@@ -1,12 +1,12 @@
 """Chat prompts: the template's markers are control tokens, a user's are text, and BPE is that of the whole."""
 
 import copy
-from datetime import date, datetime
+from datetime import date
 
 import pytest
 from transformers import AddedToken, PreTrainedTokenizerFast
-from transformers.utils import chat_template_utils
 
+from tests.helpers.clock import set_template_clock
 from tests.helpers.shared import SHARED
 from tests.helpers.tiny_model import write_tiny_model
 from tpo_lite.chat import Chat, load_tokenizer, split_at_special_tokens
@@ -226,17 +226,6 @@ def test_without_special_tokens_nothing_is_split():
     assert split_at_special_tokens("<s>Hi", {}) == ["<s>Hi"]
 
 
-def set_clock(monkeypatch, year, month, day):
-    """Let transformers render chat templates on another day."""
-
-    class Clock(datetime):
-        @classmethod
-        def now(cls, tz=None):
-            return cls(year, month, day, 23, 59, tzinfo=tz)
-
-    monkeypatch.setattr(chat_template_utils, "datetime", Clock)
-
-
 DATED = "{{ bos_token }}Today Date: {{ strftime_now('%d %b %Y') }}\n" + CHATML
 
 
@@ -246,7 +235,7 @@ def test_a_prompts_date_is_the_one_given_whatever_today_is(tokenizer, context, m
     clone.chat_template = DATED
     given, today = [], []
     for day in (3, 4):
-        set_clock(monkeypatch, 2026, 1, day)
+        set_template_clock(monkeypatch, 2026, 1, day)
         given.append(Chat(clone, date(2025, 12, 31)).prompt_ids("hi", context))
         today.append(Chat(clone).prompt_ids("hi", context))
     assert given[0] == given[1]
@@ -263,7 +252,7 @@ def test_llama_3_2_gets_the_date_that_was_given(tokenizer, monkeypatch):
     clone = copy.deepcopy(tokenizer)
     templates = SHARED / "data" / "tokenizer" / "templates"
     clone.chat_template = (templates / "meta-llama-Llama-3.2-3B-Instruct.jinja").read_text()
-    set_clock(monkeypatch, 2026, 1, 3)
+    set_template_clock(monkeypatch, 2026, 1, 3)
     assert "Today Date: 31 Dec 2025\n" in clone.decode(Chat(clone, date(2025, 12, 31)).prompt_ids("hi"))
     assert "Today Date: 03 Jan 2026\n" in clone.decode(Chat(clone).prompt_ids("hi"))
 

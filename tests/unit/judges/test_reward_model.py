@@ -6,15 +6,15 @@ import json
 import math
 import shutil
 from collections.abc import Callable
-from datetime import date, datetime
+from datetime import date
 from pathlib import Path
 
 import pytest
 import torch
 from bitsandbytes.nn import Linear4bit
 from transformers import AutoTokenizer, LlamaConfig, LlamaForSequenceClassification
-from transformers.utils import chat_template_utils
 
+from tests.helpers.clock import set_template_clock
 from tests.helpers.tiny_run import invoke
 from tpo_lite.errors import InputError, OutOfMemory
 from tpo_lite.hub import reward_model_path
@@ -284,13 +284,7 @@ def test_a_conversation_has_the_runs_date_whatever_today_is(tiny_model, tmp_path
     settings = SettledJudge(mode="reward-model", model=str(folder))
     given = []
     for day in (3, 4):
-
-        class Clock(datetime):
-            @classmethod
-            def now(cls, tz=None, day=day):
-                return cls(2026, 1, day, tzinfo=tz)
-
-        monkeypatch.setattr(chat_template_utils, "datetime", Clock)
+        set_template_clock(monkeypatch, 2026, 1, day)
         judge = open_judge(settings, day=date(2025, 12, 31))
         given.append(judge._inputs.ids(*ITEMS[0]))
         today = tokenizer.decode(open_judge(settings)._inputs.ids(*ITEMS[0]))

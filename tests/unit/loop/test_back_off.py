@@ -8,7 +8,7 @@ from unittest.mock import patch
 import pytest
 import torch
 
-from tests.helpers.tiny_run import invoke, process_here
+from tests.helpers.tiny_run import before_phase, invoke, process_here
 from tpo_lite.adapters import read_adapter
 from tpo_lite.errors import InputError, OutOfMemory, TpoError
 from tpo_lite.files import read_json
@@ -110,17 +110,6 @@ def test_values_that_do_not_fit_are_an_input_error_everywhere(change, keys, said
 # The run goes on
 
 
-def copy_without(tiny_run, root, phase, outputs):
-    """A copy of the finished run as it was before `phase` of its first iteration."""
-    shutil.copytree(tiny_run, root)
-    folder = root / "direct" / "iteration-0"
-    (folder / "done" / f"{phase}.json").unlink()
-    for name in outputs:
-        path = folder / name
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
-    return RunFolder(root)
-
-
 OUT_OF_MEMORY_HERE = """
 import tpo_lite.phases.process
 
@@ -149,7 +138,7 @@ whole, tpo_lite.phases.process.run_phase = tpo_lite.phases.process.run_phase, ru
 
 def test_a_fresh_process_goes_on_with_half_the_batch(tiny_run, tmp_path, monkeypatch, capfd):
     """Batches of eight find no memory after the first two prompts, which are on disk by then."""
-    run = copy_without(tiny_run, tmp_path / "run", "generate", ["samples.jsonl"])
+    run = before_phase(tiny_run, tmp_path / "run", "generate", 0, ["samples.jsonl"])
     (tmp_path / "sitecustomize.py").write_text(OUT_OF_MEMORY_HERE)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     orchestrator._phase(run, "generate", "direct", 0, debug=False)
@@ -189,7 +178,7 @@ whole, tpo_lite.phases.process.run_phase = tpo_lite.phases.process.run_phase, ru
 
 def abort_in_judge(tiny_run, tmp_path, monkeypatch, largest, reason):
     """A run before its first judge phase, which will abort in llama.cpp with batches over `largest` tokens."""
-    run = copy_without(tiny_run, tmp_path / "run", "judge", ["judgements.jsonl"])
+    run = before_phase(tiny_run, tmp_path / "run", "judge", 0, ["judgements.jsonl"])
     (tmp_path / "sitecustomize.py").write_text(ABORT_HERE.replace("LARGEST", str(largest)).replace("REASON", reason))
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     return run
@@ -231,7 +220,7 @@ def test_an_abort_by_cpp_for_want_of_memory(tmp_path, monkeypatch, capfd):
 def test_training_that_runs_out_of_memory_in_its_second_epoch_ends_with_the_same_adapters(tiny_run, tmp_path):
     from trl import DPOTrainer
 
-    run = copy_without(tiny_run, tmp_path / "run", "dpo", ["train"])
+    run = before_phase(tiny_run, tmp_path / "run", "dpo", 0, ["train"])
     step, sizes = DPOTrainer.training_step, []
 
     def training_step(self, model, inputs, *arguments):
@@ -258,7 +247,7 @@ def test_training_that_runs_out_of_memory_in_its_second_epoch_ends_with_the_same
 
 
 def test_a_judge_whose_context_finds_no_memory_gets_a_smaller_one(tiny_run, tmp_path, monkeypatch, capsys):
-    run = copy_without(tiny_run, tmp_path / "run", "judge", ["judgements.jsonl"])
+    run = before_phase(tiny_run, tmp_path / "run", "judge", 0, ["judgements.jsonl"])
     monkeypatch.setattr(gguf_model, "_available_memory", lambda: 1 << 20)
     with patch.object(orchestrator, "process", process_here):
         orchestrator._phase(run, "judge", "direct", 0, debug=False)
@@ -276,7 +265,7 @@ def test_a_judge_whose_context_finds_no_memory_gets_a_smaller_one(tiny_run, tmp_
 
 
 def test_a_phase_without_anything_left_to_halve_says_what_to_do(tiny_run, tmp_path):
-    run = copy_without(tiny_run, tmp_path / "run", "dpo", ["train"])
+    run = before_phase(tiny_run, tmp_path / "run", "dpo", 0, ["train"])
     run.limit({"sampling.batch": 4})
     tried = []
 

@@ -1,11 +1,11 @@
 """Drawing samples: prompts are given as they end, in an order that a resumed run repeats."""
 
 import shutil
-from datetime import date, datetime
+from datetime import date
 
 import pytest
-from transformers.utils import chat_template_utils
 
+from tests.helpers.clock import set_template_clock
 from tests.helpers.tiny_run import start
 from tpo_lite.chat import load_tokenizer
 from tpo_lite.machine.device import CPU
@@ -95,13 +95,7 @@ def test_a_runs_prompts_have_the_date_of_its_start_whatever_today_is(tiny_model,
     run._write_settled(recipe, CPU, date(2025, 12, 31))
     ids = []
     for day in (3, 4):
-
-        class Clock(datetime):
-            @classmethod
-            def now(cls, tz=None, day=day):
-                return cls(2026, 1, day, tzinfo=tz)
-
-        monkeypatch.setattr(chat_template_utils, "datetime", Clock)
+        set_template_clock(monkeypatch, 2026, 1, day)
         loaded = LoadedPolicy(recipe, policy(run, recipe, "thinking", 0), "cpu")
         ids.append(loaded.prompt_ids(INSTRUCTIONS[0], GENERIC))
     assert ids[0] == ids[1]
