@@ -223,7 +223,7 @@ def fold(options: argparse.Namespace) -> dict[str, Any]:
     from tpo_lite.files import write_atomically
     from tpo_lite.machine.device import Place
     from tpo_lite.phases import fold as phase
-    from tpo_lite.recipe import Lora
+    from tpo_lite.recipe_keys import Lora
     from tpo_lite.records import PromptSamples, Sample
     from tpo_lite.run import RunFolder
     from tpo_lite.settled import SettledRecipe

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.sampling import K, recipe_of
-from tpo_lite.recipe import Instructions, Lora, PairSettings
+from tpo_lite.recipe_keys import Instructions, Lora, PairSettings
 from tpo_lite.settled import SettledJudge, SettledRecipe, SettledSampling, SettledTrain
 from tpo_lite.training.room import KL_POSITIONS, KL_PROMPTS
 

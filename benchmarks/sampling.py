@@ -30,7 +30,7 @@ from benchmarks.measuring import cap_memory, need_gpu_offload, read_instructions
 from benchmarks.tables import RESULTS, heading, peaks, table, write
 from tpo_lite.machine.memory import PeakMemory
 from tpo_lite.phases.process import keep_libraries_quiet
-from tpo_lite.recipe import Instructions, Lora
+from tpo_lite.recipe_keys import Instructions, Lora
 from tpo_lite.settled import SettledRecipe, SettledSampling
 
 K = 8

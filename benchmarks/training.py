@@ -32,7 +32,7 @@ from benchmarks.measuring import cap_memory, visible_gpu
 from benchmarks.tables import RESULTS, heading, peaks, table, write
 from tpo_lite.machine.memory import PeakMemory
 from tpo_lite.phases.process import keep_libraries_quiet
-from tpo_lite.recipe import Train
+from tpo_lite.recipe_keys import Train
 
 PATHS = ("ours", "trl", "unsloth")
 OPTIMIZERS = get_args(Train.model_fields["optimizer"].annotation)

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from tpo_lite.errors import InputError
 from tpo_lite.kinds import Engine, KvType
-from tpo_lite.recipe import JudgeSettings, Positive, Recipe, Sampling, Train, parse_as, value_of, with_keys
+from tpo_lite.recipe import Recipe, parse_as, value_of, with_keys
+from tpo_lite.recipe_keys import JudgeSettings, Positive, Sampling, Train
 
 AUTO_KEYS = (
     "engine",

@@ -14,7 +14,7 @@ from typing import Any
 from tpo_lite.calibration.judged_pair import JudgedPair
 from tpo_lite.errors import DISK_FULL, InputError, TpoError
 from tpo_lite.hub import judge_path, reward_model_path
-from tpo_lite.recipe import JudgeSettings
+from tpo_lite.recipe_keys import JudgeSettings
 from tpo_lite.records import read_jsonl
 
 

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from tpo_lite.records import Turn
 
 WhichTurn = Literal["first", "last"]
-"""Which user turn is answered; `tpo_lite.recipe.Instructions.turn` explains it."""
+"""Which user turn is answered; `tpo_lite.recipe_keys.Instructions.turn` explains it."""
 
 ROLES = {"system": "system", "developer": "system", "user": "user", "human": "user"} | dict.fromkeys(
     ("assistant", "gpt", "chatgpt", "bing", "bard", "model"), "assistant"

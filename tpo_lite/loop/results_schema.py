@@ -104,7 +104,7 @@ class Results(Figures):
     tpo_lite: str
     """Version of the package that wrote the file."""
     recipe: dict[str, Any]
-    """The whole recipe (tpo_lite/recipe.py)."""
+    """The whole recipe (tpo_lite/recipe.py and recipe_keys.py)."""
     limits: dict[str, int]
     """Batch sizes, by the recipe's key, that memory had room for where the recipe's own did not fit."""
     instructions: PrepareSummary | None

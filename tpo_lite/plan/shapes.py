@@ -24,7 +24,7 @@ from tpo_lite.hub import (
     local_file,
     model_folder,
 )
-from tpo_lite.recipe import JudgeSettings
+from tpo_lite.recipe_keys import JudgeSettings
 
 _LLAMA = {"model_type": "llama", "num_key_value_heads": 8, "vocab_size": 128256}
 PUBLISHED: dict[str, dict[str, Any]] = {

@@ -23,7 +23,8 @@ from tpo_lite.instructions.load import load
 from tpo_lite.instructions.near_duplicates import near_duplicates
 from tpo_lite.instructions.slices import prepare
 from tpo_lite.phases.prepare import read_source
-from tpo_lite.recipe import Instructions, load_recipe
+from tpo_lite.recipe import load_recipe
+from tpo_lite.recipe_keys import Instructions
 
 CATEGORIES = [
     "General Knowledge",

@@ -18,7 +18,7 @@ from tpo_lite.judges.gguf import GgufJudge
 from tpo_lite.judges.open import open_judge
 from tpo_lite.judges.prompts import VERDICT_TEMPLATE, fill
 from tpo_lite.judges.protocol import JudgeRequest
-from tpo_lite.recipe import JudgeSettings
+from tpo_lite.recipe_keys import JudgeSettings
 
 SAYS_A = ("ĊĊ", "O", "k", ".", "[[", "A")
 SAYS_B = ("ĊĊ", "N", "o", ".", "[[", "B")

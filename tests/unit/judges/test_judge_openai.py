@@ -18,7 +18,7 @@ from tpo_lite.judges.gguf import GgufJudge
 from tpo_lite.judges.open import check_judge, open_judge
 from tpo_lite.judges.openai_server import OpenAiJudge
 from tpo_lite.judges.protocol import JudgeRequest
-from tpo_lite.recipe import JudgeSettings
+from tpo_lite.recipe_keys import JudgeSettings
 
 
 @pytest.fixture(autouse=True)

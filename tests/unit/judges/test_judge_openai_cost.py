@@ -12,7 +12,7 @@ from tests.helpers.tiny_run import invoke
 from tpo_lite.errors import InputError, TpoError
 from tpo_lite.judges.open import open_judge
 from tpo_lite.judges.openai_server import CallBudget, OpenAiJudge
-from tpo_lite.recipe import JudgeSettings
+from tpo_lite.recipe_keys import JudgeSettings
 
 
 @pytest.fixture(autouse=True)

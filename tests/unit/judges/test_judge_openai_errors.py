@@ -15,7 +15,7 @@ from tpo_lite.errors import InputError, TpoError
 from tpo_lite.judges import openai_server as openai
 from tpo_lite.judges.open import check_judge, open_judge
 from tpo_lite.judges.openai_server import OpenAiJudge
-from tpo_lite.recipe import JudgeSettings
+from tpo_lite.recipe_keys import JudgeSettings
 
 
 @pytest.fixture(autouse=True)

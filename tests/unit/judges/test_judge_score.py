@@ -20,7 +20,7 @@ from tpo_lite.judges.protocol import JudgeRequest
 from tpo_lite.judges.score import RATINGS, ScoreJudge, p_better
 from tpo_lite.llamacpp.decoder import LlamaCpp
 from tpo_lite.llamacpp.leaves import Leaf
-from tpo_lite.recipe import JudgeSettings
+from tpo_lite.recipe_keys import JudgeSettings
 
 SHORT = "{instruction}|{response}"
 ITEMS = [("Add 1 and 2.", "It is 3."), ("Add 1 and 2.", "It is 4, I think."), ("Name a colour.", "Red")]

@@ -23,7 +23,7 @@ from tpo_lite.judges.open import check_judge, open_judge
 from tpo_lite.judges.prompts import CUT_MARK
 from tpo_lite.judges.protocol import JudgeRequest
 from tpo_lite.judges.reward_model import RewardModelJudge, p_better
-from tpo_lite.recipe import JudgeSettings
+from tpo_lite.recipe_keys import JudgeSettings
 from tpo_lite.settled import SettledJudge
 
 ITEMS = [("Add 1 and 2.", "It is 3."), ("Add 1 and 2.", "It is 4, or so I think. " * 6), ("Name a colour.", "Red")]

@@ -16,7 +16,7 @@ from tests.helpers.tiny_gguf import write_tiny_gguf
 from tpo_lite.llamacpp import model as gguf_model
 from tpo_lite.plan.memory import KV_BYTES, LOGIT_CHUNK, OPTIMIZER_BYTES, compute_buffer, saved_bytes, step_bytes
 from tpo_lite.plan.shapes import read_gguf, shape_of
-from tpo_lite.recipe import Train
+from tpo_lite.recipe_keys import Train
 from tpo_lite.training.token_log_probs import LOGIT_CHUNK as CHUNK
 from tpo_lite.training.token_log_probs import completion_log_probs
 

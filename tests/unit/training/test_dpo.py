@@ -16,7 +16,7 @@ from tests.helpers.tiny_model import write_tiny_model
 from tpo_lite.adapters import concatenate, fresh_block, linear_shapes, read_adapter, state_dict
 from tpo_lite.chat import load_tokenizer
 from tpo_lite.nf4 import load_base
-from tpo_lite.recipe import Train
+from tpo_lite.recipe_keys import Train
 from tpo_lite.records import Pair
 from tpo_lite.training.checkpoints import last_complete_checkpoint
 from tpo_lite.training.dpo import ThoughtDPOTrainer, arguments, freeze_older_blocks, rows, trainable, trainer
