@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from tpo_lite.insertion import Insertion
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -46,7 +48,7 @@ class Continuation:
     """How a leaf is continued. Raises `ValueError` for numbers outside the ranges given here."""
 
     max_tokens: int
-    """The most tokens sampled, the stop token included; at least 1."""
+    """The most tokens sampled or put in, the stop token included; at least 1."""
     temperature: float = 0.0
     """At least 0, which is greedy."""
     top_p: float = 1.0
@@ -57,6 +59,8 @@ class Continuation:
     """The continuation ends with the first of these, which is part of it."""
     decision: Decision | None = None
     """Another way to end. None: only stop tokens and the limit end it."""
+    insertion: Insertion | None = None
+    """Tokens that are put in, as if they were sampled; the row is the leaf's number."""
 
     def __post_init__(self) -> None:
         if self.max_tokens < 1 or not self.temperature >= 0 or not 0 < self.top_p <= 1 or not 0 <= self.seed < 1 << 128:

@@ -11,6 +11,7 @@ from itertools import pairwise
 
 import numpy as np
 
+from tpo_lite.insertion import Insertions
 from tpo_lite.llamacpp.leaves import Ended, Leaf
 
 
@@ -36,6 +37,8 @@ class Segment:
     """Tokens decoded so far."""
     random: np.random.Generator | None = None
     """Its continuation's random numbers, once it samples."""
+    insertions: Insertions | None = None
+    """What is put into its continuation, once it samples."""
     sampled: list[int] = field(default_factory=list)
     """The continuation so far."""
     text: bytes = b""

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 import llama_cpp
 import numpy as np
 
+from tpo_lite.insertion import Insertions
 from tpo_lite.llamacpp.context import LlamaContext
 from tpo_lite.llamacpp.leaves import Continuation, Decoded, Ended, Leaf
 from tpo_lite.llamacpp.nucleus import nucleus_token
@@ -212,9 +213,14 @@ def _chosen(logits: np.ndarray, tokens: Sequence[int] | None) -> np.ndarray:
 
 
 def _next_token(segment: Segment, plan: Continuation, logits: np.ndarray) -> int:
-    """Return the next token of a continuation: the most likely one, or a random one of the nucleus."""
+    """Return the next token of a continuation: the most likely one, a random one of the nucleus, or one put in."""
+    assert segment.leaf is not None
+    if segment.insertions is None:
+        segment.insertions = Insertions(plan.insertion, segment.leaf, plan.stop_tokens)
     if plan.temperature == 0:
-        return int(logits.argmax())
-    if segment.random is None:
-        segment.random = generator(plan.seed)
-    return nucleus_token(logits, segment.random.random(), plan.temperature, plan.top_p)
+        token = int(logits.argmax())
+    else:
+        if segment.random is None:
+            segment.random = generator(plan.seed)
+        token = nucleus_token(logits, segment.random.random(), plan.temperature, plan.top_p)
+    return segment.insertions.next_token(segment.sampled, token)

@@ -19,6 +19,7 @@ from torch.nn.functional import pad
 from transformers import DynamicCache, LogitsProcessor, LogitsProcessorList
 
 from tpo_lite.adapters import read_adapter, state_dict
+from tpo_lite.insertion import Insertion, Insertions
 from tpo_lite.sampling.sampler import ROUNDS, Sampler
 from tpo_lite.seeds import uniforms
 from tpo_lite.settled import SettledSampling
@@ -47,17 +48,32 @@ def nucleus_choice(logits: torch.Tensor, draws: torch.Tensor, temperature: float
 
 
 class OwnRandomNumbers(LogitsProcessor):
-    """Makes a greedy `generate` sample: all but the token drawn with the row's own numbers become -inf."""
+    """Makes a greedy `generate` sample: all but the token drawn with the row's own numbers become -inf.
 
-    def __init__(self, draws: torch.Tensor, prompt_length: int, temperature: float, top_p: float):
+    Where tokens are put into an output, all but the one that is put in do. `insertions`: one for each row, or none.
+    """
+
+    def __init__(
+        self,
+        draws: torch.Tensor,
+        prompt_length: int,
+        temperature: float,
+        top_p: float,
+        insertions: Sequence[Insertions] = (),
+    ):
         self.draws = draws  # (rows, max_new_tokens)
         self.prompt_length = prompt_length
         self.temperature, self.top_p = temperature, top_p
+        self.insertions = insertions
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
         """Return scores (rows, vocabulary) that leave one token per row. `input_ids`: (rows, length so far)."""
         step = input_ids.shape[1] - self.prompt_length
         chosen = nucleus_choice(scores, self.draws[:, step], self.temperature, self.top_p)
+        if self.insertions:
+            outputs = input_ids[:, self.prompt_length :].tolist()
+            rows = zip(self.insertions, outputs, chosen.tolist(), strict=True)
+            chosen = chosen.new_tensor([insertions.next_token(output, token) for insertions, output, token in rows])
         only_chosen = torch.full_like(scores, float("-inf")).scatter_(-1, chosen[:, None], 0.0)
         return cast(torch.FloatTensor, only_chosen)
 
@@ -73,17 +89,20 @@ class GenerateSampler(Sampler):
         self.model, self.stops, self.pad, self.settings = model, stops, pad, settings
         self.rows = settings.batch
 
-    def stream(self, prompts: Sequence[list[int]], keys: Sequence[str]) -> Iterator[tuple[int, list[int]]]:
+    def stream(
+        self, prompts: Sequence[list[int]], keys: Sequence[str], insertion: Insertion | None = None
+    ) -> Iterator[tuple[int, list[int]]]:
         """See `Sampler`."""
+        settings = self.settings
+        insertions = [Insertions(insertion, row, self.stops) for row in range(len(prompts)) if insertion is not None]
         ids, mask = self._left_padded(prompts)
         length = ids.shape[1]
-        limit = self.settings.max_new_tokens
         draws = self._draws(keys)
         with torch.inference_mode():
             output = self.model.generate(
                 input_ids=ids,
                 attention_mask=mask,
-                max_new_tokens=limit,
+                max_new_tokens=settings.max_new_tokens,
                 do_sample=False,
                 # The model's own defaults (Llama-3.1 ships temperature 0.6) must not change the scores first.
                 temperature=None,
@@ -92,7 +111,7 @@ class GenerateSampler(Sampler):
                 eos_token_id=self.stops,
                 pad_token_id=self.pad,
                 logits_processor=LogitsProcessorList(
-                    [OwnRandomNumbers(draws, length, self.settings.temperature, self.settings.top_p)]
+                    [OwnRandomNumbers(draws, length, settings.temperature, settings.top_p, insertions)]
                 ),
             )
         yield from enumerate(self._until_stop(row) for row in output[:, length:].tolist())
@@ -183,30 +202,34 @@ class ContinuousSampler(GenerateSampler):
         self.rows = ROUNDS * settings.batch
 
     @torch.inference_mode()
-    def stream(self, prompts: Sequence[list[int]], keys: Sequence[str]) -> Iterator[tuple[int, list[int]]]:
+    def stream(
+        self, prompts: Sequence[list[int]], keys: Sequence[str], insertion: Insertion | None = None
+    ) -> Iterator[tuple[int, list[int]]]:
         """See `Sampler`."""
         settings = self.settings
         draws = self._draws(keys)
         outputs: list[list[int]] = [[] for _ in prompts]
+        insertions = [Insertions(insertion, row, self.stops) for row in range(len(prompts))]
         waiting = list(range(len(prompts)))
         live = self._prefill(prompts, waiting[: settings.batch])
         del waiting[: settings.batch]
         while True:
             steps = [len(outputs[index]) for index in live.indices]
-            tokens = nucleus_choice(live.logits, draws[live.indices, steps], settings.temperature, settings.top_p)
-            going = []
-            for row, (index, token) in enumerate(zip(live.indices, tokens.tolist(), strict=True)):
+            sampled = nucleus_choice(live.logits, draws[live.indices, steps], settings.temperature, settings.top_p)
+            going, tokens = [], []
+            for row, (index, choice) in enumerate(zip(live.indices, sampled.tolist(), strict=True)):
+                token = insertions[index].next_token(outputs[index], choice)
                 outputs[index].append(token)
                 if token in self.stops or len(outputs[index]) == settings.max_new_tokens:
                     yield index, outputs[index]
                 else:
                     going.append(row)
+                    tokens.append(token)
             if going:
                 if len(going) < len(live.indices):
                     live.select(going)
-                    tokens = tokens[going]
                 live.mask = pad(live.mask, (0, 1), value=1)
-                live.logits = self._next_logits(tokens[:, None], live.cache, live.mask)
+                live.logits = self._next_logits(sampled.new_tensor(tokens)[:, None], live.cache, live.mask)
             free = settings.batch - len(going)
             if waiting and REFILL * free >= settings.batch:
                 filled = self._prefill(prompts, waiting[:free])

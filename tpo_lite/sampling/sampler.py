@@ -6,6 +6,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
+from tpo_lite.insertion import Insertion
+
 ROUNDS = 4
 """Batches of rows in one call of a continuous sampler. The more there are, the less the emptying last one matters."""
 
@@ -19,17 +21,22 @@ class Sampler(Protocol):
     rows: int
     """The most rows per call. A prompt counts as often as it is given."""
 
-    def stream(self, prompts: Sequence[list[int]], keys: Sequence[str]) -> Iterator[tuple[int, list[int]]]:
+    def stream(
+        self, prompts: Sequence[list[int]], keys: Sequence[str], insertion: Insertion | None = None
+    ) -> Iterator[tuple[int, list[int]]]:
         """Continue each prompt, and yield each row's number and its new token ids as soon as the row has ended.
 
-        `prompts`: token ids of each row. `keys`: what seeds each row's random numbers (`tpo_lite.seeds`). A row ends
-        with a stop token, which is included, or at the longest output allowed.
+        `prompts`: token ids of each row. `keys`: what seeds each row's random numbers (`tpo_lite.seeds`). `insertion`:
+        tokens that are put into each output; they are among the ids. A row ends with a stop token, which is included,
+        or at the longest output allowed.
         """
         ...
 
-    def sample(self, prompts: Sequence[list[int]], keys: Sequence[str]) -> list[list[int]]:
+    def sample(
+        self, prompts: Sequence[list[int]], keys: Sequence[str], insertion: Insertion | None = None
+    ) -> list[list[int]]:
         """Return what `stream` yields, in the order of the rows."""
-        return [ids for _, ids in sorted(self.stream(prompts, keys))]
+        return [ids for _, ids in sorted(self.stream(prompts, keys, insertion))]
 
     def probe(self, prompts: Sequence[list[int]]) -> float:
         """Return the largest change in next-token log-probability that the live adapter makes on `prompts`.

@@ -16,6 +16,7 @@ from tests.helpers.tiny_run import finished_run
 from tpo_lite.adapters import lora_config, state_dict, write_adapter
 from tpo_lite.errors import InputError, TpoError
 from tpo_lite.files import read_json
+from tpo_lite.insertion import Insertion
 from tpo_lite.llamacpp import adapter as adapters_gguf
 from tpo_lite.llamacpp.adapter import write_adapter_gguf
 from tpo_lite.llamacpp.convert import convert, quantize
@@ -121,6 +122,16 @@ def test_greedy_output_is_that_of_transformers(adapted, work):
             pad_token_id=4,
         )
         assert output == theirs[0, len(prompt) :].tolist()
+
+
+@pytest.mark.parametrize("before_stop", [False, True])
+def test_what_is_put_in_is_read_as_in_transformers(adapted, work, before_stop):
+    settings = SettledSampling(k=4, batch=8, max_new_tokens=12, temperature=1e-4)
+    insertion = Insertion(4, lambda row, output: [40 + row, 50] if row % 2 else [], before_stop)
+    ours = sampler(adapted, work, 0, **settings.model_dump()).sample(*rows(4), insertion)
+    assert ours == ContinuousSampler(adapted.model, [3], 4, settings).sample(*rows(4), insertion)
+    assert all(50 in output for output in ours[1::2])
+    assert not any(50 in output for output in ours[::2])
 
 
 def test_samples_end_with_the_stop_token_and_are_the_same_again(adapted, work):

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.helpers.tiny_model import write_tiny_model
+from tpo_lite.insertion import Insertion
 from tpo_lite.llamacpp.nucleus import nucleus_token
 from tpo_lite.sampling.huggingface import ContinuousSampler, GenerateSampler, OwnRandomNumbers, nucleus_choice
 from tpo_lite.sampling.sampler import batches
@@ -151,3 +152,36 @@ def test_no_more_rows_than_the_batch_are_in_memory_and_a_prompt_is_computed_once
     assert max(rows for rows, _ in shapes) <= 8
     prefills = [rows for rows, width in shapes if width > 1]
     assert len(prefills) > 2 and sum(prefills) < 18
+
+
+@pytest.mark.parametrize("kind", SAMPLERS)
+@pytest.mark.parametrize("before_stop", [False, True])
+def test_what_is_put_in_is_read_and_other_rows_are_as_ever(tiny, kind, before_stop):
+    """Without chance, a row goes on as a prompt would that held the output so far and what was put in."""
+    model, stops, padding, prompts = tiny
+    settings = SettledSampling(max_new_tokens=20, batch=4, temperature=1e-4)
+    sampler, alone = kind(model, stops, padding, settings), GenerateSampler(model, stops, padding, settings)
+    rows, keys = prompts * 2, [str(number) for number in range(6)]
+    plain = sampler.sample(rows, keys)
+    put_in = {row: [40 + row, 50 + row] for row in (0, 2, 5)}
+    given = sampler.sample(rows, keys, Insertion(4, lambda row, output: put_in.get(row, []), before_stop))
+    for row, (prompt, output) in enumerate(zip(rows, plain, strict=True)):
+        at = min(4, len(output) - 1) if before_stop else 4
+        if row in put_in and (len(output) > 4 or before_stop):
+            begun = output[:at] + put_in[row]
+            (rest,) = alone.sample([prompt + begun], ["any"])
+            output = (begun + rest)[:20]
+        assert given[row] == output
+    assert given != plain
+
+
+@pytest.mark.parametrize("kind", SAMPLERS)
+def test_token_i_is_drawn_with_number_i_also_after_tokens_that_were_put_in(tiny, kind):
+    """What the model would have said anyway, put in, changes nothing."""
+    model, stops, padding, prompts = tiny
+    sampler = kind(model, stops, padding, SettledSampling(max_new_tokens=20, batch=4))
+    rows, keys = prompts * 4, [str(number) for number in range(12)]
+    plain = sampler.sample(rows, keys)
+    again = sampler.sample(rows, keys, Insertion(3, lambda row, output: [t for t in plain[row][3:6] if t not in stops]))
+    assert again == plain
+    assert sum(len(output) > 8 for output in plain) > 3

@@ -13,6 +13,7 @@ from transformers import AutoConfig
 from tpo_lite.adapters import read_adapter
 from tpo_lite.errors import TpoError
 from tpo_lite.hub import local_folder
+from tpo_lite.insertion import Insertion
 from tpo_lite.llamacpp.adapter import write_adapter_gguf
 from tpo_lite.llamacpp.convert import convert, quantize
 from tpo_lite.llamacpp.decoder import LlamaCpp
@@ -64,13 +65,22 @@ class GgufSampler(Sampler):
         if lora is not None:
             lora.unlink()
 
-    def stream(self, prompts: Sequence[list[int]], keys: Sequence[str]) -> Iterator[tuple[int, list[int]]]:
+    def stream(
+        self, prompts: Sequence[list[int]], keys: Sequence[str], insertion: Insertion | None = None
+    ) -> Iterator[tuple[int, list[int]]]:
         """See `tpo_lite.sampling.sampler.Sampler`."""
         settings = self.settings
         leaves = [
             Leaf(
                 prompt,
-                Continuation(settings.max_new_tokens, settings.temperature, settings.top_p, seed_of(key), self.stops),
+                Continuation(
+                    settings.max_new_tokens,
+                    settings.temperature,
+                    settings.top_p,
+                    seed_of(key),
+                    self.stops,
+                    insertion=insertion,
+                ),
             )
             for prompt, key in zip(prompts, keys, strict=True)
         ]
