@@ -46,7 +46,7 @@ class Record:
 
     def to_dict(self) -> dict[str, Any]:
         """Return this record as plain lists, dicts, strings and numbers."""
-        return dataclasses.asdict(self, dict_factory=_without_empty_context)
+        return dataclasses.asdict(self, dict_factory=_without_absent)
 
     def to_json(self) -> str:
         """Return this record as one line of JSON, without the line break."""
@@ -58,9 +58,13 @@ class Record:
         return cls(**data)
 
 
-def _without_empty_context(fields: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return a record's fields as a dict, without an instruction's `context` where it is None."""
-    return {name: value for name, value in fields if name != "context" or value is not None}
+ABSENT_IF_NONE = ("context", "scores")
+"""Fields that most records lack. They are not in the JSON where they are None."""
+
+
+def _without_absent(fields: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return a record's fields as a dict, without those of `ABSENT_IF_NONE` that are None."""
+    return {name: value for name, value in fields if name not in ABSENT_IF_NONE or value is not None}
 
 
 @dataclass(frozen=True)
@@ -159,15 +163,34 @@ class Comparison(Record):
 
 
 @dataclass(frozen=True)
+class ResponseScore(Record):
+    """What a pointwise judge says of one response."""
+
+    k: int
+    """The sample with this response: of those with the same text, the lowest k."""
+    score: float | None
+    """Its score on the judge's own scale, the higher the better; None if it did not fit the judge's context."""
+
+
+@dataclass(frozen=True)
 class PromptJudgements(UnitRecord):
-    """All comparisons made for one instruction, between distinct responses only."""
+    """What the judge said of one instruction's distinct responses: of pairs of them or, if it is pointwise, of each."""
 
     comparisons: list[Comparison]
-    """Each counts for every pair of samples with the same two response texts."""
+    """Each counts for every pair of samples with the same two response texts. Empty if the judge is pointwise."""
     calls: int
     """Questions put to the judge."""
     saved: int
-    """Questions that a full round robin over the samples would have asked on top."""
+    """Questions that a full round robin over the samples would have asked on top; if the judge is pointwise, that one
+    score for each well-formed sample would have."""
+    scores: list[ResponseScore] | None = None
+    """Scores by a pointwise judge; None, and not in the JSON, if the judge compares pairs. Each counts for every sample
+    with the same response text."""
+
+    def overlong(self) -> int:
+        """Return how many comparisons, or responses, did not fit the judge's context."""
+        made = sum(comparison.verdict == "overlong" for comparison in self.comparisons)
+        return made + sum(each.score is None for each in self.scores or [])
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Self:
@@ -177,6 +200,7 @@ class PromptJudgements(UnitRecord):
             [Comparison(**comparison) for comparison in data["comparisons"]],
             data["calls"],
             data["saved"],
+            [ResponseScore(**score) for score in data["scores"]] if "scores" in data else None,
         )
 
 
@@ -187,9 +211,9 @@ class PromptScores(UnitRecord):
     ks: list[int]
     """The samples that are rated; malformed ones never are."""
     ratings: list[float]
-    """Bradley-Terry log-strengths e_m, natural-log scale, mean zero."""
-    elo: list[float]
-    """The same on the Elo scale: 1000 + 400 / ln(10) * e_m."""
+    """Bradley-Terry log-strengths e_m, natural-log scale, mean zero; the raw scores if the judge is pointwise."""
+    elo: list[float] | None
+    """Bradley-Terry ratings on the Elo scale: 1000 + 400 / ln(10) * e_m; None if the judge is pointwise."""
     lengths: list[int]
     """Response lengths in tokens."""
     controlled: list[float]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tpo_lite.judges.protocol import JudgeRequest, Verdict
+from tpo_lite.judges.protocol import Item, JudgeRequest, Verdict
 from tpo_lite.preferences.tournament import Adaptive
 from tpo_lite.records import Instruction, PromptSamples, Sample
 
@@ -29,11 +29,17 @@ class Alphabet:
     def __init__(self, pointwise: bool = False, longest: int = 99):
         self.pointwise, self.longest = pointwise, longest
         self.batches: list[list[JudgeRequest]] = []
+        self.scored: list[list[Item]] = []
 
     def compare(self, requests: Sequence[JudgeRequest]) -> list[Verdict]:
         """Sure of itself; responses of more than `longest` letters do not fit."""
         self.batches.append(list(requests))
         return [self.verdict(request.response_a, request.response_b) for request in requests]
+
+    def scores(self, items: Sequence[Item]) -> list[float | None]:
+        """Ten times the place in the alphabet, counted from the end."""
+        self.scored.append(list(items))
+        return [None if len(text) > self.longest else 10.0 * (ord("z") - ord(text[0])) for _, text in items]
 
     def verdict(self, a: str, b: str) -> Verdict:
         """Of one pair."""

@@ -8,11 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-from tpo_lite.judges.protocol import JudgeRequest, Verdict, winner_label
+from tpo_lite.judges.protocol import Item, JudgeRequest, Verdict, winner_label
 
 Score = TypeVar("Score")
-Item = tuple[str, str]
-"""An instruction and a response."""
 
 
 def compare_scores(

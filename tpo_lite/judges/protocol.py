@@ -1,16 +1,19 @@
 """The judge protocol: a judge compares two responses to one instruction.
 
-A judge is one class with `compare` in a module of this package. Importing the package itself imports no
-model library.
+A judge is one class with `compare` in a module of this package; one that is pointwise has `scores` too. Importing the
+package itself imports no model library.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeGuard
 
 from tpo_lite.records import VerdictLabel
+
+Item = tuple[str, str]
+"""An instruction and a response."""
 
 
 @dataclass(frozen=True)
@@ -73,3 +76,16 @@ class Judge(Protocol):
     def compare(self, requests: Sequence[JudgeRequest]) -> list[Verdict]:
         """Return one verdict per request, in the same order. Many requests in one call are cheaper than many calls."""
         ...
+
+
+class PointwiseJudge(Judge, Protocol):
+    """Scores responses one at a time. Its comparisons follow from its scores."""
+
+    def scores(self, items: Sequence[Item]) -> list[float | None]:
+        """Return the score of each (instruction, response), the higher the better; None if it is too long."""
+        ...
+
+
+def is_pointwise(judge: Judge) -> TypeGuard[PointwiseJudge]:
+    """Return whether the judge scores each response by itself."""
+    return judge.pointwise

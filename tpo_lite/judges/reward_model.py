@@ -16,15 +16,15 @@ from safetensors import SafetensorError
 from transformers import AutoModelForSequenceClassification
 
 from tpo_lite.errors import InputError, OutOfMemory, TpoError, first_line, is_out_of_memory
-from tpo_lite.judges.pointwise import Item, compare_scores
-from tpo_lite.judges.protocol import JudgeRequest, Verdict
+from tpo_lite.judges.pointwise import compare_scores
+from tpo_lite.judges.protocol import Item, JudgeRequest, Verdict
 from tpo_lite.judges.reward_inputs import RewardInputs
 from tpo_lite.machine.device import Device, check_torch
 from tpo_lite.nf4 import compute_dtype, nf4
 
 
 class RewardModelJudge:
-    """Scores responses with `model` (a folder or hub id); implements `tpo_lite.judges.protocol.Judge`.
+    """Scores responses with `model` (a folder or hub id); implements `tpo_lite.judges.protocol.PointwiseJudge`.
 
     The score is the model's only logit, or `output.score` if the model's own code provides that (ArmoRM). A batch holds
     conversations of similar length: at most `sequences` of them, and at most `context` tokens with padding. For a

@@ -13,9 +13,9 @@ from typing import Literal
 import numpy as np
 
 from tpo_lite.judges.gguf_prompt import GgufPrompt, ask
-from tpo_lite.judges.pointwise import Item, compare_scores
+from tpo_lite.judges.pointwise import compare_scores
 from tpo_lite.judges.prompts import SCORE_FIELDS, SCORE_TEMPLATE
-from tpo_lite.judges.protocol import JudgeRequest, Verdict
+from tpo_lite.judges.protocol import Item, JudgeRequest, Verdict
 from tpo_lite.llamacpp.decoder import LlamaCpp
 from tpo_lite.llamacpp.model import GgufModel
 
@@ -29,7 +29,7 @@ def score_prompt(model: GgufModel, template: str | None = None, chat_template: s
 
 
 class ScoreJudge:
-    """Rates responses with a GGUF language model; implements `tpo_lite.judges.protocol.Judge`.
+    """Rates responses with a GGUF language model; implements `tpo_lite.judges.protocol.PointwiseJudge`.
 
     `template` is a judge prompt with {instruction} and {response} (None: `SCORE_TEMPLATE`); the other arguments are
     those of `tpo_lite.judges.gguf.GgufJudge`. Raises `InputError` for a model without chat template if none is given,
@@ -59,6 +59,10 @@ class ScoreJudge:
     def compare(self, requests: Sequence[JudgeRequest]) -> list[Verdict]:
         """Return one verdict per request, in the same order; see `tpo_lite.judges.protocol.Judge`."""
         return compare_scores(requests, self.ratings, p_better, lambda rating: f"{rating @ RATINGS:.2f}")
+
+    def scores(self, items: Sequence[Item]) -> list[float | None]:
+        """Return the mean rating of each (instruction, response), from 1 to 10; None if it is too long."""
+        return [None if rating is None else float(rating @ RATINGS) for rating in self.ratings(items)]
 
     def ratings(self, items: Sequence[Item]) -> list[np.ndarray | None]:
         """Return the probabilities of the ratings 1 to 10 for each (instruction, response); None if it is too long."""

@@ -75,7 +75,7 @@ def judge_figures(records: Sequence[PromptJudgements]) -> JudgeSummary:
         calls=sum(record.calls for record in records),
         saved=sum(record.saved for record in records),
         unparsed=sum(comparison.verdict == "unparsed" for comparison in every),
-        overlong=sum(comparison.verdict == "overlong" for comparison in every),
+        overlong=sum(record.overlong() for record in records),
         flip_rate=flip_rate(comparisons).value,
         first_slot_rate=first_slot_rate(comparisons).value,
     )

@@ -57,15 +57,11 @@ def run(folder: RunFolder, recipe: SettledRecipe, arm: Arm, iteration: int, devi
             if rates:
                 rated += [_rated(recipe, prompts[record.id], record) for record in group]
     if tally.dropped:
-        ids = [record.id for record in finished.values() if _dropped(record)]
-        what = f"left out {tally.dropped} comparisons in {len(ids)} of {len(prompts)} prompts"
+        ids = [record.id for record in finished.values() if record.overlong()]
+        kind = "responses" if judge.pointwise else "comparisons"
+        what = f"left out {tally.dropped} {kind} in {len(ids)} of {len(prompts)} prompts"
         print(too_long(what, ids, recipe.judge, judge, "judge.context"), flush=True)
     return judge_figures(list(finished.values()))
-
-
-def _dropped(record: PromptJudgements) -> int:
-    """Return how many comparisons did not fit the judge's context."""
-    return sum(comparison.verdict == "overlong" for comparison in record.comparisons)
 
 
 def _rated(recipe: Recipe, prompt: PromptSamples, judgements: PromptJudgements) -> tuple[list[float], list[int]]:
@@ -91,23 +87,27 @@ def _tournament(recipe: Recipe, rated: Rated) -> Tournament:
 
 @dataclass
 class Tally:
-    """How many calls were made so far, and what saved the others of a full round robin."""
+    """How many calls were made so far, and what saved the others.
+
+    The others are those of a full round robin or, with a pointwise judge, of scoring every sample.
+    """
 
     calls: int = 0
     """Questions put to the judge."""
     dropped: int = 0
-    """Comparisons that are too long for the judge: neither calls nor saved."""
+    """Comparisons, or responses, that are too long for the judge: neither calls nor saved."""
     saved: int = 0
     """Questions that were not needed."""
     identical: int = 0
-    """Saved questions between identical responses."""
+    """Saved questions about identical responses."""
 
     def add(self, prompt: PromptSamples, record: PromptJudgements) -> None:
         """Count one prompt."""
         self.calls += record.calls
-        self.dropped += _dropped(record)
+        self.dropped += record.overlong()
         self.saved += record.saved
-        self.identical += saved_calls(prompt, len(round_robin(prompt)))
+        pointwise = record.scores is not None
+        self.identical += record.saved if pointwise else saved_calls(prompt, len(round_robin(prompt)))
 
     def __str__(self) -> str:
         dropped = f", {self.dropped} too long" if self.dropped else ""

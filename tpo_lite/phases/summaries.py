@@ -141,11 +141,12 @@ class JudgeSummary(PhaseSummary):
     calls: int
     """Questions put to the judge."""
     saved: int
-    """Questions that a round robin over all samples would have asked on top."""
+    """Questions that a round robin over all samples, or a pointwise judge's score for each of them, would have asked on
+    top."""
     unparsed: int
     """Comparisons without a readable verdict."""
     overlong: int
-    """Comparisons that did not fit the judge's context."""
+    """Comparisons, or with a pointwise judge responses, that did not fit its context."""
     flip_rate: float | None
     """Share of pairs, asked in both orders, whose winner changes with the order; null without such a pair."""
     first_slot_rate: float | None

@@ -8,6 +8,7 @@ rejected in a small share of the pairs.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,6 +24,7 @@ from tpo_lite.records import (
     PromptJudgements,
     PromptSamples,
     PromptScores,
+    ResponseScore,
     Sample,
 )
 from tpo_lite.seeds import keyed_hash
@@ -53,11 +55,32 @@ class Pairs:
 def score_prompt(
     samples: PromptSamples, judgements: PromptJudgements, *, soft: bool, prior: float, rho: float
 ) -> PromptScores:
-    """Rate one prompt's well-formed samples (Bradley-Terry), and control the scores for length.
+    """Rate one prompt's well-formed samples, and control the ratings for length.
 
-    A response none of whose comparisons fitted the judge's context has no rating, so it is neither best nor worst.
+    Comparisons give Bradley-Terry ratings. The scores of a pointwise judge are ratings as they are, as in the paper. A
+    response of which the judge could say nothing within its context has no rating, so it is neither best nor worst.
     `soft` and `prior` as in `tpo_lite.preferences.ratings`, `rho` as in `tpo_lite.preferences.length_control`.
     """
+    if judgements.scores is None:
+        ks, ratings = _bradley_terry_ratings(samples, judgements, soft, prior)
+    else:
+        ks, ratings = _raw_scores(samples, judgements.scores)
+    response_tokens = {sample.k: sample.response_tokens for sample in samples.samples}
+    lengths = [response_tokens[k] for k in ks]
+    return PromptScores(
+        id=samples.instruction.id,
+        ks=ks,
+        ratings=ratings.tolist(),
+        elo=elo(ratings).tolist() if judgements.scores is None else None,
+        lengths=lengths,
+        controlled=length_controlled(ratings, lengths, rho).tolist(),
+    )
+
+
+def _bradley_terry_ratings(
+    samples: PromptSamples, judgements: PromptJudgements, soft: bool, prior: float
+) -> tuple[list[int], np.ndarray]:
+    """Return the ks of the samples that were compared, and their ratings."""
     ks, wins = win_matrix(judgements, samples, soft)
     responses = {sample.k: sample.response for sample in samples.samples}
     if len({responses[k] for k in ks}) > 1:
@@ -66,17 +89,18 @@ def score_prompt(
         rows = [row for row, k in enumerate(ks) if responses[k] in compared]
         ks, wins = [ks[row] for row in rows], wins[np.ix_(rows, rows)]
     # Newton's method leaves noise of about 1e-12. Without it equal ratings are equal, and a tie shows.
-    ratings = bradley_terry(wins, prior).round(9) + 0.0
-    response_tokens = {sample.k: sample.response_tokens for sample in samples.samples}
-    lengths = [response_tokens[k] for k in ks]
-    return PromptScores(
-        id=samples.instruction.id,
-        ks=ks,
-        ratings=ratings.tolist(),
-        elo=elo(ratings).tolist(),
-        lengths=lengths,
-        controlled=length_controlled(ratings, lengths, rho).tolist(),
-    )
+    return ks, bradley_terry(wins, prior).round(9) + 0.0
+
+
+def _raw_scores(samples: PromptSamples, scores: Sequence[ResponseScore]) -> tuple[list[int], np.ndarray]:
+    """Return the ks of the samples whose response has a score, and these scores."""
+    by_text = {samples.samples[each.k].response: each.score for each in scores if each.score is not None}
+    rated = {
+        sample.k: by_text[sample.response]
+        for sample in samples.samples
+        if sample.outcome == "ok" and sample.response in by_text
+    }
+    return list(rated), np.array(list(rated.values()), dtype=np.float64)
 
 
 def score_prompts(

@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import combinations
 
 from tpo_lite.judges.both_orders import as_comparison, ask_both_orders
-from tpo_lite.judges.protocol import Judge, JudgeRequest
+from tpo_lite.judges.protocol import Judge, JudgeRequest, PointwiseJudge, is_pointwise
 from tpo_lite.preferences.tournament import Match, Tournament, distinct_responses, saved_calls
-from tpo_lite.records import Comparison, PromptJudgements, PromptSamples
+from tpo_lite.records import Comparison, PromptJudgements, PromptSamples, ResponseScore
 
 
 def judge_prompts(judge: Judge, prompts: Sequence[PromptSamples], tournament: Tournament) -> Iterator[PromptJudgements]:
     """Play a tournament for each prompt; one round of all of them is one call to the judge.
 
     Yields a prompt's judgements as soon as its tournament and those of all prompts before it are over. The judge sees
-    the instruction x and two responses y, but neither the thought prompt nor a thought. A pointwise judge is asked
-    about every pair in one order, whatever the tournament: it scores each distinct response once, and these are its
-    calls. A comparison that is too long for the judge is recorded as "overlong" and is not a call.
+    the instruction x and two responses y, but neither the thought prompt nor a thought. A comparison that is too long
+    for the judge is recorded as "overlong" and is not a call.
+
+    A pointwise judge plays no tournament: it scores each distinct response of all prompts in one call.
     """
-    if judge.pointwise:
-        pairs = [list(combinations(distinct_responses(prompt), 2)) for prompt in prompts]
-        for prompt, comparisons in zip(prompts, _play(judge, prompts, pairs), strict=True):
-            yield _judgements(prompt, comparisons, pointwise=True)
+    if is_pointwise(judge):
+        yield from _score(judge, prompts)
         return
     played: list[list[Comparison]] = [[] for _ in prompts]
     going, given = list(range(len(prompts))), 0
@@ -31,19 +29,33 @@ def judge_prompts(judge: Judge, prompts: Sequence[PromptSamples], tournament: To
         going = [index for index in going if matches[index]]
         over = going[0] if going else len(prompts)
         for index in range(given, over):
-            yield _judgements(prompts[index], played[index], pointwise=False)
+            yield _judgements(prompts[index], played[index])
         given = over
         answers = _play(judge, [prompts[index] for index in going], [matches[index] for index in going])
         for index, comparisons in zip(going, answers, strict=True):
             played[index] += comparisons
 
 
-def _judgements(prompt: PromptSamples, comparisons: list[Comparison], pointwise: bool) -> PromptJudgements:
-    made = [comparison for comparison in comparisons if comparison.verdict != "overlong"]
-    calls = len({k for each in made for k in (each.first, each.second)}) if pointwise else len(made)
+def _score(judge: PointwiseJudge, prompts: Sequence[PromptSamples]) -> Iterator[PromptJudgements]:
+    ks = [distinct_responses(prompt) for prompt in prompts]
+    items = [
+        (text, prompt.samples[k].response)
+        for prompt, distinct in zip(prompts, ks, strict=True)
+        for text in [prompt.instruction.conversation()]
+        for k in distinct
+    ]
+    found = iter(judge.scores(items) if items else [])
+    for prompt, distinct in zip(prompts, ks, strict=True):
+        scores = [ResponseScore(k, next(found)) for k in distinct]
+        calls = sum(each.score is not None for each in scores)
+        repeated = sum(sample.outcome == "ok" for sample in prompt.samples) - len(distinct)
+        yield PromptJudgements(prompt.instruction.id, [], calls, repeated, scores)
+
+
+def _judgements(prompt: PromptSamples, comparisons: list[Comparison]) -> PromptJudgements:
+    calls = sum(comparison.verdict != "overlong" for comparison in comparisons)
     # What is too long for the judge was neither asked nor saved.
-    saved = saved_calls(prompt, calls + len(comparisons) - len(made))
-    return PromptJudgements(prompt.instruction.id, comparisons, calls, saved)
+    return PromptJudgements(prompt.instruction.id, comparisons, calls, saved_calls(prompt, len(comparisons)))
 
 
 def _play(judge: Judge, prompts: Sequence[PromptSamples], matches: Sequence[list[Match]]) -> list[list[Comparison]]:

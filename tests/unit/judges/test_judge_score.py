@@ -105,7 +105,8 @@ def test_ratings_are_read_from_the_digits(tmp_path, vocabulary):
 def test_a_judge_that_says_a_rating(tmp_path, script, vocabulary, rating):
     judge = judge_of(write_tiny_gguf(tmp_path / "judge.gguf", script=script, **vocabulary))
     assert judge.ratings(ITEMS[:1])[0].argmax() == rating - 1
-    assert judge.ratings(ITEMS[:1])[0] @ RATINGS == pytest.approx(rating, abs=1)
+    mean = sum(number * p for number, p in enumerate(judge.ratings(ITEMS[:1])[0], 1))
+    assert judge.scores(ITEMS[:1]) == [pytest.approx(mean)] and mean == pytest.approx(rating, abs=1)
 
 
 @pytest.mark.shared
@@ -184,7 +185,9 @@ def test_the_prompt_is_decoded_once_for_both_digits(model):
 def test_overlong_responses(model):
     long = "begin " + "x" * 300 + " end"
     requests = [JudgeRequest("Which?", long, "short"), JudgeRequest("Which?", "short", "other")]
-    verdicts = judge_of(model, template=SHORT, n_ctx=256).compare(requests)
+    narrow = judge_of(model, template=SHORT, n_ctx=256)
+    verdicts = narrow.compare(requests)
+    assert [score is None for score in narrow.scores([("Which?", long), ("Which?", "short")])] == [True, False]
     assert [(v.label == "overlong", v.p_a == 0.5) for v in verdicts] == [(True, True), (False, False)]
 
     cutting = judge_of(model, template=SHORT, n_ctx=256, overlong="truncate")

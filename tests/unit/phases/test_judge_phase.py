@@ -51,6 +51,19 @@ def test_what_is_too_long_is_dropped_counted_and_named(run, capsys, monkeypatch)
     assert "left out 4 comparisons in 1 of 3 prompts (y). Use" in capsys.readouterr().out
 
 
+def test_a_pointwise_judge_leaves_out_responses(run, capsys, monkeypatch):
+    monkeypatch.setattr(phase, "open_judge", lambda *_: Alphabet(pointwise=True, longest=3))
+    monkeypatch.setattr("tpo_lite.progress.LINE_SECONDS", 0.0)
+    summary = phase.run(run, run.load_settled(), "direct", 0, "cpu")
+    said = capsys.readouterr().out
+    # Three of the second prompt's four samples fit, and two of these have the same text.
+    assert (summary.calls, summary.overlong, summary.saved) == (8 + 2 + 8, 1, 1)
+    assert (summary.flip_rate, summary.first_slot_rate) == (None, None)
+    assert "18 calls, 1 too long (saved: identical 1, tournament 0)" in said
+    assert "left out 1 responses in 1 of 3 prompts (y)" in said
+    assert phase.run(run, run.load_settled(), "direct", 0, "cpu") == summary
+
+
 @pytest.mark.parametrize(
     ("kind", "rho", "pointwise", "rated"),
     [

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import zscore
 
 from tpo_lite.preferences.pairs import DROP_REASONS, make_pairs, score_prompt, score_prompts
 from tpo_lite.preferences.tournament import round_robin
@@ -17,7 +19,10 @@ from tpo_lite.records import (
     PromptJudgements,
     PromptSamples,
     PromptScores,
+    ResponseScore,
     Sample,
+    read_jsonl,
+    write_jsonl,
 )
 from tpo_lite.seeds import keyed_hash
 
@@ -171,6 +176,50 @@ def test_one_text_has_one_rating(p_first: list[float], soft: bool) -> None:
     ratings = score_prompt(samples, judgements, soft=soft, prior=0.1, rho=0.0).ratings
     assert ratings[0] == ratings[2] == ratings[6]
     assert ratings[1] == ratings[4]
+
+
+RAW = [5.0, 4.9, 4.4, -40.0]
+"""Scores with an outlier."""
+
+
+def pointwise(*scores: float | None) -> PromptJudgements:
+    """Scores of samples 0, 1, ..., whose responses are distinct."""
+    return PromptJudgements("x", [], len(scores), 0, [ResponseScore(k, score) for k, score in enumerate(scores)])
+
+
+def test_raw_scores_are_controlled_for_length_as_they_are() -> None:
+    """The paper z-scores the raw reward. The outlier leaves no room between the others: the shortest is chosen."""
+    samples = prompt("x", "a" * 9, "b" * 8, "c", "d" * 4)
+    score = score_prompt(samples, pointwise(*RAW), soft=True, prior=0.1, rho=0.1)
+    assert (score.ks, score.ratings, score.elo) == ([0, 1, 2, 3], RAW, None)
+    assert score.controlled == pytest.approx(zscore(RAW) - 0.1 * zscore([9, 8, 1, 4]))
+    (pair,) = make_pairs([samples], {"x": score}, malformed_share=0, max_tokens=99, seed=0).pairs
+    assert (pair.chosen_k, pair.rejected_k) == (2, 3)
+    # Bradley-Terry on the same answers loses the distances, and chooses another.
+    compared = [
+        Comparison(a, b, 1 / (1 + math.exp(RAW[b] - RAW[a])), "A" if RAW[a] > RAW[b] else "B")
+        for a, b in round_robin(samples)
+    ]
+    ranked = score_prompt(samples, PromptJudgements("x", compared, 12, 0), soft=False, prior=0.1, rho=0.1)
+    assert ranked.controlled.index(max(ranked.controlled)) == 0
+
+
+def test_a_score_counts_for_every_sample_with_the_text() -> None:
+    samples = prompt("x", "a", None, "b", "a", "c")
+    scores = [ResponseScore(0, 2.0), ResponseScore(2, -1.0), ResponseScore(4, None)]
+    score = score_prompt(samples, PromptJudgements("x", [], 2, 1, scores), soft=False, prior=0.1, rho=0.0)
+    assert (score.ks, score.ratings) == ([0, 2, 3], [2.0, -1.0, 2.0])
+    nothing = score_prompt(prompt("x", "a", "b"), pointwise(None, None), soft=True, prior=0.1, rho=0.5)
+    assert (nothing.ks, nothing.ratings, nothing.controlled) == ([], [], [])
+
+
+def test_judgements_are_read_as_they_were_written(tmp_path: Path) -> None:
+    """Those of a judge of pairs have no key for scores, as before."""
+    compared = PromptJudgements("x", [Comparison(0, 1, 0.9, "A")], 1, 1)
+    assert list(compared.to_dict()) == ["id", "comparisons", "calls", "saved"]
+    records = [compared, pointwise(1.5, None), PromptJudgements("y", [], 0, 0, [])]
+    write_jsonl(tmp_path / "judgements.jsonl", records)
+    assert list(read_jsonl(tmp_path / "judgements.jsonl", PromptJudgements)) == records
 
 
 def test_score_prompt_without_well_formed_samples() -> None:

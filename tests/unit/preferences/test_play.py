@@ -13,7 +13,7 @@ from tpo_lite.phases.figures import judge_figures
 from tpo_lite.preferences.pairs import score_prompt
 from tpo_lite.preferences.play import judge_prompts
 from tpo_lite.preferences.tournament import RoundRobin, Single, Tournament
-from tpo_lite.records import Comparison
+from tpo_lite.records import Comparison, PromptJudgements, ResponseScore
 
 
 def test_a_round_robin_of_several_prompts_is_one_call() -> None:
@@ -70,19 +70,23 @@ def test_every_tournament_finds_the_best_and_the_worst(tournament: Tournament) -
 @pytest.mark.parametrize("tournament", [RoundRobin(), Single(0), ADAPTIVE])
 def test_a_pointwise_judge_scores_each_distinct_response_once(tournament: Tournament) -> None:
     judge = Alphabet(pointwise=True)
-    records = list(judge_prompts(judge, [prompt("b", "a", None, "b", "c"), prompt("a", "a", id="y")], tournament))
-    assert [(c.first, c.second) for c in records[0].comparisons] == [(0, 1), (0, 4), (1, 4)]
-    assert (records[0].calls, records[0].saved) == (3, 9)
-    assert (records[1].comparisons, records[1].calls, records[1].saved) == ([], 0, 2)
-    assert len(judge.batches) == 1
+    prompts = [prompt("b", "a", None, "b", "c"), prompt("a", "a", id="y"), prompt(None, id="z")]
+    records = list(judge_prompts(judge, prompts, tournament))
+    assert judge.scored == [[("?", letter) for letter in "baca"]] and judge.batches == []
+    scores = [ResponseScore(0, 240.0), ResponseScore(1, 250.0), ResponseScore(4, 230.0)]
+    assert records == [
+        PromptJudgements("x", [], 3, 1, scores),
+        PromptJudgements("y", [], 1, 1, [ResponseScore(0, 250.0)]),
+        PromptJudgements("z", [], 0, 0, []),
+    ]
 
 
 @pytest.mark.parametrize("pointwise", [False, True])
 def test_what_is_too_long_for_the_judge_is_neither_a_call_nor_saved(pointwise: bool) -> None:
     samples = prompt("a", "b", "too long")
     (record,) = judge_prompts(Alphabet(pointwise, longest=3), [samples], RoundRobin())
-    assert [c.verdict for c in record.comparisons].count("overlong") == (2 if pointwise else 4)
-    assert (record.calls, record.saved) == ((2, 2) if pointwise else (2, 0))
+    assert record.overlong() == judge_figures([record]).overlong == (1 if pointwise else 4)
+    assert (record.calls, record.saved) == (2, 0)
     (none,) = judge_prompts(Alphabet(pointwise, longest=0), [samples], RoundRobin())
     assert none.calls == 0
 
