@@ -126,7 +126,7 @@ class Rating(Section):
     """Bradley-Terry ratings of the K responses (the paper's judges)."""
 
     wins: Literal["soft", "hard"] = "soft"
-    """Probabilities or verdicts as wins."""
+    """Probabilities or verdicts as wins. A verdict that the judge did not give itself counts as a probability only."""
     prior: Annotated[float, Field(gt=0.0)] = 0.1
     """Strength of the weak prior without which a response that wins everything has no finite rating."""
 

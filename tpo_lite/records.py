@@ -155,7 +155,8 @@ class Comparison(Record):
     second: int
     """k of the response in the second slot."""
     p_first: float
-    """Probability that the first is better; 0.5 where no verdict could be read."""
+    """Probability that the first is better. Where the verdict is "unparsed" it was read after a verdict had been opened
+    for the judge, or is 0.5 if that is not possible."""
     verdict: VerdictLabel
     """"A" is the response shown first, "B" the second."""
     explanation: str = ""

@@ -157,7 +157,9 @@ def make_pairs(
     Prompts with both well-formed and malformed outputs can give the second kind. Those without a pair of the first kind
     come first, since they would be lost otherwise, then the others, each in the order of a hash of (seed, id). The
     malformed output is drawn by a hash of (seed, id, k). If scores are equal, the lowest k is used. A prompt
-    whose ratings are all equal shows no preference.
+    whose ratings are all equal shows no preference: it has no pair of the first kind, and in one of the second kind the
+    lowest k is chosen, whatever the lengths. (Samples are drawn alike, so the lowest k is any of them. Length control
+    would choose the shortest.)
 
     A pair of which one side has more than `max_tokens` tokens, prompt and output together, is dropped, never cut. Every
     prompt with a well-formed sample must have its scores; one whose scores are empty gives no pair.
@@ -187,12 +189,13 @@ def _candidates(prompt: PromptSamples, scores: dict[str, PromptScores], max_toke
     score = scores[prompt.instruction.id]
     if not score.ks:
         return _Candidates(None, None, "not_judged")
-    best = well_formed[score.ks[int(np.argmax(score.controlled))]]
+    tied = min(score.ratings) == max(score.ratings)
+    best = well_formed[score.ks[0 if tied else int(np.argmax(score.controlled))]]
     worst = well_formed[score.ks[int(np.argmin(score.controlled))]]
     reason: DropReason | None = None
     if len({sample.response for sample in well_formed.values()}) == 1:
         reason = "one_response"
-    elif min(score.ratings) == max(score.ratings) or best.response == worst.response:
+    elif tied or best.response == worst.response:
         reason = "tied"
     elif not _fits(prompt, best, max_tokens) or not _fits(prompt, worst, max_tokens):
         reason = "too_long"

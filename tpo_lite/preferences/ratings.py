@@ -76,10 +76,11 @@ def elo(strengths: np.ndarray) -> np.ndarray:
 def win_matrix(judgements: PromptJudgements, samples: PromptSamples, soft: bool) -> tuple[list[int], np.ndarray]:
     """Return the well-formed samples' ks, in order, and their wins B (W, W).
 
-    A comparison counts for every pair of samples with the same two response texts. Hard wins are the paper's
-    B_mn = 1[r^mn = 1] + 1[r^nm = -1], where a forced verdict counts like any other; soft wins are p_first for the first
-    and 1 - p_first for the second. Two samples with the same text have half a win each. A comparison that is too long
-    for the judge was not made and counts for neither.
+    A comparison counts for every pair of samples with the same two response texts. Hard wins are the paper's B_mn =
+    1[r^mn = 1] + 1[r^nm = -1], where r is 0 for a tie and for an error: a verdict that could not be read, or that the
+    judge did not give by itself. Soft wins are p_first for the first and 1 - p_first for the second. They count what
+    was read after a verdict had been opened for the judge (`tpo_lite.judges.protocol.Verdict.forced`). Two samples with
+    the same text have half a win each. A comparison that is too long for the judge was not made and counts for neither.
     """
     responses = {sample.k: sample.response for sample in samples.samples if sample.outcome == "ok"}
     ks = sorted(responses)
@@ -96,9 +97,6 @@ def win_matrix(judgements: PromptJudgements, samples: PromptSamples, soft: bool)
             continue
         if soft:
             first_wins, second_wins = comparison.p_first, 1.0 - comparison.p_first
-        elif comparison.verdict == "unparsed":
-            # A forced probability names a side, unless it is 0.5.
-            first_wins, second_wins = float(comparison.p_first > 0.5), float(comparison.p_first < 0.5)
         else:
             first_wins, second_wins = float(comparison.verdict == "A"), float(comparison.verdict == "B")
         first, second = rows[responses[comparison.first]], rows[responses[comparison.second]]

@@ -99,6 +99,25 @@ def test_equal_ratings_are_no_preference_whatever_the_lengths() -> None:
     assert made.counts == counts(prompts=1, tied=1)
 
 
+def test_without_a_preference_the_chosen_response_is_not_the_shortest_but_the_first() -> None:
+    samples = prompt("x", "bbbb", None, "a", "ccc")
+    nobody = [Comparison(first, second, 0.5, "tie") for first, second in round_robin(samples)]
+    score = score_prompt(samples, PromptJudgements("x", nobody, 6, 0), soft=True, prior=0.1, rho=0.5)
+    assert score.controlled.index(max(score.controlled)) == 1  # the response "a"
+    (pair,) = make_pairs([samples], {"x": score}, malformed_share=1, max_tokens=99, seed=0).pairs
+    assert (pair.kind, pair.chosen_k, pair.rejected_k) == ("malformed", 0, 1)
+
+
+def test_errors_in_hard_mode_are_no_preference() -> None:
+    """The judge gave no verdict by itself; what was read after an opened one counts as a soft win only."""
+    samples = prompt("x", "a", "bbb")
+    forced = PromptJudgements("x", [Comparison(0, 1, 0.99, "unparsed"), Comparison(1, 0, 0.01, "unparsed")], 2, 0)
+    scores = [score_prompt(samples, forced, soft=soft, prior=0.1, rho=0.0) for soft in (False, True)]
+    made = [make_pairs([samples], {"x": score}, malformed_share=0, max_tokens=99, seed=0) for score in scores]
+    assert [made.counts["tied"] for made in made] == [1, 0]
+    assert made[1].pairs[0].chosen_k == 0
+
+
 def test_a_response_that_never_fitted_the_judge_is_neither_best_nor_worst() -> None:
     """Length control would otherwise reject the long one, of which the judge said nothing."""
     samples = prompt("x", "a", "bb", "c" * 9, "c" * 9)

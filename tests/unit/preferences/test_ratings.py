@@ -133,12 +133,12 @@ def judged(*comparisons: Comparison) -> PromptJudgements:
 
 
 def test_win_matrix_hard_by_hand() -> None:
-    # 0 beats 1 in both orders; 2 beats 0 in one order and the other is unparsed; 1 and 2 each win first.
+    # 0 beats 1 in both orders; 2 beats 0 in one order and the other is an error; 1 and 2 each win first.
     judgements = judged(
         Comparison(0, 1, 0.9, "A"),
         Comparison(1, 0, 0.2, "B"),
         Comparison(0, 2, 0.4, "B"),
-        Comparison(2, 0, 0.5, "unparsed"),
+        Comparison(2, 0, 0.8, "unparsed"),
         Comparison(1, 2, 0.6, "A"),
         Comparison(2, 1, 0.7, "A"),
     )
@@ -146,7 +146,7 @@ def test_win_matrix_hard_by_hand() -> None:
     assert ks == [0, 1, 2]
     np.testing.assert_array_equal(wins, [[0, 2, 0], [0, 0, 1], [1, 1, 0]])
     soft = win_matrix(judgements, prompt("a", "b", "c"), soft=True)[1]
-    np.testing.assert_allclose(soft, [[0, 1.7, 0.9], [0.3, 0, 0.9], [1.1, 1.1, 0]])
+    np.testing.assert_allclose(soft, [[0, 1.7, 0.6], [0.3, 0, 0.9], [1.4, 1.1, 0]])
 
 
 def test_win_matrix_expands_identical_texts_and_leaves_malformed_out() -> None:
