@@ -11,8 +11,9 @@ from typing import Any
 
 from benchmarks.sampling import K
 from tpo_lite.machine.cards import Card
-from tpo_lite.plan.memory import KV_BYTES, NF4_BITS, STATE_BITS, compute_bytes
+from tpo_lite.plan.memory import KV_BYTES
 from tpo_lite.plan.shapes import GGUF_BITS, ModelShape
+from tpo_lite.plan.weights import NF4_BITS, STATE_BITS, compute_bytes
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,9 @@ def floor_of(
 
 def nf4_bytes(model: ModelShape, card: Card) -> float:
     """Return what a pass reads of the 4-bit base: all linears, and the LM head in the type that layers compute in."""
-    return model.linear_parameters * (NF4_BITS + STATE_BITS) / 8 + compute_bytes(card) * model.embedding_parameters
+    return (
+        model.linear_parameters * (NF4_BITS + STATE_BITS) / 8 + compute_bytes(card, "nf4") * model.embedding_parameters
+    )
 
 
 def sampling(setting: dict[str, Any], measured: dict[str, Any], model: ModelShape, card: Card) -> tuple[float, float]:
@@ -53,7 +56,7 @@ def sampling(setting: dict[str, Any], measured: dict[str, Any], model: ModelShap
     adapter = model.lora_parameters(setting["rank"])
     gguf = setting["engine"] == "gguf"
     weights = GGUF_BITS["Q4_K_M"] / 8 * model.parameters if gguf else nf4_bytes(model, card)
-    number = KV_BYTES["f16"] if gguf else compute_bytes(card)
+    number = KV_BYTES["f16"] if gguf else compute_bytes(card, "nf4")
     context = measured["prompt_tokens"] / prompts + tokens / (K * prompts) / 2
     moved = tokens / rows * (weights + 4 * adapter) + tokens * number * model.kv_elements(1) * context
     operations = (tokens + measured["prompt_tokens"]) * 2 * (model.linear_parameters + adapter)

@@ -33,7 +33,7 @@ def recipe_as_measured(name: str, engine: str, batch: int, judge: dict[str, Any]
     """Return a shipped recipe with the settings that were measured instead of its own."""
     keys = {"sampling.batch": batch, "train.micro_batch": 1, "train.gradient_checkpointing": True}
     keys |= {f"judge.{key}": value for key, value in judge.items()}
-    return as_settled(with_keys(load_recipe(name), keys | {"engine": engine}))
+    return as_settled(with_keys(load_recipe(name), keys | {"engine": engine, "quantize": "nf4"}))
 
 
 def judge_tokens(recipe: SettledRecipe, prompts: float, responses: int, calls: float) -> tuple[float, float]:

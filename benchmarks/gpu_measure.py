@@ -51,7 +51,7 @@ def floor(options: argparse.Namespace) -> dict[str, Any]:
     """
     import torch
 
-    from tpo_lite.nf4 import compute_dtype
+    from tpo_lite.base_weights import compute_dtype
 
     on, large = options.device, options.device == "cuda"
     if large and not torch.cuda.is_available():

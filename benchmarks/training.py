@@ -121,12 +121,12 @@ def load_unsloth() -> None:
 
 def adapted(options: argparse.Namespace) -> Any:
     """Return the 4-bit model with a trainable adapter."""
-    from tpo_lite.nf4 import compute_dtype, load_base
+    from tpo_lite.base_weights import compute_dtype, load_base
 
     if options.path != "unsloth":
         from tpo_lite.training.dpo import trainable
 
-        return trainable(load_base(options.model, options.device), options.rank, 1.0)
+        return trainable(load_base(options.model, options.device, "nf4"), options.rank, 1.0)
     from unsloth import FastLanguageModel
 
     base, _ = FastLanguageModel.from_pretrained(

@@ -54,6 +54,7 @@ def tiny_arguments(tiny_model, tiny_judge, tiny_prompts, tmp_path_factory):
         "iterations": 2,
         "model": str(tiny_model),
         "engine": "transformers",
+        "quantize": "nf4",
         "instructions": {"source": str(tiny_prompts), "per_iteration": 8, "validation": 6},
         "thought": {"style": "direct"},
         "sampling": {"k": 4, "max_new_tokens": 24, "batch": 8},

@@ -8,6 +8,12 @@ Arm = Literal["thinking", "direct"]
 """A model that a run trains: with thoughts, or the direct baseline."""
 Engine = Literal["transformers", "unsloth", "gguf"]
 """What samples."""
+Quantize = Literal["nf4", "none"]
+"""Whether the base is quantized."""
+Dtype = Literal["float32", "bfloat16"]
+"""Type of the weights of a base that is not quantized."""
+Precision = Literal["nf4", "float32", "bfloat16"]
+"""What the linear layers of a base are held in: both of the above in one."""
 KvType = Literal["f16", "q8_0"]
 """Type of a KV cache, keys and values alike."""
 JudgeMode = Literal["verdict", "explain", "score", "reward-model", "openai"]

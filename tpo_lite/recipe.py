@@ -16,7 +16,7 @@ import yaml
 from pydantic import BaseModel, Field, ValidationError
 
 from tpo_lite.errors import InputError
-from tpo_lite.kinds import Arm, Engine, Merge, MergeBase
+from tpo_lite.kinds import Arm, Engine, Merge, MergeBase, Quantize
 from tpo_lite.recipe_keys import (
     Auto,
     Evaluation,
@@ -47,6 +47,8 @@ class Recipe(Section):
     """M_0: a hub id, a local folder, `embedded`, or a GGUF (file.gguf or hub:owner/repo/file.gguf)."""
     engine: Auto | Engine = "auto"
     """What samples; auto is the engine measured fastest on such a device, chosen when a run starts."""
+    quantize: Auto | Quantize = "auto"
+    """The base in 4-bit NF4, or as it is; auto: NF4 on a GPU, and on a CPU what is measured fastest there."""
     baseline: bool = False
     """Also train the direct baseline: the same seed, judge, loss and data, without thoughts."""
     instructions: Instructions = Instructions()
@@ -161,6 +163,11 @@ def parse_as(kind: type[AnyRecipe], data: dict[str, Any], source: str) -> AnyRec
     if micro_batch != "auto" and batch % min(micro_batch, batch):
         nearest = next(size for size in divisors(batch) if size < micro_batch)
         raise InputError(f"train.micro_batch: {micro_batch} must divide train.batch ({batch}). Use {nearest}.")
+    if recipe.quantize == "none" and recipe.merge_base == "nf4":
+        raise InputError(
+            "merge_base: nf4 merges into dequantized 4-bit weights, which quantize: none does not have. "
+            "Use merge_base: w16."
+        )
     if recipe.model == "embedded" and recipe.thought.style not in ("generic", "direct"):
         raise InputError(
             f"thought.style: {recipe.thought.style!r} does not fit the embedded policy, which only knows the generic "

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from tpo_lite.kinds import JudgeMode, KvType, TournamentKind
+from tpo_lite.kinds import JudgeMode, KvType, Quantize, TournamentKind
 
 Positive = Annotated[int, Field(ge=1)]
 Auto = Literal["auto"]
@@ -102,7 +102,7 @@ class JudgeSettings(Section):
     """With --gpu: layers of the GGUF on the GPU; -1: all."""
     fewer_gpu_layers: bool = False
     """If the GPU's memory is too small, put fewer layers there and say so, instead of stopping."""
-    quantize: Literal["none", "nf4"] = "none"
+    quantize: Quantize = "none"
     """reward-model: load it in 16 bit, or in 4-bit NF4."""
     trust_remote_code: bool = False
     """reward-model: run the Python code that came with it, which ArmoRM needs. Read it first."""

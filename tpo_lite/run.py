@@ -4,7 +4,7 @@
     RUN/settled.yaml                        what they were settled to for the machine, the device, and the date
     RUN/limits.json                         smaller batches, if memory ran out
     RUN/base/                               a GGUF given as `model`, dequantized to 16 bits
-    RUN/base-Q4_K_M.gguf                    any other `model` as engine gguf samples it
+    RUN/base-Q4_K_M.gguf                    any other `model` as engine gguf samples it; base-F16.gguf if unquantized
     RUN/instructions/                       validation.jsonl, iteration-0.jsonl, ...
         done/prepare.json done/seconds.json
     RUN/judge-calls RUN/judge-replies.jsonl with an openai judge: the number of requests, and its verdicts
@@ -45,7 +45,7 @@ from tpo_lite.errors import DISK_FULL, InputError, TpoError
 from tpo_lite.files import read_json, write_atomically, write_json
 from tpo_lite.kinds import Arm
 from tpo_lite.machine.device import Place, default_place
-from tpo_lite.recipe import Recipe, differences, parse_as, parse_recipe
+from tpo_lite.recipe import Recipe, differences, parse_as, parse_recipe, with_keys
 from tpo_lite.settled import Limits, SettledRecipe, as_settled, limited, open_keys
 
 SETTLED_VERSION = 1
@@ -97,12 +97,14 @@ class RunFolder:
     def load_started(self) -> SettledRecipe:
         """Read the settled recipe that the run was started with.
 
-        For a folder of an earlier version, which has no settled.yaml, it is made of recipe.yaml's own values. Raises
-        `InputError` where that leaves a value "auto".
+        For a folder of an earlier version, which has no settled.yaml, it is made of recipe.yaml's own values. Before
+        `quantize` was a key, every base was in NF4. Raises `InputError` where that leaves a value "auto".
         """
         recipe = self.load_recipe()
         if started := self._read_settled():
             return started.recipe
+        if "quantize" not in recipe.model_fields_set:
+            recipe = with_keys(recipe, {"quantize": "nf4"})
         if left := open_keys(recipe):
             raise InputError(
                 f"{self._settled_path} is missing, and recipe.yaml leaves {', '.join(left)} auto. "
@@ -258,7 +260,8 @@ class RunFolder:
         return self.is_done("prepare", None, 0) or any((self.root / arm).exists() for arm in get_args(Arm))
 
     def _write_recipes(self, recipe: Recipe, settled: SettledRecipe, place: Place) -> None:
-        write_atomically(self.root / "recipe.yaml", yaml.safe_dump(recipe.model_dump(), sort_keys=False))
+        asked = recipe.model_dump(include=set(Recipe.model_fields))  # a settled recipe has more
+        write_atomically(self.root / "recipe.yaml", yaml.safe_dump(asked, sort_keys=False))
         self._write_settled(settled, place)
 
     def iteration(self, arm: Arm, iteration: int) -> Path:

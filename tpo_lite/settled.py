@@ -7,12 +7,14 @@ machine, once, when a run starts. Phases, engines, judges, the plan and the back
 from __future__ import annotations
 
 from tpo_lite.errors import InputError
-from tpo_lite.kinds import Engine, KvType
+from tpo_lite.kinds import Dtype, Engine, KvType, Precision, Quantize
+from tpo_lite.machine.device import Device
 from tpo_lite.recipe import Recipe, parse_as, value_of, with_keys
 from tpo_lite.recipe_keys import JudgeSettings, Positive, Sampling, Train
 
 AUTO_KEYS = (
     "engine",
+    "quantize",
     "judge.kv_type",
     "judge.context",
     "sampling.batch",
@@ -52,9 +54,18 @@ class SettledRecipe(Recipe):
     """
 
     engine: Engine = "transformers"
+    quantize: Quantize = "nf4"
+    dtype: Dtype = "float32"
+    """With `quantize: none`, the type of the base's weights on a CPU. On a GPU it is bfloat16."""
     sampling: SettledSampling = SettledSampling()
     judge: SettledJudge = SettledJudge()
     train: SettledTrain = SettledTrain()
+
+    def precision(self, device: Device) -> Precision:
+        """Return what the base's linear layers are held in on `device`."""
+        if self.quantize == "nf4":
+            return "nf4"
+        return "bfloat16" if device == "cuda" else self.dtype
 
 
 def open_keys(recipe: Recipe) -> list[str]:
@@ -71,7 +82,8 @@ def as_settled(recipe: Recipe, source: str = "with its values as they are") -> S
 
 def filled_from(earlier: SettledRecipe, recipe: Recipe) -> SettledRecipe:
     """Return `recipe` with what it leaves open as `earlier` has it: a run that goes on keeps what was chosen for it."""
-    return as_settled(with_keys(recipe, {key: value_of(earlier, key) for key in open_keys(recipe)}))
+    filled = as_settled(with_keys(recipe, {key: value_of(earlier, key) for key in open_keys(recipe)}))
+    return with_keys(filled, {"dtype": earlier.dtype})
 
 
 def limited(recipe: SettledRecipe, limits: Limits) -> SettledRecipe:

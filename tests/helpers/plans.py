@@ -23,10 +23,11 @@ def asked(name=DEFAULT, *overrides):
 
 
 def planned(name=DEFAULT, *overrides):
-    """The same, settled; the engine is transformers where the recipe does not say."""
+    """The same, settled; the engine is transformers and the base in NF4 where the recipe does not say."""
     recipe, model, judge = asked(name, *overrides)
     engine = "transformers" if recipe.engine == "auto" else recipe.engine
-    return as_settled(with_keys(recipe, {"engine": engine})), model, judge
+    quantize = "nf4" if recipe.quantize == "auto" else recipe.quantize
+    return as_settled(with_keys(recipe, {"engine": engine, "quantize": quantize})), model, judge
 
 
 def run_plan(*arguments):

@@ -30,7 +30,7 @@ from benchmarks.shapes import SHAPES
 from tests.helpers.random_adapter import largest_difference, random_adapter
 from tests.helpers.second_iteration import DEAD, second_iteration_to_sample, with_dead_adapter
 from tests.helpers.tiny_run import before_phase, finished_run, invoke, process_here, write_prompts
-from tpo_lite import nf4
+from tpo_lite import base_weights
 from tpo_lite.adapters import lora_config, read_adapter, state_dict
 from tpo_lite.errors import TpoError
 from tpo_lite.files import read_json
@@ -39,8 +39,8 @@ from tpo_lite.loop import orchestrator
 from tpo_lite.machine.cards import cpu
 from tpo_lite.phases import select
 from tpo_lite.phases.process import run_phase
-from tpo_lite.plan.memory import NF4_BITS, STATE_BITS, base
 from tpo_lite.plan.shapes import model_shape
+from tpo_lite.plan.weights import NF4_BITS, STATE_BITS, base
 from tpo_lite.records import PromptSamples, read_jsonl
 from tpo_lite.run import RunFolder
 from tpo_lite.sampling.policy import LoadedPolicy
@@ -213,7 +213,7 @@ def test_sampling_with_half_the_batch_gives_the_same_samples_to_rounding(run, sh
     pairs = list(zip(samples_of(part.root), samples_of(run), strict=True))
     apart = [(prompt, ours, theirs) for (prompt, ours), (_, theirs) in pairs if ours != theirs]
     assert len(apart) < len(pairs) / 2
-    model = nf4.load(str(shape), run / "direct" / "iteration-0" / "adapter", "cpu")
+    model = base_weights.load(str(shape), run / "direct" / "iteration-0" / "adapter", "cpu", "nf4")
     for prompt, ours, theirs in apart:
         same = next(place for place, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b)
         with torch.inference_mode():
@@ -303,9 +303,9 @@ def test_an_adapter_does_in_llama_cpp_what_it_does_in_peft(shape, tmp_path):
 
 def test_nf4_takes_what_the_plan_says(shape):
     """4 bits a weight, 8 for 64 of these, 32 for 256 of those; and two tables and an offset for each linear."""
-    modules = nf4.load_base(str(shape), "cpu").modules()
+    modules = base_weights.load_base(str(shape), "cpu", "nf4").modules()
     linears = [module.weight for module in modules if isinstance(module, Linear4bit)]
-    terms = base(model_shape(str(shape)), cpu())
+    terms = base(model_shape(str(shape)), cpu(), "nf4")
     assert sum(weight.nbytes for weight in linears) == terms["NF4 weights"]
     states = [weight.quant_state for weight in linears]
     assert sum(state.absmax.nbytes + state.state2.absmax.nbytes for state in states) == terms["quantization state"]

@@ -14,8 +14,8 @@ import torch
 from transformers import modeling_utils
 from transformers.integrations.bitsandbytes import Bnb4bitQuantize
 
+from tpo_lite.base_weights import load_base
 from tpo_lite.errors import InputError, OutOfMemory, is_out_of_memory
-from tpo_lite.nf4 import load_base
 from tpo_lite.phases.process import exit_code
 
 # What is taken for it
@@ -64,13 +64,13 @@ AT_LOADING = [torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00
 def test_memory_that_runs_out_while_a_model_is_loaded(where, error, tiny_model):
     """While weights are read or quantized: of the latter, transformers says no more than that there was an error."""
     with patch.object(*where, side_effect=error), pytest.raises(OutOfMemory, match="End other programs that use it"):
-        load_base(str(tiny_model), "cpu")
+        load_base(str(tiny_model), "cpu", "nf4")
 
 
 def test_any_other_error_while_a_model_is_loaded_says_to_check_the_model(tiny_model):
     strange = patch.object(Bnb4bitQuantize, "convert", side_effect=ValueError("no such type"))
     with strange, pytest.raises(InputError, match="cannot be loaded .* Check that it is a causal language") as caught:
-        load_base(str(tiny_model), "cpu")
+        load_base(str(tiny_model), "cpu", "nf4")
     assert not isinstance(caught.value, OutOfMemory)
 
 
@@ -78,7 +78,7 @@ LOAD_WITH_UNSLOTH = """
 import sys
 from unittest.mock import patch
 
-from tpo_lite.sampling.engines import unsloth_nf4
+from tpo_lite.sampling.engines import unsloth_model
 
 import torch
 from tpo_lite.errors import TpoError
@@ -92,7 +92,7 @@ ERRORS = (
 for error in ERRORS:
     with patch.object(AutoModelForCausalLM, "from_pretrained", side_effect=error):
         try:
-            unsloth_nf4.load(sys.argv[1], None, "cpu", 256)
+            unsloth_model.load(sys.argv[1], None, "cpu", "nf4", 256)
         except TpoError as raised:
             print(raised.exit_code, raised)
 """

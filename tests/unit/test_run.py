@@ -123,8 +123,39 @@ def test_a_folder_whose_open_values_are_lost_says_so(tmp_path):
     run = RunFolder(tmp_path / "run")
     run.start(Recipe(), SettledRecipe(), CPU, new=False)
     (run.root / "settled.yaml").unlink()
-    with pytest.raises(InputError, match=r"settled.yaml is missing, and recipe.yaml leaves engine auto. Use --new"):
+    with pytest.raises(
+        InputError, match=r"settled.yaml is missing, and recipe.yaml leaves engine, quantize auto. Use --new"
+    ):
         run.load_settled()
+
+
+def without_quantize(path):
+    """Make a file of a run as it was before `quantize` was a key."""
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join(line for line in lines if not line.strip().startswith(("quantize: nf4", "dtype: "))))
+    assert "quantize: nf4" not in path.read_text()
+
+
+@pytest.mark.parametrize("settled", [True, False])
+def test_a_base_from_before_quantize_was_a_key_is_in_nf4(tmp_path, settled):
+    run = RunFolder(tmp_path / "run")
+    run.start(Recipe(engine="gguf", quantize="nf4"), SettledRecipe(engine="gguf"), CPU, new=False)
+    without_quantize(run.root / "recipe.yaml")
+    without_quantize(run.root / "settled.yaml")
+    if not settled:
+        (run.root / "settled.yaml").unlink()
+    assert run.load_settled().precision("cpu") == "nf4"
+    filled = filled_from(run.load_started(), Recipe(engine="gguf"))  # the recipe says auto now
+    run.start(Recipe(engine="gguf"), filled, CPU, new=False)
+    assert run.load_settled() == SettledRecipe(engine="gguf")
+
+
+def test_the_type_of_an_unquantized_base_is_recorded(tmp_path):
+    run = RunFolder(tmp_path / "run")
+    settled = SettledRecipe(engine="gguf", quantize="none", dtype="bfloat16")
+    run.start(settled, settled, CPU, new=False)
+    assert run.load_settled().precision("cpu") == run.load_settled().precision("cuda") == "bfloat16"
+    assert filled_from(run.load_settled(), run.load_recipe()) == settled
 
 
 def test_settings_do_not_change_under_another_run(tmp_path):

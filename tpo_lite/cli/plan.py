@@ -119,13 +119,15 @@ def plan_first(recipe: Recipe, gpu: int | None, run: RunFolder | None) -> Settle
         card = card if gpu is None else choose_card(None, gpu)
         return show_plan(recipe, card, run)
     except InputError as error:
-        if isinstance(error, DoesNotFit) or (recorded is None and set(open_keys(recipe)) - {"engine"}):
+        if isinstance(error, DoesNotFit) or (recorded is None and set(open_keys(recipe)) - {"engine", "quantize"}):
             raise
         click.echo(f"no plan: {error}")
     if recorded is not None:
         settled, why = go_on(recipe, recorded)
     else:
         engine, why = choose_engine(recipe, card, lambda engine: True)
-        settled = as_settled(with_keys(recipe, {"engine": engine}))
+        quantize = "nf4" if recipe.quantize == "auto" else recipe.quantize
+        settled = as_settled(with_keys(recipe, {"engine": engine, "quantize": quantize}))
     click.echo(f"engine: {settled.engine} ({why})")
+    click.echo(f"quantize: {settled.quantize}")
     return settled

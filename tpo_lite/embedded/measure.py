@@ -12,12 +12,12 @@ from pathlib import Path
 import click
 import numpy as np
 
+from tpo_lite.base_weights import load_base
 from tpo_lite.chat import Chat, load_tokenizer, stop_ids
 from tpo_lite.checking import is_right
 from tpo_lite.embedded import examples, world
 from tpo_lite.judges.gguf import GgufJudge
 from tpo_lite.judges.protocol import JudgeRequest
-from tpo_lite.nf4 import load_base
 from tpo_lite.sampling.huggingface import GenerateSampler
 from tpo_lite.sampling.sampler import batches
 from tpo_lite.settled import SettledSampling
@@ -36,7 +36,7 @@ def measure_policy(folder: Path, seed: int, count: int = 300, k: int = 2) -> dic
     chat = Chat(tokenizer)
     settings = SettledSampling(max_new_tokens=112)
     sampler = GenerateSampler(
-        load_base(str(folder), "cpu").eval(), stop_ids(str(folder), tokenizer), tokenizer.pad_token_id, settings
+        load_base(str(folder), "cpu", "nf4").eval(), stop_ids(str(folder), tokenizer), tokenizer.pad_token_id, settings
     )
     puzzles = [puzzle for puzzle in world.puzzles(count, seed) for _ in range(k)]
     figures: dict[str, float] = {}

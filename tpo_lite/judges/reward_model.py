@@ -15,12 +15,12 @@ import torch
 from safetensors import SafetensorError
 from transformers import AutoModelForSequenceClassification
 
+from tpo_lite.base_weights import compute_dtype, nf4
 from tpo_lite.errors import InputError, OutOfMemory, TpoError, first_line, is_out_of_memory
 from tpo_lite.judges.pointwise import compare_scores
 from tpo_lite.judges.protocol import Item, JudgeRequest, Verdict
 from tpo_lite.judges.reward_inputs import RewardInputs
 from tpo_lite.machine.device import Device, check_torch
-from tpo_lite.nf4 import compute_dtype, nf4
 
 
 class RewardModelJudge:

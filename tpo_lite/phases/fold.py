@@ -13,9 +13,9 @@ import shutil
 from peft import PeftModel
 
 from tpo_lite.adapters import difference, linear_shapes, rank_of, read_adapter, write_adapter
+from tpo_lite.base_weights import load_base
 from tpo_lite.kinds import Arm
 from tpo_lite.machine.device import Device
-from tpo_lite.nf4 import load_base
 from tpo_lite.phases.figures import validation_figures
 from tpo_lite.phases.summaries import FoldSummary, ValidationFigures
 from tpo_lite.run import KEPT, RunFolder
@@ -39,14 +39,14 @@ def run(folder: RunFolder, recipe: SettledRecipe, arm: Arm, iteration: int, devi
     The summary's KL compares the checkpoint that the judge chose with the model that the next iteration starts from;
     with `merge: fold` its fresh block is already appended.
     """
-    here = folder.iteration(arm, iteration)
+    here, precision = folder.iteration(arm, iteration), recipe.precision(device)
     current = policy(folder, recipe, arm, iteration)
     old = read_adapter(current.adapter)[0] if current.adapter else None
     if folder.chosen(arm, iteration) == KEPT:
         return FoldSummary(merge=recipe.merge, rank=rank_of(old) if old else 0, update_norm=0.0, kl=0.0)
     chosen = here / "train" / folder.chosen(arm, iteration)
     new, scale = read_adapter(chosen)
-    model = PeftModel.from_pretrained(load_base(current.model, device), chosen).eval()
+    model = PeftModel.from_pretrained(load_base(current.model, device, precision), chosen).eval()
     sequences = validation_sequences(folder, arm, iteration + 1)
     before = list(log_probabilities(model, sequences))
     update_norm = relative_norm(model, difference(new, old), scale)
@@ -54,7 +54,7 @@ def run(folder: RunFolder, recipe: SettledRecipe, arm: Arm, iteration: int, devi
         merge_to_disk(current.model, new, scale, here / "model", recipe.merge_base)
         del model
         gc.collect()  # a model's parts refer to each other; without this two would be on the GPU
-        after = load_base(str(here / "model"), device).eval()
+        after = load_base(str(here / "model"), device, precision).eval()
     else:
         shutil.rmtree(here / "adapter", ignore_errors=True)
         write_adapter(here / "adapter", new, scale, current.model, like=chosen)
@@ -74,7 +74,7 @@ def run(folder: RunFolder, recipe: SettledRecipe, arm: Arm, iteration: int, devi
 def validate_merged(
     folder: RunFolder, recipe: SettledRecipe, arm: Arm, iteration: int, device: Device
 ) -> ValidationFigures:
-    """Let the merged M_{t+1} answer the validation slice: 4 bits have moved it away from the chosen checkpoint."""
+    """Let the merged M_{t+1} answer the validation slice: rounding has moved it away from the chosen checkpoint."""
     loaded = LoadedPolicy(recipe, policy(folder, recipe, arm, iteration + 1), device)
     path = folder.validation_of(arm, iteration + 1)
     label = f"{arm} {iteration + 1} merged"

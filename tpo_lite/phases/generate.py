@@ -59,6 +59,6 @@ def _shift(loaded: LoadedPolicy, current: Policy, device: Device, samples: list[
     from tpo_lite.sampling.shift import sampling_shift
 
     assert isinstance(loaded.sampler, GgufSampler)
-    shift = sampling_shift(loaded.sampler, current, device, samples)
+    shift = sampling_shift(loaded.sampler, current, device, loaded.recipe.precision(device), samples)
     print(f"{label}: sampler and trainer are KL {shift:.4f} nats per token apart", flush=True)
     return shift

@@ -21,9 +21,9 @@ from peft import PeftModel
 from torch import Tensor
 
 from tpo_lite.adapters import difference, linear_shapes, rank_of, read_adapter, write_adapter
+from tpo_lite.base_weights import load_base
 from tpo_lite.kinds import Arm, MergeBase
 from tpo_lite.machine.device import Device
-from tpo_lite.nf4 import load_base
 from tpo_lite.phases.summaries import MergeCost, MergeReportSummary, MergeVariant
 from tpo_lite.run import KEPT, RunFolder
 from tpo_lite.sampling.policy import policy
@@ -63,7 +63,7 @@ def run(folder: RunFolder, recipe: SettledRecipe, arm: Arm, iteration: int, devi
     In a run with `fold` or `continue` the requantized models are the original base with the updates of all iterations
     so far. In one with `requantize` each is the last iteration's model with one update.
     """
-    here = folder.iteration(arm, iteration)
+    here, precision = folder.iteration(arm, iteration), recipe.precision(device)
     if folder.chosen(arm, iteration) == KEPT:
         return MergeReportSummary(update_norm=0.0, rank=0, strategies={})
     current = policy(folder, recipe, arm, iteration)
@@ -71,7 +71,7 @@ def run(folder: RunFolder, recipe: SettledRecipe, arm: Arm, iteration: int, devi
     new, scale = read_adapter(chosen)
     old = read_adapter(current.adapter)[0] if current.adapter else None
     sequences = validation_sequences(folder, arm, iteration + 1)
-    model = PeftModel.from_pretrained(load_base(current.model, device), chosen).eval()
+    model = PeftModel.from_pretrained(load_base(current.model, device, precision), chosen).eval()
     before = Before(sequences, list(log_probabilities(model, sequences)))
     update_norm = relative_norm(model, difference(new, old), scale)
     work = here / "merge-report"
@@ -93,11 +93,13 @@ def run(folder: RunFolder, recipe: SettledRecipe, arm: Arm, iteration: int, devi
         costs[name] = before.cost(with_adapter(model, written, scale, name), seconds, work / name)
     del model
     for name, base in REQUANTIZED.items():
+        if base == "nf4" and recipe.quantize != "nf4":
+            continue  # the adapter was not trained on 4-bit weights
         start = time.monotonic()
         merge_to_disk(current.model, new, scale, work / base, base)
         seconds = time.monotonic() - start
         gc.collect()  # the model before this one: its parts refer to each other
-        costs[name] = before.cost(load_base(str(work / base), device).eval(), seconds, work / base)
+        costs[name] = before.cost(load_base(str(work / base), device, precision).eval(), seconds, work / base)
         shutil.rmtree(work / base)  # 16 GB for an 8B model
     shutil.rmtree(work)
     return MergeReportSummary(update_norm=update_norm, rank=rank_of(new), strategies=costs)

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from tpo_lite.errors import TpoError
 from tpo_lite.judges.room import longest_comparison
-from tpo_lite.kinds import Engine
+from tpo_lite.kinds import Engine, Precision
 from tpo_lite.llamacpp.leaves import whole_cells
 from tpo_lite.machine.cards import Card
 from tpo_lite.plan.memory import Need, needs
+from tpo_lite.plan.precision import describe, layers_of, measure, seconds
 from tpo_lite.plan.rates import choose_engine
 from tpo_lite.plan.shapes import JudgeShape, ModelShape
+from tpo_lite.plan.weights import held_in
 from tpo_lite.recipe import Keys, Recipe, divisors, value_of, with_keys
 from tpo_lite.settled import AUTO_KEYS, SettledRecipe, as_settled
 
@@ -26,26 +29,34 @@ LARGEST_BATCH, LARGEST_MICRO_BATCH = 256, 8
 GROUPS = [("judge", "select"), ("generate", "validate"), ("dpo",)]
 """Phases whose memory the same keys decide, of those that may be `auto`."""
 
-MEMORY_KEYS = [key for key in AUTO_KEYS if key != "engine"]
-"""Keys that may be `auto` and decide memory."""
+MEMORY_KEYS = [key for key in AUTO_KEYS if key not in ("engine", "quantize")]
+"""Keys that may be `auto` and decide memory, but not what is computed."""
 
 HARMLESS = (*MEMORY_KEYS, "judge.batch", "train.optimizer")
 """Keys that leave a run's results as they are, but for rounding."""
 
 
-def settle(recipe: Recipe, model: ModelShape, judge: JudgeShape | None, card: Card) -> SettledRecipe:
+def settle(
+    recipe: Recipe, model: ModelShape, judge: JudgeShape | None, card: Card, precision: Precision | None = None
+) -> SettledRecipe:
     """Return `recipe` with a value for each `auto`: the fastest engine and the largest batches that fit the card.
 
-    Where nothing fits, the smallest values are taken. This is the one place where `auto` ends; a run that goes on
-    keeps what its folder holds (`tpo_lite.settled.filled_from`).
+    The base is held in `precision`, or in the fastest one, which on a CPU may have to be measured
+    (`fastest_precision`). Where nothing fits, the smallest values are taken. This is the one place where `auto` ends; a
+    run that goes on keeps what its folder holds (`tpo_lite.settled.filled_from`).
     """
     if recipe.engine == "auto":
         engine, _ = fastest_engine(recipe, model, judge, card)
         recipe = with_keys(recipe, {"engine": engine})
+    if precision is None:
+        precision, _ = fastest_precision(recipe, model, judge, card)
+    recipe = with_keys(recipe, {"quantize": "nf4" if precision == "nf4" else "none"})
     candidates = {phases: list(_candidates(recipe, phases[0])) for phases in GROUPS}
     # Begin with the smallest of each group, so that no key is open while another is chosen.
     smallest = {key: value for options in candidates.values() for key, value in options[-1].items()}
     settled = as_settled(with_keys(recipe, smallest))
+    if precision != "nf4":
+        settled = with_keys(settled, {"dtype": precision})
     for phases, options in candidates.items():
         for keys in options:
             tried = with_keys(settled, keys)
@@ -60,10 +71,46 @@ def fastest_engine(recipe: Recipe, model: ModelShape, judge: JudgeShape | None, 
     """Return the engine that samples `recipe`, and why: the fastest whose sampling fits the card."""
 
     def fits(engine: Engine) -> bool:
-        settled = settle(with_keys(recipe, {"engine": engine}), model, judge, card)
+        smallest: Precision = "bfloat16" if recipe.quantize == "none" else "nf4"
+        settled = settle(with_keys(recipe, {"engine": engine}), model, judge, card, smallest)
         return not {"generate", "validate"} & set(too_large(needs(settled, model, judge, card), card))
 
     return choose_engine(recipe, card, fits)
+
+
+def fastest_precision(recipe: Recipe, model: ModelShape, judge: JudgeShape | None, card: Card) -> tuple[Precision, str]:
+    """Return what the base of `recipe`, whose engine is chosen, is held in, and why.
+
+    On a GPU `auto` is NF4. On a CPU it is the precision measured fastest, of those in which every phase fits the
+    memory; so is the type of a base that is not quantized.
+    """
+    if recipe.quantize == "nf4":
+        return "nf4", "as the recipe says"
+    if isinstance(recipe, SettledRecipe):
+        return held_in(recipe, card), "as it was settled"
+    if card.cuda:
+        return ("nf4", "as on any GPU") if recipe.quantize == "auto" else ("bfloat16", "as the recipe says")
+    candidates: list[Precision] = ["float32", "bfloat16"]
+    if recipe.quantize == "auto":
+        if recipe.merge_base == "nf4":
+            return "nf4", "as merge_base says"
+        candidates = ["nf4", *candidates]
+    settled = {precision: settle(recipe, model, judge, card, precision) for precision in candidates}
+    fitting = [
+        precision
+        for precision, tried in settled.items()
+        if all(need.peak <= AIM * card.memory for need in needs(tried, model, judge, card).values())
+    ]
+    smallest: Precision = "nf4" if recipe.quantize == "auto" else "bfloat16"
+    if len(fitting) < 2:
+        return smallest, "nothing larger fits the memory"
+    layers = layers_of(settled[smallest], model)
+    try:
+        passes = measure(layers, fitting)
+    except TpoError as error:
+        return fitting[0], f"not measured: {error}"
+    taken = {precision: seconds(settled[precision], layers, passes[precision]) for precision in fitting}
+    return min(taken, key=lambda precision: taken[precision]), describe(taken)
 
 
 def _candidates(recipe: Recipe, phase: str) -> Iterator[Keys]:
@@ -166,6 +213,7 @@ def _smaller(recipe: SettledRecipe, phase: str) -> dict[str, list[Any]]:
             smaller.append(value)
         return smaller
 
+    quantize = ["nf4"] if recipe.quantize == "none" else []
     if phase in ("generate", "validate"):
         k = recipe.sampling.k
         batches = list(range((recipe.sampling.batch - 1) // k * k, 0, -k))
@@ -173,18 +221,20 @@ def _smaller(recipe: SettledRecipe, phase: str) -> dict[str, list[Any]]:
             batches += [
                 rows for rows in (k >> halved for halved in range(1, k.bit_length())) if rows < recipe.sampling.batch
             ]
-        return {"sampling.batch": batches, "sampling.max_new_tokens": halves("sampling.max_new_tokens", 256)}
+        shorter = halves("sampling.max_new_tokens", 256)
+        return {"sampling.batch": batches, "quantize": quantize, "sampling.max_new_tokens": shorter}
     if phase in ("judge", "select"):
         kv = ["q8_0"] if recipe.judge.kv_type == "f16" else []
         contexts = [size for size in halves("judge.context", 1) if size >= longest_comparison(recipe)]
         return {"judge.kv_type": kv, "judge.context": contexts, "judge.batch": halves("judge.batch", 128)}
-    ranks = {"lora.rank": halves("lora.rank", 4)}
+    ranks: dict[str, list[Any]] = {"quantize": quantize, "lora.rank": halves("lora.rank", 4)}
     if phase == "fold":
         return ranks
     smaller: dict[str, list[Any]] = {
         "train.micro_batch": [size for size in divisors(recipe.train.batch) if size < recipe.train.micro_batch],
         "train.gradient_checkpointing": [] if recipe.train.gradient_checkpointing else [True],
         "train.optimizer": ["adamw_8bit"] if recipe.train.optimizer == "adamw_torch" else [],
+        "quantize": quantize,  # before the shorter texts and lower ranks
         "pairs.max_tokens": list(range(recipe.pairs.max_tokens - 256, 255, -256)),
     }
     return smaller | ranks

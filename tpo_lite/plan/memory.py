@@ -11,17 +11,14 @@ import math
 from dataclasses import dataclass
 
 from tpo_lite.hub import is_gguf
+from tpo_lite.kinds import Precision
 from tpo_lite.llamacpp.leaves import whole_cells
 from tpo_lite.machine.cards import Card
-from tpo_lite.plan.shapes import GGUF_BITS, JudgeShape, ModelShape
+from tpo_lite.plan.shapes import JudgeShape, ModelShape
+from tpo_lite.plan.weights import Terms, base, compute_bytes, dequantized, gguf_bits, gguf_kind, held_in
 from tpo_lite.sampling.room import CHARACTERS_A_TOKEN, gguf_room, longest_prompt
 from tpo_lite.settled import SettledRecipe
 from tpo_lite.training.room import KL_POSITIONS, KL_PROMPTS, LOGIT_CHUNK, longest_pair
-
-NF4_BITS = 4.0
-STATE_BITS = 8 / 64 + 32 / (64 * 256)
-"""Bits per weight of NF4 with double quantization (QLoRA, section 3): the weight, and its share of an 8-bit constant
-for each 64 weights and a float32 constant for each 256 of those."""
 
 KV_BYTES = {"f16": 2.0, "q8_0": 34 / 32}
 """Bytes per number in llama.cpp's KV cache. q8_0 takes 32 bytes and a 16-bit scale for 32 numbers."""
@@ -47,11 +44,6 @@ CUDA_CONTEXT = 600 << 20
 ALLOCATOR_SLACK = 0.05
 """What a GPU's allocator holds beyond what is in use, as a share of everything but weights. Assumed, not measured."""
 
-CPU_SLACK = 0.3
-"""What a CPU's allocator does not give back, as a share of a 4-bit base: from tensors that were in 16 and 32 bits while
-they were loaded, and from layers that were unpacked. 0.1 to 0.4 were measured at Llama-3.2-1B's shape. At the 3B shape,
-4.84 GiB were planned for dpo with this value, and it took 4.54."""
-
 LIBRARIES = {
     "CPU": {"generate": 0.35e9, "judge": 0.05e9, "dpo": 0.45e9, "validate": 0.35e9, "select": 0.05e9, "fold": 0.35e9},
     "CUDA": {"generate": 3e9, "judge": 1e9, "dpo": 3e9, "validate": 3e9, "select": 1e9, "fold": 3e9},
@@ -68,9 +60,6 @@ SHARD = 5_000_000_000
 
 GGUF_DECODE = 512
 """Tokens per decode of the `gguf` engine."""
-
-Terms = dict[str, float]
-"""Bytes by their purpose."""
 
 
 @dataclass(frozen=True)
@@ -151,11 +140,12 @@ def passing(recipe: SettledRecipe, model: ModelShape) -> float:
     """Return the most bytes on disk that a run needs for a while and deletes again.
 
     These are the optimizer states of the checkpoints until training ends, or the 16-bit weights that a GGUF is made
-    of. A GGUF as M_0 is sampled from as it is; with it only merged models are converted.
+    of. A GGUF as M_0 is sampled from as it is; with it only merged models are converted. With `quantize: none` the
+    16-bit GGUF stays.
     """
     weights = model.lora_parameters(trained_rank(recipe, recipe.iterations - 1))
     states = recipe.train.epochs * weights * OPTIMIZER_BYTES[recipe.train.optimizer]
-    converted = not is_gguf(recipe.model) or recipe.merge == "requantize"
+    converted = gguf_kind(recipe) != "F16" and (not is_gguf(recipe.model) or recipe.merge == "requantize")
     return max(states, 2 * model.parameters if recipe.engine == "gguf" and converted else 0)
 
 
@@ -178,21 +168,6 @@ def trained_rank(recipe: SettledRecipe, iteration: int) -> int:
     return recipe.lora.rank * (iteration + 1 if recipe.merge == "fold" else 1)
 
 
-def compute_bytes(card: Card) -> int:
-    """Return the bytes of a number in the compute type: bfloat16 with CUDA, float32 on a CPU."""
-    return 2 if card.cuda else 4
-
-
-def base(model: ModelShape, card: Card) -> Terms:
-    """Return the terms of the 4-bit base, whose embedding, LM head and norms are not quantized."""
-    weights = {
-        "NF4 weights": model.linear_parameters * NF4_BITS / 8,
-        "quantization state": model.linear_parameters * STATE_BITS / 8,
-        "embedding, head, norms": model.other_parameters * compute_bytes(card),
-    }
-    return weights if card.cuda else weights | {"allocator slack": CPU_SLACK * sum(weights.values())}
-
-
 def with_overhead(weights: Terms, working: Terms, card: Card) -> Terms:
     """Return the terms of weights and of the work on them, and on a GPU those of the context and the allocator."""
     if not card.cuda:
@@ -201,19 +176,14 @@ def with_overhead(weights: Terms, working: Terms, card: Card) -> Terms:
     return weights | working | {"CUDA context": CUDA_CONTEXT, "allocator slack": slack}
 
 
-def forward_bytes(model: ModelShape, card: Card, rank: int) -> float:
+def forward_bytes(model: ModelShape, card: Card, rank: int, precision: Precision) -> float:
     """Return the bytes per token of one layer's forward pass without gradients, at its widest, the MLP's `up`.
 
     The residual, the norm's output and `silu(gate)` are in memory beside the projection. With an adapter, outside
     autocast, peft computes in the adapter's float32: its input, its output and the scaled output.
     """
-    c, h, i = compute_bytes(card), model.hidden, model.intermediate
+    c, h, i = compute_bytes(card, precision), model.hidden, model.intermediate
     return c * (2 * h + 2 * i) + (4 * h + 8 * i if rank else 0)
-
-
-def dequantized(model: ModelShape, card: Card) -> float:
-    """Return the bytes of the largest linear layer in the compute type: bitsandbytes unpacks one at a time."""
-    return compute_bytes(card) * max(a * b for a, b in model.linears)
 
 
 def rows_sampled(recipe: SettledRecipe, k: int) -> int:
@@ -231,26 +201,26 @@ def sampling(recipe: SettledRecipe, model: ModelShape, card: Card, k: int, rank:
     """
     if recipe.engine == "gguf":
         return sampling_gguf(recipe, model, card, rank)
-    c = compute_bytes(card)
+    precision = held_in(recipe, card)
+    c = compute_bytes(card, precision)
     rows, prompt = rows_sampled(recipe, k), longest_prompt(recipe)
     start = c * model.kv_elements(rows * prompt)
     full = c * model.kv_elements(rows * (prompt + recipe.sampling.max_new_tokens))
     prompts = rows if recipe.engine == "unsloth" else math.ceil(rows / k)
-    prefill = prompts * prompt * forward_bytes(model, card, rank)
+    prefill = prompts * prompt * forward_bytes(model, card, rank, precision)
     step = full / model.layers * (0.5 + model.heads / model.kv_heads)
     cache, activations = max((start, prefill), (full, step), key=sum)
     working = {
         "LoRA": 4 * model.lora_parameters(rank),
         "KV cache": cache,
-        "activations": activations + dequantized(model, card),
+        "activations": activations + dequantized(model, card, precision),
         "logits": SAMPLING_LOGIT_BYTES * rows * model.vocabulary,
     }
-    return with_overhead(base(model, card), working, card)
+    return with_overhead(base(model, card, precision), working, card)
 
 
 def sampling_gguf(recipe: SettledRecipe, model: ModelShape, card: Card, rank: int) -> Terms:
-    """Return the terms of sampling in llama.cpp: Q4_K_M weights and the adapter in float32."""
-    bits = GGUF_BITS["Q4_K_M"]
+    """Return the terms of sampling in llama.cpp: weights of a GGUF and the adapter in float32."""
     parameters = model.parameters if model.tied or not card.cuda else model.parameters - model.embedding_parameters
     sequences, cells = gguf_room(recipe, card.cuda)
     working = {
@@ -259,7 +229,7 @@ def sampling_gguf(recipe: SettledRecipe, model: ModelShape, card: Card, rank: in
         "activations": compute_buffer(model, GGUF_DECODE, cells),
         "logits": 4 * sequences * model.vocabulary,
     }
-    return with_overhead({"GGUF weights": parameters * bits / 8}, working, card)
+    return with_overhead({"GGUF weights": parameters * gguf_bits(recipe) / 8}, working, card)
 
 
 def compute_buffer(model: ModelShape, batch: int, cells: int) -> float:
@@ -280,9 +250,11 @@ def judging(recipe: SettledRecipe, judge: JudgeShape | None, card: Card) -> Term
         return {}
     settings, model = recipe.judge, judge.model
     if settings.mode == "reward-model":
-        whole: Terms = {"judge weights": compute_bytes(card) * model.parameters}
-        working = {"activations": settings.context * forward_bytes(model, card, 0) + dequantized(model, card)}
-        return with_overhead(whole if settings.quantize == "none" else base(model, card), working, card)
+        whole: Terms = {"judge weights": compute_bytes(card, "nf4") * model.parameters}
+        working = {
+            "activations": settings.context * forward_bytes(model, card, 0, "nf4") + dequantized(model, card, "nf4")
+        }
+        return with_overhead(whole if settings.quantize == "none" else base(model, card, "nf4"), working, card)
     on_card = share_on_card(recipe, judge, card)
     cells = whole_cells(settings.context)
     kv = model.kv_elements(cells)
@@ -351,15 +323,17 @@ def training(recipe: SettledRecipe, model: ModelShape, card: Card, rank: int) ->
     length = longest_pair(recipe)
     rows = 2 * min(settings.micro_batch, settings.batch)
     weights = model.lora_parameters(rank)
-    activations, logits = step_bytes(model, rank, compute_bytes(card), rows, length, settings.gradient_checkpointing)
+    precision = held_in(recipe, card)
+    c = compute_bytes(card, precision)
+    activations, logits = step_bytes(model, rank, c, rows, length, settings.gradient_checkpointing)
     working = {
         "LoRA": weights * (4 + (2 if card.cuda else 0)),
         "LoRA gradients": weights * 4,
         "optimizer": weights * OPTIMIZER_BYTES[settings.optimizer],
-        "activations": activations + dequantized(model, card),
+        "activations": activations + dequantized(model, card, precision),
         "logits": logits,
     }
-    return with_overhead(base(model, card), working, card)
+    return with_overhead(base(model, card, precision), working, card)
 
 
 def step_bytes(
@@ -388,12 +362,14 @@ def folding(recipe: SettledRecipe, model: ModelShape, card: Card, rank: int) -> 
     computed in float64.
     """
     after = {"fold": rank + recipe.lora.rank, "continue": rank, "requantize": 0}[recipe.merge]
+    precision = held_in(recipe, card)
     tokens = longest_prompt(recipe) + KL_POSITIONS
-    logits = tokens * model.vocabulary * compute_bytes(card) + KL_POSITIONS * model.vocabulary * 8
+    logits = tokens * model.vocabulary * compute_bytes(card, precision) + KL_POSITIONS * model.vocabulary * 8
     norm = 16 * max(a * b for a, b in model.linears)
+    activations = tokens * forward_bytes(model, card, rank, precision) + dequantized(model, card, precision)
     working = {
         "LoRA": 4 * (model.lora_parameters(rank) + model.lora_parameters(after)),
-        "activations": tokens * forward_bytes(model, card, rank) + dequantized(model, card) + max(0, norm - logits),
+        "activations": activations + max(0, norm - logits),
         "logits": logits,
     }
-    return with_overhead(base(model, card), working, card)
+    return with_overhead(base(model, card, precision), working, card)

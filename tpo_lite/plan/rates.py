@@ -25,15 +25,13 @@ from tpo_lite.machine.cards import CARDS, Card, cpu
 from tpo_lite.machine.device import Device
 from tpo_lite.plan.memory import (
     KV_BYTES,
-    NF4_BITS,
-    STATE_BITS,
-    compute_bytes,
     rows_sampled,
     sampled_rank,
     share_on_card,
     trained_rank,
 )
-from tpo_lite.plan.shapes import GGUF_BITS, JudgeShape, ModelShape, converts_to_gguf, judge_shape, model_shape
+from tpo_lite.plan.shapes import JudgeShape, ModelShape, converts_to_gguf, judge_shape, model_shape
+from tpo_lite.plan.weights import compute_bytes, gguf_bits, held_in, linear_bytes
 from tpo_lite.recipe import Recipe, load_recipe, with_keys
 from tpo_lite.run import RunFolder
 from tpo_lite.sampling import engines
@@ -169,11 +167,13 @@ def _at_level(time: Time, phase: str, entry: dict[str, Any], card: Card, recipe:
 
 
 def _measured_recipe(entry: dict[str, Any]) -> SettledRecipe:
-    """Return the recipe that an entry was measured with; an engine that it leaves open is the default one."""
+    """Return the recipe that an entry was measured with; what it leaves open is the default engine, and NF4."""
     recipe = load_recipe(entry["recipe"], entry.get("set", []))
     if recipe.engine == "auto":
         device: Device = "cuda" if _known(entry["card"]).cuda else "cpu"
         recipe = with_keys(recipe, {"engine": engines.default_engine(device)})
+    if recipe.quantize == "auto":
+        recipe = with_keys(recipe, {"quantize": "nf4"})
     return as_settled(recipe)
 
 
@@ -244,16 +244,19 @@ def sample_seconds(recipe: SettledRecipe, model: ModelShape, card: Card, outputs
         steps, prompts = math.ceil(outputs / rows) * recipe.sampling.max_new_tokens, outputs
     else:
         steps, prompts = (outputs * output + rows * recipe.sampling.max_new_tokens / 2) / rows, outputs / k
-    c = compute_bytes(card)
+    precision = held_in(recipe, card)
+    c = compute_bytes(card, precision)
     adapter = model.lora_parameters(rank)
     operations = 2 * (model.linear_parameters + adapter + model.embedding_parameters)
     library = "llama.cpp" if engine == "gguf" else "torch"
     if engine == "gguf":
         launch = model.layers * LAUNCH["llama.cpp"]
-        weights = GGUF_BITS["Q4_K_M"] / 8 * model.parameters + 4 * adapter
+        weights = gguf_bits(recipe) / 8 * model.parameters + 4 * adapter
     else:
         launch = model.layers * LAUNCH[engine]
-        weights = model.linear_parameters * ((NF4_BITS + STATE_BITS) / 8 + (2 * c if rows > FUSED_ROWS else 0))
+        weights = sum(linear_bytes(model, precision).values())
+        if precision == "nf4" and rows > FUSED_ROWS:  # unpacked weights are written and read
+            weights += 2 * c * model.linear_parameters
         weights += c * model.embedding_parameters + 4 * adapter
     cache = c * model.kv_elements(int(rows * (prompt + output / 2)))
     prefill = prompts * prompt * operations / (card.flops * FLOPS_SHARE[library])

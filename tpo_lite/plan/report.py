@@ -12,11 +12,21 @@ from rich.table import Table
 
 from tpo_lite.hub import is_gguf
 from tpo_lite.judges.room import longest_comparison
+from tpo_lite.kinds import Precision
 from tpo_lite.machine.cards import GIB, Card
-from tpo_lite.plan.choices import LIMIT, MEMORY_KEYS, fastest_engine, settle, smallest_changes, too_large
+from tpo_lite.plan.choices import (
+    LIMIT,
+    MEMORY_KEYS,
+    fastest_engine,
+    fastest_precision,
+    settle,
+    smallest_changes,
+    too_large,
+)
 from tpo_lite.plan.memory import Need, kept, needs, passing
 from tpo_lite.plan.rates import UNITS, Time, times
 from tpo_lite.plan.shapes import GGUF_BITS, JudgeShape, ModelShape, gguf_shape, judge_shape, model_shape, taken_by_name
+from tpo_lite.plan.weights import gguf_kind, held_in
 from tpo_lite.recipe import Keys, Recipe, value_of, with_keys
 from tpo_lite.settled import SettledRecipe, filled_from, open_keys
 
@@ -33,6 +43,8 @@ class Plan:
     judge: JudgeShape | None
     why_engine: str
     """Why this engine samples and no other."""
+    why_precision: str
+    """Why the base is held in this precision."""
     picks: Keys
     """What each `auto` became, the engine's aside."""
     needs: dict[str, Need]
@@ -44,6 +56,11 @@ class Plan:
         return sum(time.seconds for time in self.times.values()) * self.recipe.iterations * len(self.recipe.arms)
 
     @property
+    def held_in(self) -> Precision:
+        """What the base's linear layers are held in."""
+        return held_in(self.recipe, self.card)
+
+    @property
     def disk(self) -> float:
         """Bytes that the whole run keeps, downloaded models aside."""
         iterations, arms = self.recipe.iterations, len(self.recipe.arms)
@@ -52,7 +69,7 @@ class Plan:
         made = 2.0 * self.model.parameters if from_gguf else 0.0
         if self.recipe.engine == "gguf":  # the base once, and each merged model, which answers the validation slice
             bases = (0 if from_gguf else 1) + (iterations * arms if self.recipe.merge == "requantize" else 0)
-            made += bases * self.model.parameters * GGUF_BITS["Q4_K_M"] / 8
+            made += bases * self.model.parameters * GGUF_BITS[gguf_kind(self.recipe)] / 8
         return arms * sum(sum(kept(self.recipe, self.model, t).values()) for t in range(iterations)) + made
 
     @property
@@ -88,14 +105,17 @@ def make_plan(
     model, judge = model_shape(recipe.model), judge_shape(recipe.judge)
     if recorded is not None:
         settled, why = go_on(recipe, recorded)
+        why_precision = "as this run was started with"
     else:
         engine, why = fastest_engine(recipe, model, judge, card)
-        settled = settle(with_keys(recipe, {"engine": engine}), model, judge, card)
+        chosen = with_keys(recipe, {"engine": engine})
+        precision, why_precision = fastest_precision(chosen, model, judge, card)
+        settled = settle(chosen, model, judge, card, precision)
     picks = {key: value_of(settled, key) for key in open_keys(recipe) if key in MEMORY_KEYS}
     expected = times(settled, model, judge, card)
     for phase in expected.keys() & (seconds or {}).keys():
         expected[phase] = replace(expected[phase], seconds=(seconds or {})[phase], basis="this run")
-    return Plan(settled, card, model, judge, why, picks, needs(settled, model, judge, card), expected)
+    return Plan(settled, card, model, judge, why, why_precision, picks, needs(settled, model, judge, card), expected)
 
 
 def go_on(recipe: Recipe, recorded: SettledRecipe) -> tuple[SettledRecipe, str]:
@@ -109,6 +129,7 @@ def as_data(plan: Plan) -> dict[str, Any]:
     return {
         "card": {"name": plan.card.name, "bytes": plan.card.memory, "cuda": plan.card.cuda},
         "engine": {"name": plan.recipe.engine, "why": plan.why_engine},
+        "quantize": {"name": plan.recipe.quantize, "held_in": plan.held_in, "why": plan.why_precision},
         "picks": plan.picks,
         "phases": {
             phase: {
@@ -147,6 +168,8 @@ def print_plan(plan: Plan, console: Console) -> None:
     show(console, title, summary)
     show(console, "Peak by term, GiB", list(term_rows(plan)))
     console.print(f"engine: {plan.recipe.engine} ({plan.why_engine})", highlight=False, soft_wrap=True)
+    held = "" if plan.recipe.quantize == "nf4" else f"{plan.held_in}: "
+    console.print(f"quantize: {plan.recipe.quantize} ({held}{plan.why_precision})", highlight=False, soft_wrap=True)
     for key, value in plan.picks.items():
         console.print(f"auto: {key}={str(value).lower()}", highlight=False)
     console.print(

@@ -6,7 +6,7 @@ same token ids, the checkpoint's own answers on the validation slice, and the me
     KL(before || after) = sum over tokens v of p(v) * (log p(v) - log q(v)),   p before, q after,
 
 over all output tokens says how many nats per token the merge costs. It is 0 to rounding for `merge: fold` and
-`continue`; for `requantize` it shows what rounding to 4 bits anew does.
+`continue`; for `requantize` it shows what rounding anew does, to 4 bits or to 16.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import math
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-import bitsandbytes
 import torch
 from peft import PeftModel, set_peft_model_state_dict
 
@@ -26,6 +25,7 @@ from tpo_lite.adapters import (
     squared_norms,
     state_dict,
 )
+from tpo_lite.base_weights import unpacked
 from tpo_lite.kinds import Arm
 from tpo_lite.records import PromptSamples, read_jsonl
 from tpo_lite.run import RunFolder
@@ -81,12 +81,10 @@ def _summed_divergence(before: torch.Tensor, after: torch.Tensor) -> float:
 
 
 def relative_norm(model: PeftModel, update: Blocks, scale: float) -> float:
-    """Return the Frobenius norm of `update` divided by that of the 4-bit weights it is added to, over all layers."""
+    """Return the Frobenius norm of `update` divided by that of the weights it is added to, over all layers."""
     weights = 0.0
     layer: Any
     for layer in model.modules():
         if hasattr(layer, "lora_A"):
-            weight = layer.get_base_layer().weight
-            full = bitsandbytes.functional.dequantize_4bit(weight.data, weight.quant_state)
-            weights += full.double().square().sum().item()
+            weights += unpacked(layer.get_base_layer().weight).double().square().sum().item()
     return math.sqrt(max(0.0, sum(squared_norms(update, scale).values())) / weights)

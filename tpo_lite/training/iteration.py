@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tpo_lite.adapters import WEIGHTS
+from tpo_lite.base_weights import load_base
 from tpo_lite.chat import load_tokenizer
 from tpo_lite.files import write_json
 from tpo_lite.kinds import Arm
 from tpo_lite.machine.device import Device
-from tpo_lite.nf4 import load_base
 from tpo_lite.progress import progress
 from tpo_lite.records import Pair
 from tpo_lite.sampling.policy import Policy
@@ -51,7 +51,9 @@ def train_on_pairs(
     The reference is M_t itself. Training that was stopped goes on after its last complete checkpoint. Raises
     `TpoError` if the first step's margin is not 0 or if training diverges.
     """
-    model, rank = starting_model(load_base(current.model, device), current, recipe, arm, iteration)
+    model, rank = starting_model(
+        load_base(current.model, device, recipe.precision(device)), current, recipe, arm, iteration
+    )
     if any(not (mark.parent / WEIGHTS).exists() for mark in out.glob(f"checkpoint-*/{COMPLETE}")):
         shutil.rmtree(out)  # someone deleted a damaged checkpoint, which a resume would not make again
     steps = recipe.train.epochs * math.ceil(len(pairs) / recipe.train.batch)

@@ -14,10 +14,10 @@ from click.testing import CliRunner
 from peft import PeftModel
 
 from tests.helpers.tiny_run import process_here
+from tpo_lite.base_weights import load_base
 from tpo_lite.cli.merge import merge_report
 from tpo_lite.files import read_json, write_json
 from tpo_lite.loop import orchestrator
-from tpo_lite.nf4 import load_base
 from tpo_lite.phases import merge_report as phase
 from tpo_lite.run import KEPT, RunFolder
 from tpo_lite.training.divergence import divergence, log_probabilities, validation_sequences
@@ -90,9 +90,9 @@ def test_one_model_at_a_time_is_in_memory(tiny_run, tmp_path, monkeypatch):
     shutil.copytree(tiny_run, tmp_path / "run")
     made = []
 
-    def load(model, device):
+    def load(model, device, precision):
         assert [weight() for weight in made] == [None] * len(made)
-        loaded = load_base(model, device)
+        loaded = load_base(model, device, precision)
         made.append(weakref.ref(loaded.model.layers[0].mlp.up_proj.weight))
         return loaded
 
@@ -108,7 +108,9 @@ def test_none_is_the_model_before_the_update(measured, tiny_model):
     adapters = root / "direct" / "iteration-0" / "adapter", folder / "train" / RunFolder(root).chosen("direct", 1)
     sequences = validation_sequences(RunFolder(root), "direct", 2)
     old, new = (
-        log_probabilities(PeftModel.from_pretrained(load_base(str(tiny_model), "cpu"), adapter).eval(), sequences)
+        log_probabilities(
+            PeftModel.from_pretrained(load_base(str(tiny_model), "cpu", "nf4"), adapter).eval(), sequences
+        )
         for adapter in adapters
     )
     assert report[1]["strategies"]["none"]["kl"] == pytest.approx(divergence(new, old))

@@ -11,9 +11,10 @@ from tests.helpers.tiny_gguf import write_tiny_gguf
 from tpo_lite.llamacpp import decoder as llamacpp
 from tpo_lite.machine.cards import GIB, cpu
 from tpo_lite.plan import memory
-from tpo_lite.plan.memory import base, judging, needs, training
+from tpo_lite.plan.memory import judging, needs, training
 from tpo_lite.plan.rates import roofline
 from tpo_lite.plan.report import make_plan, short_of
+from tpo_lite.plan.weights import NF4_BITS, STATE_BITS, base
 from tpo_lite.recipe import load_recipe, with_keys
 from tpo_lite.training import divergence
 
@@ -26,8 +27,8 @@ def test_the_kv_cache_of_llama_3_1_8b():
 
 
 def test_the_4_bit_base_of_llama_3_1_8b():
-    terms = base(LARGE, CARD)
-    bits = memory.NF4_BITS + memory.STATE_BITS
+    terms = base(LARGE, CARD, "nf4")
+    bits = NF4_BITS + STATE_BITS
     assert bits == pytest.approx(4.127, abs=5e-4)
     assert terms == {
         "NF4 weights": 3_489_660_928,
@@ -118,7 +119,7 @@ def test_every_engine_has_a_plan(engine):
 def test_a_cpu_holds_more_of_a_4_bit_base_than_its_weights():
     recipe, model, judge = planned(DEFAULT, "model=meta-llama/Llama-3.2-1B", "engine=transformers")
     found = needs(recipe, model, judge, cpu())
-    weights = sum(base(model, replace(CARD, cuda=False)).values()) / 1.3
+    weights = sum(base(model, replace(CARD, cuda=False), "nf4").values()) / 1.3
     assert weights == pytest.approx(model.linear_parameters * 4.127 / 8 + 4 * model.other_parameters, rel=1e-4)
     for phase in ("generate", "dpo", "validate", "fold"):
         assert found[phase].terms["allocator slack"] == pytest.approx(0.3 * weights)

@@ -49,7 +49,7 @@ def test_auto_takes_the_most_that_fits():
 
 
 def test_what_is_not_auto_stays():
-    recipe, model, judge = asked(DEFAULT, "judge.context=auto", "engine=transformers")
+    recipe, model, judge = asked(DEFAULT, "judge.context=auto", "engine=transformers", "quantize=nf4")
     settled = settle(recipe, model, judge, CARD)
     assert settled == as_settled(with_keys(recipe, {"judge.context": settled.judge.context}))
 

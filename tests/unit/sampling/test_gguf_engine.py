@@ -68,9 +68,11 @@ def test_a_conversion_that_is_wrong_shows(adapted, tmp_path, monkeypatch, broken
 
 def sampler(adapted, work: Path, adapter: int | None, **settings) -> GgufSampler:
     """The engine on the 16-bit weights."""
-    recipe = SettledRecipe(sampling=SettledSampling(**{"k": 4, "batch": 8, "max_new_tokens": 12} | settings))
+    recipe = SettledRecipe(
+        quantize="none", sampling=SettledSampling(**{"k": 4, "batch": 8, "max_new_tokens": 12} | settings)
+    )
     folder = None if adapter is None else adapted.folder / f"adapter-{adapter}"
-    return GgufSampler(Policy(str(adapted.folder), folder, work), recipe, "cpu", [3], kind="F16")
+    return GgufSampler(Policy(str(adapted.folder), folder, work), recipe, "cpu", [3])
 
 
 @pytest.fixture(scope="module")

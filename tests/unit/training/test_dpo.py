@@ -14,8 +14,8 @@ from trl import DPOConfig, DPOTrainer
 
 from tests.helpers.tiny_model import write_tiny_model
 from tpo_lite.adapters import concatenate, fresh_block, linear_shapes, read_adapter, state_dict
+from tpo_lite.base_weights import load_base
 from tpo_lite.chat import load_tokenizer
-from tpo_lite.nf4 import load_base
 from tpo_lite.recipe_keys import Train
 from tpo_lite.records import Pair
 from tpo_lite.training.checkpoints import last_complete_checkpoint
@@ -40,8 +40,8 @@ def older_blocks(model, rank):
     return {name: type(b)(b.a, 0.05 * torch.randn(b.b.shape, generator=generator)) for name, b in blocks.items()}
 
 
-def tuner(folder, out, settings=SETTINGS, older=True, frozen=False):
-    model = trainable(load_base(folder, "cpu"), 4 if older else 2, 1.0)
+def tuner(folder, out, settings=SETTINGS, older=True, frozen=False, precision="nf4"):
+    model = trainable(load_base(folder, "cpu", precision), 4 if older else 2, 1.0)
     fresh = fresh_block(linear_shapes(model), 2, "fresh")
     start = concatenate(older_blocks(model, 2), fresh) if older else fresh
     set_peft_model_state_dict(model, state_dict(start))
@@ -50,9 +50,11 @@ def tuner(folder, out, settings=SETTINGS, older=True, frozen=False):
     return trainer(model, load_tokenizer(folder), PAIRS, settings, 0, out, "cpu", lambda *_: None), start
 
 
-@pytest.mark.parametrize("older", [False, True])
-def test_the_reference_is_the_model_that_training_starts_from(folder, tmp_path, older):
-    trained, _ = tuner(folder, tmp_path, older=older)
+@pytest.mark.parametrize(
+    ("older", "precision"), [(False, "nf4"), (True, "nf4"), (True, "float32"), (False, "bfloat16"), (True, "bfloat16")]
+)
+def test_the_reference_is_the_model_that_training_starts_from(folder, tmp_path, older, precision):
+    trained, _ = tuner(folder, tmp_path, older=older, precision=precision)
     trained.train()
     first = trained.state.log_history[0]
     assert first["loss"] == pytest.approx(math.log(2), abs=1e-4)
@@ -62,7 +64,7 @@ def test_the_reference_is_the_model_that_training_starts_from(folder, tmp_path, 
 
 def test_gradients_are_those_of_the_dequantized_model(folder):
     """Some CPUs have a 4-bit kernel without a backward, which a forward pass in eval mode would switch to."""
-    model = trainable(load_base(folder, "cpu"), 2, 1.0)
+    model = trainable(load_base(folder, "cpu", "nf4"), 2, 1.0)
     set_peft_model_state_dict(model, state_dict(older_blocks(model, 2)))
     plain = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     for name, module in model.get_base_model().named_modules():
@@ -91,11 +93,14 @@ def test_the_sampled_ids_are_what_is_trained_on(folder, tmp_path):
     assert batch["completion_mask"].tolist() == [[0, 0, 0, 1, 1, 1, 0], [0, 0, 0, 1, 1, 1, 1]]
 
 
-def test_adapters_stay_float32_and_there_is_only_one(folder, tmp_path):
-    trained, start = tuner(folder, tmp_path)
+@pytest.mark.parametrize("precision", ["nf4", "bfloat16"])
+def test_adapters_stay_float32_and_there_is_only_one(folder, tmp_path, precision):
+    trained, start = tuner(folder, tmp_path, precision=precision)
     assert set(trained.model.peft_config) == {"default"}
     lora = {name: p for name, p in trained.model.named_parameters() if "lora_" in name}
     assert {p.dtype for p in lora.values()} == {torch.float32}
+    base = trained.model.get_base_model().lm_head.weight
+    assert base.dtype == (torch.bfloat16 if precision == "bfloat16" else torch.float32)
     assert all(p.requires_grad for p in lora.values())
     name = next(iter(start))
     assert torch.equal(lora[f"base_model.model.{name}.lora_B.default.weight"], start[name].b)
@@ -166,7 +171,7 @@ def test_losses_and_gradients_are_those_of_trl(folder, tmp_path, monkeypatch, bi
     for kind in (ThoughtDPOTrainer, DPOTrainer):
         monkeypatch.setattr(kind, "_prepare_dataset", lambda self, dataset, *args: dataset)
         whole = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16)
-        base = load_base(folder, "cpu") if bits == 4 else whole
+        base = load_base(folder, "cpu", "nf4") if bits == 4 else whole
         if tied:
             base.model.embed_tokens.weight.data[:, -1] = 0  # tied, this would lift all logits to 32, coarse in 16 bits
             base.lm_head.weight = base.model.embed_tokens.weight

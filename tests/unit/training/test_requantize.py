@@ -18,9 +18,9 @@ from transformers import AutoModelForCausalLM
 
 from tests.helpers.tiny_run import train_here
 from tpo_lite.adapters import Block, read_adapter
+from tpo_lite.base_weights import load_base
 from tpo_lite.errors import InputError, TpoError
 from tpo_lite.files import read_json
-from tpo_lite.nf4 import load_base
 from tpo_lite.run import RunFolder
 from tpo_lite.training.requantize import CHECKSUMS, INDEX, find_mismatch, merge_to_disk
 
@@ -161,7 +161,10 @@ def test_the_merged_models_logits_are_those_of_base_and_adapter_to_16_bit_roundi
 
 def test_the_merged_model_loads_in_4_bit_and_keeps_the_update(sharded, adapter, tmp_path):
     merge_to_disk(str(sharded), *adapter, tmp_path / "merged")
-    bare, merged = logits(load_base(str(sharded), "cpu")), logits(load_base(str(tmp_path / "merged"), "cpu"))
+    bare, merged = (
+        logits(load_base(str(sharded), "cpu", "nf4")),
+        logits(load_base(str(tmp_path / "merged"), "cpu", "nf4")),
+    )
     expected = adapted_logits(AutoModelForCausalLM.from_pretrained(sharded, dtype=torch.float32), adapter)
     assert (merged - expected).norm() < 0.5 * (bare - expected).norm()
 
@@ -169,7 +172,7 @@ def test_the_merged_model_loads_in_4_bit_and_keeps_the_update(sharded, adapter, 
 def test_nf4_merges_into_what_the_adapter_was_trained_on(sharded, adapter, tmp_path):
     blocks, scale = adapter
     merge_to_disk(str(sharded), blocks, scale, tmp_path / "merged", "nf4")
-    trained_on = load_base(str(sharded), "cpu")
+    trained_on = load_base(str(sharded), "cpu", "nf4")
     merged = {}
     for shard in tmp_path.glob("merged/*.safetensors"):
         merged |= load_file(shard)

@@ -1,8 +1,9 @@
-"""Engines load M_t ready to sample: a 4-bit base and one live adapter.
+"""Engines load M_t ready to sample: a base and one live adapter.
 
-    transformers   NF4, the loop of `tpo_lite.sampling.huggingface.ContinuousSampler`
-    unsloth        NF4 with unsloth's kernels and its `generate`
-    gguf           Q4_K_M in llama.cpp, the adapter converted
+                   quantize: nf4   none
+    transformers   NF4             16 or 32 bits   the loop of `tpo_lite.sampling.huggingface.ContinuousSampler`
+    unsloth        NF4             16 bits         unsloth's kernels and its `generate`
+    gguf           Q4_K_M          F16             llama.cpp, the adapter converted; a GGUF that is M_0 as it is
 
 All draw the same random numbers, so they sample the same tokens, up to rounding and quantization.
 """
@@ -63,13 +64,15 @@ def load(policy: Policy, recipe: SettledRecipe, device: Device, stops: list[int]
         )
     from tpo_lite.sampling.huggingface import ContinuousSampler, GenerateSampler
 
+    precision = recipe.precision(device)
     if recipe.engine == "unsloth":
-        from tpo_lite.sampling.engines import unsloth_nf4
+        from tpo_lite.sampling.engines import unsloth_model
         from tpo_lite.sampling.room import longest_prompt
 
         longest = longest_prompt(recipe) + recipe.sampling.max_new_tokens  # unsloth has to know before it loads
-        model = unsloth_nf4.load(policy.model, policy.adapter, device, longest)
+        model = unsloth_model.load(policy.model, policy.adapter, device, precision, longest)
         return GenerateSampler(model, stops, pad, recipe.sampling)
-    from tpo_lite import nf4
+    from tpo_lite import base_weights
 
-    return ContinuousSampler(nf4.load(policy.model, policy.adapter, device), stops, pad, recipe.sampling)
+    model = base_weights.load(policy.model, policy.adapter, device, precision)
+    return ContinuousSampler(model, stops, pad, recipe.sampling)

@@ -1,4 +1,4 @@
-"""Engine gguf: the base as a Q4_K_M GGUF in llama.cpp, with the adapter attached (`tpo_lite.llamacpp.decoder`)."""
+"""Engine gguf: the base as a GGUF in llama.cpp, with the adapter attached (`tpo_lite.llamacpp.decoder`)."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class GgufSampler(Sampler):
     GPU it holds the prompt of K samples only once (`tpo_lite.llamacpp.decoder` says where it is copied).
     """
 
-    def __init__(self, policy: Policy, recipe: SettledRecipe, device: Device, stops: list[int], kind: Kind = "Q4_K_M"):
+    def __init__(self, policy: Policy, recipe: SettledRecipe, device: Device, stops: list[int]):
         settings = recipe.sampling
         self.settings, self.stops, self.device, self.work = settings, frozenset(stops), device, policy.work
         self.rows = ROUNDS * settings.batch
@@ -47,6 +47,7 @@ class GgufSampler(Sampler):
         self.architecture = config.model_type
         # If prompts are longer than `gguf_room` assumes, fewer rows are continued at a time.
         self.sequences, self.cells = gguf_room(recipe, device == "cuda")
+        kind: Kind = "Q4_K_M" if recipe.quantize == "nf4" else "F16"
         self.base = policy.gguf or converted_base(policy.model, policy.work, kind)
         self._load(policy.adapter)
 
@@ -125,7 +126,8 @@ def converted_base(model: str, work: Path, kind: Kind) -> Path:
         return path
     source = local_folder(model)
     if not whole.exists():
-        needed = (1 + Q4_SHARE) * sum(shard.stat().st_size for shard in source.glob("*.safetensors"))
+        whole_bytes = sum(shard.stat().st_size for shard in source.glob("*.safetensors"))
+        needed = whole_bytes * (1 if kind == "F16" else 1 + Q4_SHARE)
         free = shutil.disk_usage(work).free
         if needed > free:
             raise TpoError(

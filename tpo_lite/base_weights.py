@@ -1,4 +1,4 @@
-"""Loading the 4-bit base and its adapter: transformers, bitsandbytes NF4 and peft, on a CPU or a GPU."""
+"""Loading the base, in 4-bit NF4 or unquantized, and its adapter: transformers, bitsandbytes and peft."""
 
 from __future__ import annotations
 
@@ -9,16 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from bitsandbytes.functional import dequantize_4bit
 from bitsandbytes.nn import Linear4bit
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from tpo_lite.errors import InputError, OutOfMemory, first_line, is_out_of_memory, says_out_of_memory
+from tpo_lite.kinds import Precision
 from tpo_lite.machine.device import Device, check_torch
 
 
 def compute_dtype(device: Device) -> torch.dtype:
-    """Return bfloat16 on "cuda" and float32 on "cpu", where bfloat16 is no faster at these sizes."""
+    """Return what 4-bit weights are unpacked to: bfloat16 on "cuda", float32 on "cpu"."""
     return torch.bfloat16 if device == "cuda" else torch.float32
 
 
@@ -33,8 +35,11 @@ def nf4(device: Device) -> BitsAndBytesConfig:
 
 
 @contextmanager
-def loading(model: str) -> Iterator[None]:
-    """Turn the errors that libraries raise while they load `model` into `OutOfMemory` or `InputError`."""
+def loading(model: str, smaller: str = "take a smaller model") -> Iterator[None]:
+    """Turn the errors that libraries raise while they load `model` into `OutOfMemory` or `InputError`.
+
+    `smaller`: what needs less memory.
+    """
     logger, report = logging.getLogger("transformers.modeling_utils"), _Warnings()
     before = logger.level, logger.propagate
     logger.setLevel(logging.WARNING)
@@ -45,8 +50,7 @@ def loading(model: str) -> Iterator[None]:
     except (MemoryError, OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         if is_out_of_memory(error) or says_out_of_memory(f"{error} {report.text}"):
             raise OutOfMemory(
-                f"model: {model} cannot be loaded: memory ran out. End other programs that use it, or take a smaller "
-                "model."
+                f"model: {model} cannot be loaded: memory ran out. End other programs that use it, or {smaller}."
             ) from error
         raise InputError(
             f"model: {model} cannot be loaded ({first_line(error)}). "
@@ -56,6 +60,11 @@ def loading(model: str) -> Iterator[None]:
         logger.removeHandler(report)
         logger.setLevel(before[0])
         logger.propagate = before[1]
+
+
+def smaller(precision: Precision) -> str:
+    """Return the remedy if a base in this precision does not fit the memory."""
+    return "take a smaller model" if precision == "nf4" else "start again with --set quantize=nf4 --new"
 
 
 class _Warnings(logging.Handler):
@@ -72,17 +81,19 @@ class _Warnings(logging.Handler):
         self.text += record.getMessage()
 
 
-def load_base(model: str, device: Device) -> Any:
-    """Load the 4-bit base without an adapter.
+def load_base(model: str, device: Device, precision: Precision) -> Any:
+    """Load the base without an adapter. Its weights get no gradient; what trains is the adapter, in float32.
 
     Raises `OutOfMemory` if memory runs out, `InputError` if the model cannot be loaded for another reason or torch
     cannot use the device.
     """
     check_torch(device)
-    with loading(model):
-        base = AutoModelForCausalLM.from_pretrained(
-            model, quantization_config=nf4(device), dtype=compute_dtype(device), device_map={"": device}
-        )
+    if precision == "nf4":
+        how = {"quantization_config": nf4(device), "dtype": compute_dtype(device)}
+    else:
+        how = {"dtype": getattr(torch, precision)}
+    with loading(model, smaller(precision)):
+        base = AutoModelForCausalLM.from_pretrained(model, device_map={"": device}, **how)
     for module in base.modules():
         if isinstance(module, Linear4bit):
             # On CPUs with AVX-512 bfloat16, the first forward pass in eval mode would repack the weights for a kernel
@@ -91,9 +102,15 @@ def load_base(model: str, device: Device) -> Any:
     return base
 
 
-def load(model: str, adapter: Path | None, device: Device) -> Any:
-    """Load the 4-bit base, with its adapter if there is one, in eval mode. Raises as `load_base` does."""
-    base = load_base(model, device)
+def unpacked(weight: torch.nn.Parameter) -> torch.Tensor:
+    """Return a weight (out, in) of the base as it is computed with: dequantized if it is in 4 bits."""
+    state = getattr(weight, "quant_state", None)
+    return weight.data if state is None else dequantize_4bit(weight.data, state)
+
+
+def load(model: str, adapter: Path | None, device: Device, precision: Precision) -> Any:
+    """Load the base, with its adapter if there is one, in eval mode. Raises as `load_base` does."""
+    base = load_base(model, device, precision)
     if adapter is not None:
         from peft import PeftModel
 

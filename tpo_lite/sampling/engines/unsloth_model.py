@@ -1,4 +1,4 @@
-"""Engine unsloth: the same 4-bit base and adapter, with unsloth's kernels."""
+"""Engine unsloth: the same base and adapter, with unsloth's kernels."""
 
 from __future__ import annotations
 
@@ -7,21 +7,24 @@ from typing import Any
 
 from unsloth import FastLanguageModel  # isort: skip  before transformers and peft, which it patches
 
+import torch
 from peft import PeftModel
 
+from tpo_lite.base_weights import compute_dtype, loading, smaller
+from tpo_lite.kinds import Precision
 from tpo_lite.machine.device import Device
-from tpo_lite.nf4 import compute_dtype, loading
 
 
-def load(model: str, adapter: Path | None, device: Device, max_length: int) -> Any:
-    """Load the 4-bit base, with its adapter if there is one, for sequences of up to `max_length` tokens.
+def load(model: str, adapter: Path | None, device: Device, precision: Precision, max_length: int) -> Any:
+    """Load the base, with its adapter if there is one, for sequences of up to `max_length` tokens.
 
     unsloth's kernels read only the first active adapter, so there is never a second. Raises `OutOfMemory` if memory
     runs out, `InputError` if the model cannot be loaded for another reason.
     """
-    with loading(model):
+    dtype = compute_dtype(device) if precision == "nf4" else getattr(torch, precision)
+    with loading(model, smaller(precision)):
         loaded, _ = FastLanguageModel.from_pretrained(
-            model, max_seq_length=max_length, load_in_4bit=True, dtype=compute_dtype(device)
+            model, max_seq_length=max_length, load_in_4bit=precision == "nf4", dtype=dtype
         )
     if adapter is not None:
         loaded = PeftModel.from_pretrained(loaded, adapter)
