@@ -47,6 +47,7 @@ def measure_run(root: Path, count: int) -> dict[str, Any]:
     keep_libraries_quiet()
     from tpo_lite.embedded.world import instructions
     from tpo_lite.phases.figures import validation_figures
+    from tpo_lite.phases.summaries import well_formed_share
     from tpo_lite.records import Instruction, read_jsonl
     from tpo_lite.sampling.policy import LoadedPolicy, policy, sampling_key
 
@@ -62,11 +63,10 @@ def measure_run(root: Path, count: int) -> dict[str, Any]:
             key = sampling_key(recipe, arm, model, "benchmark")
             drawn = list(loaded.draw(fresh, recipe.style(arm), key, k=1))
             answered = validation_figures(drawn)
-            parse = answered.parse
             figures[arm].append(
                 {
                     "accuracy": answered.accuracy,
-                    "parse_failures": 1 - parse["ok"] / sum(parse.values()),
+                    "parse_failures": 1 - well_formed_share(answered.parse),
                     "thought_tokens": answered.thought_tokens,
                     "response_tokens": answered.response_tokens,
                 }

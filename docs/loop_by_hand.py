@@ -33,7 +33,7 @@ def main(out: Path) -> None:
     # K thoughts and responses per instruction, from M_0.
     policy = tpo.open_policy(recipe, base)
     samples = list(policy.draw(instructions.iterations[0], recipe.style("thinking"), "train", recipe.sampling.k))
-    shown = next((prompt, output) for prompt in samples for output in prompt.samples if output.outcome == "ok")
+    shown = next((prompt, output) for prompt in samples for output in prompt.samples if output.well_formed)
     print(f"{shown[0].instruction.text}\n  thought: {shown[1].thought}\n  response: {shown[1].response}")
 
     # The judge sees responses only, every pair in both orders.

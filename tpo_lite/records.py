@@ -17,7 +17,7 @@ from typing import Any, Literal, Self, TypeVar, get_args
 
 from tpo_lite.errors import InputError
 from tpo_lite.files import write_atomically
-from tpo_lite.thoughts import Outcome
+from tpo_lite.thoughts import WELL_FORMED, Outcome
 
 R = TypeVar("R", bound="Record")
 
@@ -114,15 +114,24 @@ class Sample(Record):
     text: str
     """The decoded tokens without the final end-of-turn token."""
     outcome: Outcome
-    """"ok", or why the output is malformed."""
+    """How the output was read: "ok", what is unusual about it, or why it is malformed."""
     thought: str
     """z; empty for the direct style and for malformed outputs."""
     response: str
-    """y, the only part a judge sees; empty unless the outcome is "ok"."""
+    """y, the only part a judge sees; empty for malformed outputs."""
     thought_tokens: int
     """Length of z in tokens."""
     response_tokens: int
     """Length of y in tokens: the length that length control controls."""
+
+    @property
+    def well_formed(self) -> bool:
+        """Whether the output has a response.
+
+        In older run folders an empty thought and a second marker made an output malformed. It has no response there,
+        so it stays malformed.
+        """
+        return self.outcome in WELL_FORMED and self.response != ""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Thought prompts, and the strict parsing of an output into thought z and response y.
+"""Thought prompts, and the parsing of an output into thought z and response y.
 
 The thought prompts `GENERIC` and `SPECIFIC` are those of "Thinking LLMs: General Instruction Following with
 Thought Generation" (arXiv 2410.10630). Works on text; knows nothing of tokens, chat templates or models.
@@ -6,16 +6,27 @@ Thought Generation" (arXiv 2410.10630). Works on text; knows nothing of tokens, 
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 from tpo_lite.errors import InputError
 
-Outcome = Literal["ok", "no_marker", "marker_twice", "empty_thought", "empty_response", "truncated"]
+Outcome = Literal[
+    "ok", "no_marker", "marker_twice", "empty_thought", "empty_response", "truncated", "no_thought_marker"
+]
 """What parsing an output comes to; `parse` explains each."""
 OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
+WELL_FORMED: tuple[Outcome, ...] = ("ok", "no_thought_marker", "empty_thought", "marker_twice")
+"""The outcomes of outputs that have a response. All others are malformed."""
 
 PLACEHOLDER = "{instruction}"
+
+# Runs of Markdown's emphasis directly before and after a marker. One that begins a word is free to open emphasis, and
+# one that ends a word to close it; others may just as well belong to the text beside the marker.
+_OPENING = re.compile(r"(?P<before>\A|\s|)(?P<run>[*_]{1,3})\Z")
+_CLOSING = re.compile(r"[*_]{1,3}(?=\s|\Z)")
+_HEADING = re.compile(r"(?:\A|(?<=\n))#{1,6}[ \t]*\Z")
 
 
 @dataclass(frozen=True)
@@ -71,9 +82,9 @@ as a token of its own (Qwen3, DeepSeek's distilled models). In the prompt it bec
 chats, unless it is a special token, which stays text in a user's turn. In an output, the token and its spelling are the
 same text, so both parse.
 
-A chat template that opens the tag itself, as DeepSeek's do, is not supported: outputs begin inside the thought and have
-no thought marker. Nor is a model that writes `<think>` without being asked, such as Qwen3 in its thinking mode: the
-thoughts of its direct baseline would be part of the response.
+With a chat template that opens the tag itself, as DeepSeek's do, outputs begin inside the thought and are counted as
+"no_thought_marker". A model that writes `<think>` without being asked, such as Qwen3 in its thinking mode, is not
+supported: the thoughts of its direct baseline would be part of the response.
 """
 
 DIRECT = ThoughtStyle("direct", PLACEHOLDER, None, None)
@@ -117,10 +128,10 @@ def thought_prompt(style: ThoughtStyle, instruction: str) -> str:
 
 @dataclass(frozen=True)
 class Parse:
-    """One output, split. Thought and response have no white space around them; they are empty unless "ok"."""
+    """One output, split. Thought and response have no white space around them; both are empty if it is malformed."""
 
     outcome: Outcome
-    """"ok", or why the output is malformed."""
+    """How the output was read; `parse` explains each."""
     thought: str = ""
     """z; always empty for the direct style."""
     response: str = ""
@@ -128,44 +139,74 @@ class Parse:
 
 
 def parse(style: ThoughtStyle, output: str, truncated: bool) -> Parse:
-    """Split an output by plain string matching, as the paper does; nothing is repaired.
+    """Split an output at its first response marker, by plain string matching as the paper does.
 
-    `truncated` says that the token limit came before the end of turn. The outcome is the first of these that holds:
+    An output is malformed, and has neither thought nor response, for one of three reasons, the first that holds:
 
-    1. truncated: an output without its end is never rated, whatever it holds so far;
-    2. no_marker: a marker is missing, or the response marker does not follow the thought marker;
-    3. marker_twice: a marker is there more than once, so any split would be a guess;
-    4. empty_thought: there is only white space between the thought marker and the response marker;
-    5. empty_response: there is only white space after the response marker.
+    1. truncated: the token limit came before the end of turn (`truncated`). This rule is ours, not the paper's;
+    2. no_marker: the response marker is missing;
+    3. empty_response: there is only white space after the response marker.
 
-    Text before a thought marker is neither thought nor response.
+    All others are well-formed: rated, judged, paired and shown. The paper's prompts leave it to the model whether to
+    think, so a thought that is missing is a short one. The outcome says what is unusual, the first of these that holds:
+
+    1. no_thought_marker: there is no thought marker before the response marker. The thought is all text before that;
+    2. empty_thought: there is only white space where the thought should be;
+    3. marker_twice: a marker comes again later. It belongs to the text that it stands in;
+    4. ok: nothing is.
+
+    Text before a thought marker is neither thought nor response. Markdown that emphasizes a marker is taken off with
+    it, that of a heading too.
 
     >>> parse(SPECIFIC, "Draft: 4. It is right.<R>4", truncated=False)
     Parse(outcome='ok', thought='Draft: 4. It is right.', response='4')
+    >>> parse(SPECIFIC, "Draft: 4. **<R>** Use <R> in HTML.", truncated=False)
+    Parse(outcome='marker_twice', thought='Draft: 4.', response='Use <R> in HTML.')
     """
     if truncated:
         return Parse("truncated")
     if style.response_marker is None:
         response = output.strip()
         return Parse("ok", "", response) if response else Parse("empty_response")
-
-    thought_start = 0
-    if style.thought_marker is not None:
-        found = output.find(style.thought_marker)
-        if found < 0:
-            return Parse("no_marker")
-        thought_start = found + len(style.thought_marker)
-    thought_end = output.find(style.response_marker, thought_start)
-    if thought_end < 0:
+    if style.response_marker not in output:
         return Parse("no_marker")
-    markers = [marker for marker in (style.thought_marker, style.response_marker) if marker is not None]
-    if any(output.count(marker) > 1 for marker in markers):
-        return Parse("marker_twice")
-
-    thought = output[thought_start:thought_end].strip()
-    response = output[thought_end + len(style.response_marker) :].strip()
-    if not thought:
-        return Parse("empty_thought")
+    thought, response = _split(output, style.response_marker)
     if not response:
         return Parse("empty_response")
+    if style.thought_marker is not None:
+        if style.thought_marker not in thought:
+            return Parse("no_thought_marker", thought, response)
+        _, thought = _split(thought, style.thought_marker)
+    if not thought:
+        return Parse("empty_thought", thought, response)
+    markers = [marker for marker in (style.thought_marker, style.response_marker) if marker is not None]
+    if any(output.count(marker) > 1 for marker in markers):
+        return Parse("marker_twice", thought, response)
     return Parse("ok", thought, response)
+
+
+def _split(text: str, marker: str) -> tuple[str, str]:
+    """Return what stands before and after the first `marker`, without white space and without the marker's Markdown.
+
+    Emphasis may enclose the marker alone, or begin or end with it: then its other end is taken off too, if that is in
+    the same paragraph.
+    """
+    before, _, after = text.partition(marker)
+    opening, closing = _OPENING.search(before), _CLOSING.match(after)
+    if opening and (opening.start() == opening.start("run") > 0) and not closing:
+        opening = None  # it ends a word of the text before
+    if opening:
+        run = opening["run"][::-1]
+        before = before[: opening.start("run")]
+        end = len(after.partition("\n\n")[0])
+        at = after.find(run, 0, end)
+        if at >= 0:
+            after = after[:at] + after[at + len(run) :]
+    elif closing:
+        run = closing[0][::-1]
+        at = before.rfind(run, before.rfind("\n\n") + 1)
+        if at >= 0:
+            before = before[:at] + before[at + len(run) :]
+        if at >= 0 or len(run) > 1:  # a single star may begin a list
+            after = after[len(run) :]
+    return _HEADING.sub("", before).strip(), after.strip()

@@ -297,4 +297,6 @@ def test_a_template_that_opens_the_tag_leaves_outputs_without_a_thought_marker(t
     clone = copy.deepcopy(tokenizer)
     clone.chat_template = CHATML.replace("assistant\n{% endif %}", "assistant\n<think>\n{% endif %}")
     assert clone.convert_tokens_to_ids("<think>") in Chat(clone).prompt_ids("Why?")
-    assert parse(THINK, "Two and two.\n</think>\n\n4", truncated=False) == Parse("no_marker")
+    assert parse(THINK, "Two and two.\n</think>\n\n4", truncated=False) == Parse(
+        "no_thought_marker", "Two and two.", "4"
+    )

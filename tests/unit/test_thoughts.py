@@ -1,4 +1,4 @@
-"""Thought prompts and strict parsing, with outputs split by hand."""
+"""Thought prompts and parsing, with outputs split by hand."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from tpo_lite.thoughts import (
     OUTCOMES,
     SPECIFIC,
     THINK,
+    WELL_FORMED,
     Parse,
     custom_style,
     parse,
@@ -62,28 +63,35 @@ THOUGHT, RESPOND = "Here is my thought process:", "Here is my response:"
         (GENERIC, f"{THOUGHT}\nTwo and two.\n\n{RESPOND}\n 4 \n", Parse("ok", "Two and two.", "4")),
         (GENERIC, f"Sure! {THOUGHT} z {RESPOND} y", Parse("ok", "z", "y")),
         (GENERIC, f"{THOUGHT} z", Parse("no_marker")),
-        (GENERIC, f"z {RESPOND} y", Parse("no_marker")),
-        (GENERIC, f"{RESPOND} y {THOUGHT} z", Parse("no_marker")),
-        (GENERIC, f"{THOUGHT.lower()} z {RESPOND} y", Parse("no_marker")),
-        (GENERIC, f"{THOUGHT} z {RESPOND} y {RESPOND} y", Parse("marker_twice")),
-        (GENERIC, f"{THOUGHT} z {THOUGHT} z {RESPOND} y", Parse("marker_twice")),
-        (GENERIC, f"{RESPOND} y {THOUGHT} z {RESPOND} y", Parse("marker_twice")),
-        (GENERIC, f"{THOUGHT}\n{RESPOND} y", Parse("empty_thought")),
+        (GENERIC, f" z {RESPOND} y", Parse("no_thought_marker", "z", "y")),
+        (GENERIC, f"{RESPOND} y", Parse("no_thought_marker", "", "y")),
+        (GENERIC, f"{RESPOND} y {THOUGHT} z", Parse("no_thought_marker", "", f"y {THOUGHT} z")),
+        (GENERIC, f"{THOUGHT.lower()} z {RESPOND} y", Parse("no_thought_marker", f"{THOUGHT.lower()} z", "y")),
+        (GENERIC, f"{THOUGHT} z {RESPOND.lower()} y", Parse("no_marker")),
+        (GENERIC, f"{THOUGHT} z {RESPOND} y {RESPOND} x", Parse("marker_twice", "z", f"y {RESPOND} x")),
+        (GENERIC, f"{THOUGHT} z {THOUGHT} x {RESPOND} y", Parse("marker_twice", f"z {THOUGHT} x", "y")),
+        (GENERIC, f"{THOUGHT} z {RESPOND} y {THOUGHT}", Parse("marker_twice", "z", f"y {THOUGHT}")),
+        (
+            *(GENERIC, f"{RESPOND} y {THOUGHT} z {RESPOND} y"),
+            Parse("no_thought_marker", "", f"y {THOUGHT} z {RESPOND} y"),
+        ),
+        (GENERIC, f"{THOUGHT}\n{RESPOND} y", Parse("empty_thought", "", "y")),
         (GENERIC, f"{THOUGHT} z {RESPOND}\n", Parse("empty_response")),
-        (GENERIC, f"{THOUGHT} {RESPOND} ", Parse("empty_thought")),
+        (GENERIC, f"{THOUGHT} {RESPOND} ", Parse("empty_response")),
         (GENERIC, "", Parse("no_marker")),
         (SPECIFIC, "Draft: 5? No, 4.\n<R> 4", Parse("ok", "Draft: 5? No, 4.", "4")),
         (SPECIFIC, "4", Parse("no_marker")),
-        (SPECIFIC, "a<R>b<R>c", Parse("marker_twice")),
-        (SPECIFIC, "<R>b", Parse("empty_thought")),
+        (SPECIFIC, "a<R>b<R>c", Parse("marker_twice", "a", "b<R>c")),
+        (SPECIFIC, "<R>b", Parse("empty_thought", "", "b")),
+        (SPECIFIC, "<R>Use <R> in HTML", Parse("empty_thought", "", "Use <R> in HTML")),
         (SPECIFIC, "a<R>", Parse("empty_response")),
         (SPECIFIC, "a <|eot_id|> b<R>c<|eot_id|>", Parse("ok", "a <|eot_id|> b", "c<|eot_id|>")),
         (THINK, "<think>\nTwo and two.\n</think>\n\n4\n", Parse("ok", "Two and two.", "4")),
         (THINK, "Sure. <think>z</think>y", Parse("ok", "z", "y")),
-        (THINK, "z</think>y", Parse("no_marker")),
+        (THINK, "z</think>y", Parse("no_thought_marker", "z", "y")),
         (THINK, "<think>z", Parse("no_marker")),
-        (THINK, "<think>z</think>y</think>", Parse("marker_twice")),
-        (THINK, "<think>\n\n</think>\n\ny", Parse("empty_thought")),
+        (THINK, "<think>z</think>y</think>", Parse("marker_twice", "z", "y</think>")),
+        (THINK, "<think>\n\n</think>\n\ny", Parse("empty_thought", "", "y")),
         (THINK, "<think>z</think>", Parse("empty_response")),
         (DIRECT, " The answer is 4.\n", Parse("ok", "", "The answer is 4.")),
         (DIRECT, "a<R>b", Parse("ok", "", "a<R>b")),
@@ -94,6 +102,44 @@ def test_parse(style, output: str, expected: Parse) -> None:
     assert parse(style, output, truncated=False) == expected
 
 
+@pytest.mark.parametrize(
+    ("output", "thought", "response"),
+    [
+        ("**{T}** z\n\n**{R}** Paris", "z", "Paris"),
+        ("**{T}**\nz\n\n**{R}**\n\n**Paris** it is.", "z", "**Paris** it is."),
+        ("*{T}* z *{R}* Paris", "z", "Paris"),
+        ("__{T}__ z\n__{R}__\nParis", "z", "Paris"),
+        ("***{T}*** z\n**_{R}_** Paris", "z", "Paris"),
+        ("**{T}**z **{R}**Paris", "z", "Paris"),
+        ("# {T}\nz\n\n### {R}\nParis", "z", "Paris"),
+        ("## **{T}**\nz\n\n## **{R}**\nParis", "z", "Paris"),
+        # Emphasis that begins or ends with the marker: its other end is taken off, too.
+        ("{T} z\n**{R} Paris** it is.\n\n**Yes.**", "z", "Paris it is.\n\n**Yes.**"),
+        ("{T} z.\n\n**So it is. {R}** Paris", "z.\n\nSo it is.", "Paris"),
+        ("**{T} Think. {R}** Paris", "Think.", "Paris"),
+        ("{T} z.**{R}** Paris", "z.", "Paris"),
+        ("{T} z\n{R}** Paris", "z", "Paris"),
+        # Markdown that belongs to thought or response stays.
+        ("{T} *z*{R}Paris", "*z*", "Paris"),
+        ("{T} a_{R} Paris", "a_", "Paris"),
+        ("{T} **z** {R} **Paris**", "**z**", "**Paris**"),
+        ("{T} **z** {R}**Paris** it is", "**z**", "**Paris** it is"),
+        ("{T} z {R}* one\n* two", "z", "* one\n* two"),
+        ("{T}\n* one\n* two\n\n{R}\n* one", "* one\n* two", "* one"),
+        ("{T} 5 * {R} C#", "5 *", "C#"),
+        ("{T} in C# {R} Paris", "in C#", "Paris"),
+    ],
+)
+def test_emphasis_of_a_marker_goes_with_it(output: str, thought: str, response: str) -> None:
+    generic = output.format(T=THOUGHT, R=RESPOND)
+    assert parse(GENERIC, generic, truncated=False) == Parse("ok", thought, response)
+    assert parse(THINK, output.format(T="<think>", R="</think>"), truncated=False) == Parse("ok", thought, response)
+
+
+def test_a_response_of_emphasis_alone_is_empty() -> None:
+    assert parse(GENERIC, f"**{THOUGHT}** z\n\n**{RESPOND}**\n", truncated=False) == Parse("empty_response")
+
+
 @pytest.mark.parametrize("style", [GENERIC, SPECIFIC, THINK, DIRECT])
 @pytest.mark.parametrize("output", [f"{THOUGHT} z {RESPOND} y<R>y", "", "a"])
 def test_truncated_comes_first(style, output: str) -> None:
@@ -101,7 +147,9 @@ def test_truncated_comes_first(style, output: str) -> None:
 
 
 PIECES = st.lists(
-    st.sampled_from([THOUGHT, RESPOND, "<R>", "<think>", "</think>", "<", "R>", "Here is my", " ", "\n", "x", "é"])
+    st.sampled_from(
+        [THOUGHT, RESPOND, "<R>", "<think>", "</think>", "<", "R>", "Here is my", " ", "\n", "x", "é", "*", "#"]
+    )
 ).map("".join)
 
 
@@ -110,23 +158,35 @@ def test_parse_never_invents(style, output: str, truncated: bool) -> None:
     parsed = parse(style, output, truncated)
     assert parsed.outcome in OUTCOMES
     assert (parsed.outcome == "truncated") == truncated
-    if parsed.outcome != "ok":
-        assert (parsed.thought, parsed.response) == ("", "")
+    assert (parsed.outcome in WELL_FORMED) == bool(parsed.response)
+    if not parsed.response:
+        assert parsed.thought == ""
         return
-    assert parsed.response and parsed.response == parsed.response.strip()
-    assert output.rstrip().endswith(parsed.response)
-    assert bool(parsed.thought) == (style is not DIRECT)
-    if style is not DIRECT:
-        assert style.response_marker not in parsed.thought + "\0" + parsed.response
-        assert output.index(parsed.thought) < output.index(style.response_marker)
+    assert parsed.response == parsed.response.strip() and parsed.thought == parsed.thought.strip()
+    if style is DIRECT:
+        assert parsed == Parse("ok", "", output.strip())
+        return
+    before, _, after = output.partition(style.response_marker)
+    plain = str.maketrans("", "", "*_#")
+    assert after.translate(plain).strip() == parsed.response.translate(plain).strip()
+    assert style.response_marker not in parsed.thought
+    assert before.translate(plain).rstrip().endswith(parsed.thought.translate(plain).strip())
+    if parsed.outcome == "no_thought_marker":
+        assert before.translate(plain).strip() == parsed.thought.translate(plain).strip()
+    else:
+        assert bool(parsed.thought) == (parsed.outcome != "empty_thought")
+
+
+def test_the_outcomes_that_are_malformed() -> None:
+    assert set(OUTCOMES) - set(WELL_FORMED) == {"no_marker", "empty_response", "truncated"}
 
 
 def _plain(text: str) -> bool:
     return text.strip() == text and text != "" and not any(marker in text for marker in (THOUGHT, RESPOND, "<R>"))
 
 
-# No "H", "h" or ":", so that no marker can arise where two parts meet.
-PLAIN = st.text(st.characters(exclude_characters="Hh:<>R", exclude_categories=["Cs"])).filter(_plain)
+# No "H", "h" or ":", so that no marker can arise where two parts meet, and no Markdown around one.
+PLAIN = st.text(st.characters(exclude_characters="Hh:<>R*_#", exclude_categories=["Cs"])).filter(_plain)
 
 
 @given(thought=PLAIN, response=PLAIN)

@@ -21,7 +21,7 @@ from tpo_lite.judges.protocol import JudgeRequest
 from tpo_lite.sampling.huggingface import GenerateSampler
 from tpo_lite.sampling.sampler import batches
 from tpo_lite.settled import SettledSampling
-from tpo_lite.thoughts import DIRECT, GENERIC, parse, thought_prompt
+from tpo_lite.thoughts import DIRECT, GENERIC, WELL_FORMED, parse, thought_prompt
 
 MEASURE_SEED = "measure"
 
@@ -49,7 +49,7 @@ def measure_policy(folder: Path, seed: int, count: int = 300, k: int = 2) -> dic
                 ended = ids[-1] in sampler.stops
                 parsed = parse(style, chat.text(ids[:-1] if ended else ids), truncated=not ended)
                 puzzle = puzzles[row]
-                ok.append(parsed.outcome == "ok")
+                ok.append(parsed.outcome in WELL_FORMED)
                 right.append((puzzle.task, is_right(parsed.response, puzzle.answer)))
                 if "Start at" in parsed.thought:
                     works.append(puzzle.work in parsed.thought)

@@ -37,7 +37,7 @@ class ValidationResults(SelectFigures):
     checked: int
     """Instructions with an answer to check against."""
     parse: dict[Outcome, int]
-    """Outputs by outcome, of the first attempt."""
+    """First outputs by outcome; well-formed are ok, no_thought_marker, empty_thought and marker_twice."""
     thought_tokens: float | None
     """Mean length of well-formed thoughts in tokens; null without any."""
     response_tokens: float | None
@@ -57,7 +57,7 @@ class IterationResults(Figures):
     shift: float | None
     """Mean KL(sampler || trainer) in nats per token; null unless engine gguf samples."""
     parse: dict[Outcome, int]
-    """Samples by outcome."""
+    """Samples by outcome; well-formed are ok, no_thought_marker, empty_thought and marker_twice."""
     thought_tokens: float | None
     """Mean length of well-formed thoughts in tokens; null without any."""
     response_tokens: float | None

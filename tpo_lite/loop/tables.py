@@ -1,4 +1,8 @@
-"""The tables of a run's figures, for a terminal."""
+"""The tables of a run's figures, for a terminal.
+
+"parse ok" is the share of well-formed outputs, those with a response. Beside it stand the counts of all outcomes but
+"ok", which means that nothing is unusual about an output.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,7 @@ from rich.table import Table
 
 from tpo_lite.intervals import percent
 from tpo_lite.loop.results_schema import ArmResults, IterationResults, Results, ValidationResults
-from tpo_lite.phases.summaries import ValidationFigures
+from tpo_lite.phases.summaries import ValidationFigures, well_formed_share
 from tpo_lite.run import KEPT, PHASES
 
 
@@ -30,7 +34,7 @@ def print_iteration(results: Results, iteration: int, console: Console) -> None:
 def _rows(data: IterationResults) -> dict[str, str]:
     judge, pairs, dpo, validation, merge = data.judge, data.pairs, data.dpo, data.validation, data.merge
     samples = sum(data.parse.values())
-    bad = ", ".join(f"{count} {outcome}" for outcome, count in data.parse.items() if count and outcome != "ok")
+    unusual = ", ".join(f"{count} {outcome}" for outcome, count in data.parse.items() if count and outcome != "ok")
     left_out = ", ".join(
         f"{count} {kind}" for kind, count in pairs.counts.items() if kind not in ("prompts", "best-worst") and count
     )
@@ -39,7 +43,7 @@ def _rows(data: IterationResults) -> dict[str, str]:
     against_m_t = "M_t kept" if validation.chosen == KEPT else percent(validation.win_rate["M_t"].value)
     return {
         "prompts x samples": f"{data.prompts} x {samples // max(1, data.prompts)}",
-        "parse ok": f"{percent(data.parse['ok'] / max(1, samples))}" + (f" ({bad})" if bad else ""),
+        "parse ok": percent(well_formed_share(data.parse)) + (f" ({unusual})" if unusual else ""),
         "thought / response tokens": f"{number(data.thought_tokens)} / {number(data.response_tokens)}",
         "judge calls (saved)": f"{judge.calls} ({judge.saved}){overlong}",
         "flip / first-slot / unparsed": rates,
@@ -63,7 +67,7 @@ def _cost(data: IterationResults, phase: str) -> str:
 
 
 def _parse_ok(shown: ValidationFigures | ValidationResults) -> str:
-    return percent(shown.parse["ok"] / max(1, shown.prompts))
+    return percent(well_formed_share(shown.parse))
 
 
 def print_final(results: Results, console: Console) -> None:

@@ -22,7 +22,7 @@ def average(values: Sequence[float]) -> float | None:
 
 @dataclass(frozen=True)
 class Outputs:
-    """Parse outcomes over some samples, and mean lengths over the well-formed ones."""
+    """Outcomes of parsing some samples, and mean lengths over the well-formed ones."""
 
     parse: dict[Outcome, int]
     """Samples by outcome."""
@@ -35,7 +35,7 @@ class Outputs:
 def output_figures(samples: Sequence[Sample]) -> Outputs:
     """Return the figures of these samples."""
     outcomes = Counter(sample.outcome for sample in samples)
-    well_formed = [sample for sample in samples if sample.outcome == "ok"]
+    well_formed = [sample for sample in samples if sample.well_formed]
     return Outputs(
         parse={outcome: outcomes[outcome] for outcome in OUTCOMES},
         thought_tokens=average([sample.thought_tokens for sample in well_formed]),

@@ -15,7 +15,7 @@ from tpo_lite.errors import InputError
 from tpo_lite.kinds import Arm, Engine, Merge
 from tpo_lite.records import PairCount
 from tpo_lite.run import RunFolder
-from tpo_lite.thoughts import Outcome
+from tpo_lite.thoughts import WELL_FORMED, Outcome
 
 S = TypeVar("S", bound="PhaseSummary")
 
@@ -84,6 +84,15 @@ class PrepareSummary(PhaseSummary):
     """Kept although they are in an evaluation set (`instructions.allow_leakage`)."""
 
 
+def well_formed_share(parse: dict[Outcome, int]) -> float:
+    """Return the share of well-formed outputs among those that `parse` counts by outcome; 0 without any.
+
+    Older run folders do not count "no_thought_marker". There only "ok" was well-formed.
+    """
+    outcomes: tuple[Outcome, ...] = WELL_FORMED if "no_thought_marker" in parse else ("ok",)
+    return sum(parse.get(outcome, 0) for outcome in outcomes) / max(1, sum(parse.values()))
+
+
 @dataclass(frozen=True, kw_only=True)
 class ValidationFigures(Figures):
     """What a model answered on the validation slice, one output per instruction.
@@ -98,7 +107,7 @@ class ValidationFigures(Figures):
     checked: int
     """Instructions with an answer to check against."""
     parse: dict[Outcome, int]
-    """Outputs by outcome."""
+    """Outputs by outcome (`tpo_lite.thoughts.parse`)."""
     thought_tokens: float | None
     """Mean length of well-formed thoughts in tokens; null without any."""
     response_tokens: float | None
@@ -122,7 +131,7 @@ class GenerateSummary(PhaseSummary):
     prompts: int
     """Instructions sampled."""
     parse: dict[Outcome, int]
-    """Samples by outcome."""
+    """Samples by outcome (`tpo_lite.thoughts.parse`)."""
     thought_tokens: float | None
     """Mean length of well-formed thoughts in tokens; null without any."""
     response_tokens: float | None

@@ -183,7 +183,7 @@ def make_pairs(
 
 
 def _candidates(prompt: PromptSamples, scores: dict[str, PromptScores], max_tokens: int, seed: int) -> _Candidates:
-    well_formed = {sample.k: sample for sample in prompt.samples if sample.outcome == "ok"}
+    well_formed = {sample.k: sample for sample in prompt.samples if sample.well_formed}
     if not well_formed:
         return _Candidates(None, None, "no_well_formed")
     score = scores[prompt.instruction.id]
@@ -207,7 +207,7 @@ def _candidates(prompt: PromptSamples, scores: dict[str, PromptScores], max_toke
 
 
 def _malformed_pair(prompt: PromptSamples, best: Sample, max_tokens: int, seed: int) -> Pair | None:
-    unparsed = [sample for sample in prompt.samples if sample.outcome != "ok" and _fits(prompt, sample, max_tokens)]
+    unparsed = [sample for sample in prompt.samples if not sample.well_formed and _fits(prompt, sample, max_tokens)]
     if not unparsed or not _fits(prompt, best, max_tokens):
         return None
     drawn = min(unparsed, key=lambda sample: keyed_hash(seed, f"{prompt.instruction.id}/{sample.k}"))

@@ -82,7 +82,7 @@ def win_matrix(judgements: PromptJudgements, samples: PromptSamples, soft: bool)
     was read after a verdict had been opened for the judge (`tpo_lite.judges.protocol.Verdict.forced`). Two samples with
     the same text have half a win each. A comparison that is too long for the judge was not made and counts for neither.
     """
-    responses = {sample.k: sample.response for sample in samples.samples if sample.outcome == "ok"}
+    responses = {sample.k: sample.response for sample in samples.samples if sample.well_formed}
     ks = sorted(responses)
     rows: dict[str, list[int]] = {}
     for row, k in enumerate(ks):

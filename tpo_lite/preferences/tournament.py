@@ -173,7 +173,7 @@ def distinct_responses(samples: PromptSamples) -> list[int]:
     """Return the ks that play: of the well-formed samples, the lowest k of each response text."""
     representatives: dict[str, int] = {}
     for sample in samples.samples:
-        if sample.outcome == "ok":
+        if sample.well_formed:
             representatives.setdefault(sample.response, sample.k)
     return list(representatives.values())
 
@@ -185,7 +185,7 @@ def round_robin(samples: PromptSamples) -> list[Match]:
 
 def saved_calls(samples: PromptSamples, asked: int) -> int:
     """Return how many more questions a round robin over all W well-formed samples asks: W(W - 1) - asked."""
-    well_formed = sum(sample.outcome == "ok" for sample in samples.samples)
+    well_formed = sum(sample.well_formed for sample in samples.samples)
     return well_formed * (well_formed - 1) - asked
 
 

@@ -155,7 +155,7 @@ class _Prompt:
         drawn = len(self.samples)
         if drawn < k:
             return list(range(drawn, k))
-        retry = drawn < k + retries and self.samples[-1].outcome != "ok"
+        retry = drawn < k + retries and not self.samples[-1].well_formed
         return [drawn] if retry else []
 
 

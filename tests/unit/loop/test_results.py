@@ -10,9 +10,11 @@ from rich.console import Console
 from tpo_lite.intervals import percent
 from tpo_lite.loop.results_schema import Results, schema
 from tpo_lite.loop.tables import number, print_final, print_iteration
+from tpo_lite.phases.summaries import well_formed_share
 from tpo_lite.run import PHASES
 
-PARSE = {"ok": 9, "no_marker": 1, "marker_twice": 0, "empty_thought": 0, "empty_response": 0, "truncated": 0}
+OLD_PARSE = {"ok": 7, "no_marker": 1, "marker_twice": 0, "empty_thought": 2, "empty_response": 0, "truncated": 0}
+PARSE = {**OLD_PARSE, "no_thought_marker": 0}
 
 
 def iteration(accuracy, win, chosen="checkpoint-4"):
@@ -90,7 +92,7 @@ def test_an_iteration_has_a_column_an_arm():
     both = {
         "thinking": ["direct"],
         "prompts x samples": ["2 x 5"] * 2,
-        "parse ok": ["90.0 % (1 no_marker)"] * 2,
+        "parse ok": ["90.0 % (1 no_marker, 2 empty_thought)"] * 2,
         "thought / response tokens": ["30.2 / 4.0"] * 2,
         "judge calls (saved)": ["40 (16), 2 overlong"] * 2,
         "flip / first-slot / unparsed": ["12.5 % / - / 3"] * 2,
@@ -118,6 +120,12 @@ def test_the_final_table_has_a_row_a_model():
     assert table["M_1"] == ["50.0 %", "-", "60.0 %", "40.0 %", "90.0 %", "90.0 %", "28.0"]
     assert table["sampling.batch was reduced to 16 because memory ran out"] == []
     assert table["M_2"] == ["75.0 %", "-", "70.0 %", "-", "90.0 %", "-", "28.0"]
+
+
+def test_the_share_of_an_older_run_is_that_of_its_own_rule():
+    """An empty thought was malformed then."""
+    assert (well_formed_share(PARSE), well_formed_share(OLD_PARSE)) == (0.9, 0.7)
+    assert well_formed_share({}) == 0.0
 
 
 def test_nothing_measured_is_a_dash():

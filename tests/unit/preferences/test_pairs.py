@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,7 @@ from tpo_lite.records import (
     write_jsonl,
 )
 from tpo_lite.seeds import keyed_hash
+from tpo_lite.thoughts import WELL_FORMED
 
 
 def prompt(id: str, *responses: str | None, output_tokens: int = 3) -> PromptSamples:
@@ -47,7 +49,7 @@ def prompt(id: str, *responses: str | None, output_tokens: int = 3) -> PromptSam
 
 def scored(samples: PromptSamples, *controlled: float) -> PromptScores:
     """Scores of the well-formed samples, in order, without length control."""
-    ks = [sample.k for sample in samples.samples if sample.outcome == "ok"]
+    ks = [sample.k for sample in samples.samples if sample.well_formed]
     assert len(ks) == len(controlled)
     values = list(controlled)
     return PromptScores(samples.instruction.id, ks, values, values, [1] * len(ks), values)
@@ -69,6 +71,16 @@ def test_best_and_worst() -> None:
     made = pairs_of((prompt("x", "aa", None, "b", "ccc"), (0.0, -1.0, 1.0)))
     assert made.pairs == [Pair("x", "best-worst", [7, 8], [3, 3, 3], [2, 2, 2], 3, 2, 3, 1)]
     assert made.counts == counts(prompts=1, best_worst=1)
+
+
+def test_unusual_outputs_are_paired_like_others_and_those_of_older_runs_stay_malformed() -> None:
+    samples = prompt("x", "aa", "b", "ccc", None).samples
+    unusual = [replace(sample, outcome=outcome) for sample, outcome in zip(samples, WELL_FORMED[1:], strict=False)]
+    made = pairs_of((PromptSamples(Instruction("x", "?", "test"), [7, 8], [*unusual, samples[3]]), (0.0, -1.0, 1.0)))
+    assert made.pairs == [Pair("x", "best-worst", [7, 8], [2, 2, 2], [1, 1, 1], 2, 1, 3, 1)]
+    old = [replace(sample, outcome="empty_thought", response="") for sample in samples[:2]]
+    made = pairs_of((PromptSamples(Instruction("x", "?", "test"), [7, 8], [*old, samples[2]]), (1.0,)), share=1.0)
+    assert [(pair.kind, pair.chosen_k) for pair in made.pairs] == [("malformed", 2)]
 
 
 def test_ties_go_to_the_lowest_k() -> None:
@@ -268,8 +280,8 @@ def test_every_prompt_is_accounted_for(rows: list, share: float, max_tokens: int
     by_id = {samples.instruction.id: samples.samples for samples, _ in made_of}
     for pair in made.pairs:
         chosen, rejected = by_id[pair.id][pair.chosen_k], by_id[pair.id][pair.rejected_k]
-        assert chosen.outcome == "ok" and chosen.response != rejected.response
-        assert (rejected.outcome == "ok") == (pair.kind == "best-worst")
+        assert chosen.well_formed and chosen.response != rejected.response
+        assert rejected.well_formed == (pair.kind == "best-worst")
         assert (pair.chosen_ids, pair.rejected_ids) == (chosen.token_ids, rejected.token_ids)
     # Prompts are drawn by seed and id, not by their place.
     again = pairs_of(*reversed(made_of), share=share, max_tokens=max_tokens, seed=seed)
