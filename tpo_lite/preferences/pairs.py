@@ -98,7 +98,7 @@ def _raw_scores(samples: PromptSamples, scores: Sequence[ResponseScore]) -> tupl
     rated = {
         sample.k: by_text[sample.response]
         for sample in samples.samples
-        if sample.outcome == "ok" and sample.response in by_text
+        if sample.well_formed and sample.response in by_text
     }
     return list(rated), np.array(list(rated.values()), dtype=np.float64)
 

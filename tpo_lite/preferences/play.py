@@ -48,7 +48,7 @@ def _score(judge: PointwiseJudge, prompts: Sequence[PromptSamples]) -> Iterator[
     for prompt, distinct in zip(prompts, ks, strict=True):
         scores = [ResponseScore(k, next(found)) for k in distinct]
         calls = sum(each.score is not None for each in scores)
-        repeated = sum(sample.outcome == "ok" for sample in prompt.samples) - len(distinct)
+        repeated = sum(sample.well_formed for sample in prompt.samples) - len(distinct)
         yield PromptJudgements(prompt.instruction.id, [], calls, repeated, scores)
 
 
