@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tpo_lite.judges.room import PROMPT_TOKENS as JUDGE_PROMPT_TOKENS
+from tpo_lite.judges.room import prompt_tokens
 from tpo_lite.machine.cards import Card
 from tpo_lite.plan.rates import ASKED, EXPLAIN_SHARE, PROMPT_TOKENS, RESPONSE_SHARE, lengths, roofline
 from tpo_lite.plan.shapes import JudgeShape, ModelShape
@@ -41,7 +41,7 @@ def judge_tokens(recipe: SettledRecipe, prompts: float, responses: int, calls: f
 
     As in `tpo_lite.plan.rates`, what several comparisons begin with is read once.
     """
-    instruction = JUDGE_PROMPT_TOKENS + min(PROMPT_TOKENS, recipe.instructions.max_tokens)
+    instruction = prompt_tokens(recipe.judge) + min(PROMPT_TOKENS, recipe.instructions.max_tokens)
     response = RESPONSE_SHARE * lengths(recipe)[1]
     written = EXPLAIN_SHARE * recipe.judge.explain_tokens if recipe.judge.mode == "explain" else 0.0
     return prompts * (instruction + responses * response) + calls * response, calls * written

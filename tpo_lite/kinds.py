@@ -18,6 +18,8 @@ KvType = Literal["f16", "q8_0"]
 """Type of a KV cache, keys and values alike."""
 JudgeMode = Literal["verdict", "explain", "score", "reward-model", "openai"]
 """How a judge compares; `JudgeSettings.mode` explains each."""
+PromptSet = Literal["seed", "self-taught-evaluator", "skywork-critic", "fastchat-pair"]
+"""The judge prompts that come with the package; `tpo_lite.judges.prompts` gives their sources."""
 TournamentKind = Literal["round-robin", "single", "adaptive"]
 """Which comparisons are made; `TournamentSettings.kind` explains each."""
 Merge = Literal["fold", "continue", "requantize"]

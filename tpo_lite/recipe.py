@@ -168,12 +168,32 @@ def parse_as(kind: type[AnyRecipe], data: dict[str, Any], source: str) -> AnyRec
             "merge_base: nf4 merges into dequantized 4-bit weights, which quantize: none does not have. "
             "Use merge_base: w16."
         )
+    _check_judge_prompt(recipe.judge)
     if recipe.model == "embedded" and recipe.thought.style not in ("generic", "direct"):
         raise InputError(
             f"thought.style: {recipe.thought.style!r} does not fit the embedded policy, which only knows the generic "
             "thought prompt and direct answers. Take one of these, or another model."
         )
     return recipe
+
+
+def _check_judge_prompt(judge: JudgeSettings) -> None:
+    """Raise `InputError` for a judge prompt that the judge would not get, or that does not fit it."""
+    own = next((key for key in ("template", "system") if getattr(judge, key) is not None), None)
+    named = f"judge.prompt: {judge.prompt}"
+    if judge.mode == "reward-model" and (own or judge.prompt != "seed"):
+        given = f"judge.{own}" if own else named
+        raise InputError(f"{given} is given, but a reward model is not asked anything. Leave it out.")
+    if judge.prompt == "seed":
+        return
+    if own:
+        raise InputError(f"judge.{own} is given, but {named} has a text of its own. Leave out one of them.")
+    if judge.mode == "score":
+        raise InputError(f"{named} compares two responses, but judge.mode is score. Set it to verdict.")
+    if judge.mode == "explain" and judge.prompt == "skywork-critic":
+        raise InputError(f"{named} asks for no explanation, but judge.mode is explain. Set it to verdict.")
+    if judge.model == "embedded" and judge.mode != "openai":
+        raise InputError(f"{named} does not fit the embedded judge, which only knows its own. Leave it out.")
 
 
 def divisors(batch: int) -> list[int]:

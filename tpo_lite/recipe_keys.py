@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from tpo_lite.kinds import JudgeMode, KvType, Quantize, TournamentKind
+from tpo_lite.kinds import JudgeMode, KvType, PromptSet, Quantize, TournamentKind
 
 Positive = Annotated[int, Field(ge=1)]
 Auto = Literal["auto"]
@@ -80,8 +80,12 @@ class JudgeSettings(Section):
     mode: JudgeMode = "explain"
     """A GGUF that says its verdict at once, explains itself first, or rates each response from 1 to 10; a
     sequence-classification model that scores each response; any OpenAI-compatible server, with explanations."""
+    prompt: PromptSet = "seed"
+    """What a judge that compares is asked: the prompt that it was trained on (judges/prompts.py has the sources)."""
     template: str | None = None
-    """A judge prompt with {instruction}, {response_a}, {response_b} (score: {response}); None: judges/prompts.py."""
+    """A prompt of your own with {instruction}, {response_a}, {response_b} (score: {response})."""
+    system: str | None = None
+    """A system prompt of your own."""
     chat_template: str | None = None
     """A Jinja chat template, for a GGUF that has none of its own."""
     explain_tokens: Positive = 512

@@ -14,6 +14,7 @@ from typing import Any
 from tpo_lite.calibration.judged_pair import JudgedPair
 from tpo_lite.errors import DISK_FULL, InputError, TpoError
 from tpo_lite.hub import judge_path, reward_model_path
+from tpo_lite.judges.prompts import prompt_of
 from tpo_lite.recipe_keys import JudgeSettings
 from tpo_lite.records import read_jsonl
 
@@ -78,20 +79,26 @@ def finished_pairs(output: Path, inputs: dict[str, Any], name: str) -> dict[str,
         if pair.id not in inputs["pairs"] or digests.get(pair.id) != inputs["pairs"][pair.id]:
             raise InputError(f"--out {output} has a pair {pair.id!r} that is not among those given. Give another file.")
     for what, now in inputs["judge"].items():
-        if judge_before.get(what) != now:
+        # The first version did not write the prompt. Its prompts have not changed, and the name tells others apart.
+        if judge_before.get(what, now) != now:
             raise InputError(f"--out {output} was written by {name!r} with another {what}. Give another file.")
     return {pair.id: pair for pair in there}
 
 
 def identity(settings: JudgeSettings) -> dict[str, Any]:
-    """Return what tells judges of one name apart: the context and the contents of the files."""
+    """Return what tells judges of one name apart: what they are asked, the context and the contents of the files."""
+    asked = {}
+    if settings.mode != "reward-model":
+        prompt = prompt_of(settings)
+        text = json.dumps([prompt.system, prompt.template])
+        asked = {"prompt": hashlib.sha256(text.encode()).hexdigest()[:16]}
     if settings.mode == "openai":
-        return {}
+        return asked
     path = Path(reward_model_path(settings.model)) if settings.mode == "reward-model" else judge_path(settings.model)
     files = sorted(each for each in path.iterdir() if each.is_file()) if path.is_dir() else [path]
     # A hub id is not a path: its name is all there is.
     prints = {each.name: _fingerprint(each) for each in files if each.is_file()}
-    return {"context": settings.context, "model file": prints}
+    return asked | {"context": settings.context, "model file": prints}
 
 
 def _fingerprint(path: Path) -> str:

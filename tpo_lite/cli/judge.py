@@ -86,7 +86,7 @@ def judging(command: Callable[..., None]) -> Callable[..., None]:
             "overrides",
             multiple=True,
             metavar="KEY=VALUE",
-            help="Any other key of a recipe's judge section, such as base_url, max_calls or quantize. May be repeated.",
+            help="Any other key of a recipe's judge section, such as prompt, base_url or quantize. May be repeated.",
         ),
     )
     for option in reversed(options):

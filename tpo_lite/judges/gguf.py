@@ -51,8 +51,9 @@ def pair_prompt(
 class GgufJudge:
     """Compares responses with a GGUF language model; implements `tpo_lite.judges.protocol.Judge`.
 
-    `template` is a judge prompt with {instruction}, {response_a} and {response_b} (None: the Self-Taught Evaluator's
-    for the mode), `system` an optional system message, `chat_template` a Jinja template to use instead of the GGUF's.
+    `template` is a judge prompt with {instruction}, {response_a} and {response_b} (None: the seed's for the mode;
+    `tpo_lite.judges.prompts` has others), `system` an optional system message, `chat_template` a Jinja template to use
+    instead of the GGUF's.
     `overlong` says what happens to a pair that does not fit the context: "drop" (label "overlong", p_a 0.5) or
     "truncate" (the middle of the longer response is cut out, and once they are equally long, that of both).
     `flash_attn` None uses flash attention except where it is slower: for explanations of a small model on a CPU with

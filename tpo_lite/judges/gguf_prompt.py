@@ -194,32 +194,34 @@ class GgufPrompt:
             raise InputError(
                 f"{self.model.path} has no chat template. Give one (judge.chat_template), or use an instruct model."
             )
-        messages = [{"role": "system", "content": system}] if system else []
         prompt = fill(template, self._slots)
-        messages.append({"role": "user", "content": prompt})
+        ways = [[{"role": "user", "content": prompt}]]
+        if system:
+            # Gemma's template refuses system turns, and others leave them out. There the system text goes in front of
+            # the user's, as for the policy (`tpo_lite.chat`).
+            turns = [{"role": "system", "content": system}, *ways[0]]
+            ways = [turns, [{"role": "user", "content": f"{system}\n\n{prompt}"}]]
         # The environment of transformers, but without its clock (strftime_now), for which templates have a fallback:
         # after a resume, a prompt that shows the date would not be judged as before.
         environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
         environment.filters["tojson"] = partial(json.dumps, ensure_ascii=False)
-        try:
-            rendered = environment.from_string(source).render(
-                messages=messages,
-                add_generation_prompt=True,
-                bos_token=self.model.special_token_text("bos"),
-                eos_token=self.model.special_token_text("eos"),
-                raise_exception=_raise_template_error,
-            )
-        except Exception as error:  # a template's own expressions may raise anything
-            raise InputError(
-                f"The chat template of {self.model.path} fails: {first_line(error)}. Give another "
-                "(judge.chat_template)."
-            ) from error
-        if any(rendered.count(slot) != prompt.count(slot) for slot in self._field_of):
-            raise InputError(
-                f"The chat template of {self.model.path} does not show the user's text exactly once. Give another "
-                "(judge.chat_template)."
-            )
-        return rendered
+        for messages in ways:
+            try:
+                rendered = environment.from_string(source).render(
+                    messages=messages,
+                    add_generation_prompt=True,
+                    bos_token=self.model.special_token_text("bos"),
+                    eos_token=self.model.special_token_text("eos"),
+                    raise_exception=_raise_template_error,
+                )
+            except Exception as error:  # a template's own expressions may raise anything
+                problem = f"fails: {first_line(error)}"
+                continue
+            once = all(rendered.count(slot) == prompt.count(slot) for slot in self._field_of)
+            if once and (system or "").strip() in rendered:
+                return rendered
+            problem = "does not show the user's text exactly once"
+        raise InputError(f"The chat template of {self.model.path} {problem}. Give another (judge.chat_template).")
 
     def _split(self, rendered: str) -> tuple[list[int | str], str]:
         """Return the rendered prompt as control tokens and the texts between them, and the text after the last one.

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from tpo_lite.errors import InputError, OutOfMemory
-from tpo_lite.hub import EMBEDDED_JUDGE_PROMPT, judge_path, reward_model_path
+from tpo_lite.hub import judge_path, reward_model_path
+from tpo_lite.judges.prompts import prompt_of
 from tpo_lite.judges.protocol import Judge
 from tpo_lite.machine.device import Device
 from tpo_lite.settled import SettledJudge
@@ -104,13 +105,8 @@ def _gpu_layers(settings: SettledJudge, device: Device) -> int:
     return settings.gpu_layers if device == "cuda" else 0
 
 
-def _template(settings: SettledJudge) -> str | None:
-    if settings.template is None and settings.model == "embedded" and settings.mode in ("verdict", "explain"):
-        return EMBEDDED_JUDGE_PROMPT.read_text(encoding="utf-8").rstrip("\n")
-    return settings.template
-
-
 def _gguf(settings: SettledJudge, path: Path, gpu_layers: int) -> Judge:
+    prompt = prompt_of(settings)
     # A decode cannot hold more than the context, and a batch has room set aside for each of its tokens.
     batch = min(settings.batch, settings.context)
     if settings.mode == "score":
@@ -125,13 +121,14 @@ def _gguf(settings: SettledJudge, path: Path, gpu_layers: int) -> Judge:
             n_gpu_layers=gpu_layers,
             kv_type=settings.kv_type,
         )
-        return ScoreJudge(decoder, settings.template, settings.chat_template, settings.overlong)
+        return ScoreJudge(decoder, prompt.template, prompt.system, settings.chat_template, settings.overlong)
     from tpo_lite.judges.gguf import GgufJudge
 
     return GgufJudge(
         path,
         mode="explain" if settings.mode == "explain" else "verdict",
-        template=_template(settings),
+        template=prompt.template,
+        system=prompt.system,
         chat_template=settings.chat_template,
         explain_tokens=settings.explain_tokens,
         overlong=settings.overlong,
@@ -150,15 +147,17 @@ def _check_gguf(settings: SettledJudge, device: Device) -> None:
 
     layers = _gpu_layers(settings, device)
     model = GgufModel(judge_path(settings.model), layers, vocab_only=True)
+    asked = prompt_of(settings)
     if settings.mode == "score":
-        prompt = score_prompt(model, settings.template, settings.chat_template)
+        prompt = score_prompt(model, asked.template, asked.system, settings.chat_template)
     else:
         prompt = pair_prompt(
             model,
             "explain" if settings.mode == "explain" else "verdict",
-            _template(settings),
-            chat_template=settings.chat_template,
-            explain_tokens=settings.explain_tokens,
+            asked.template,
+            asked.system,
+            settings.chat_template,
+            settings.explain_tokens,
         )
     prompt.check_room(settings.context)
     model.check_context(settings.context, settings.kv_type, on_gpu=layers != 0)
@@ -172,10 +171,12 @@ def _openai(settings: SettledJudge, calls: Path | None) -> OpenAiJudge:
         raise InputError(
             "judge.overlong: truncate needs the judge's tokenizer, which a server does not show. Set it to drop."
         )
+    prompt = prompt_of(settings)
     return OpenAiJudge(
         settings.model,
         settings.base_url,
-        template=settings.template,
+        template=prompt.template,
+        system=prompt.system,
         max_tokens=settings.explain_tokens,
         in_flight=settings.sequences,
         budget=CallBudget(settings.max_calls, calls),

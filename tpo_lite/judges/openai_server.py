@@ -90,10 +90,10 @@ class CallBudget:
 class OpenAiJudge:
     """Compares responses through `base_url`/chat/completions; implements `tpo_lite.judges.protocol.Judge`.
 
-    `template` is a judge prompt with {instruction}, {response_a} and {response_b} (None: the Self-Taught Evaluator's
-    with explanation). A reply has at most `max_tokens`, and at most `in_flight` requests wait at a time. Requests that
-    the server defers (429), fails to serve (5xx) or leaves unanswered are sent again. A request that was answered is
-    never sent again, nor is one whose verdict is among `paid`.
+    `template` is a judge prompt with {instruction}, {response_a} and {response_b} (None: the seed's with explanation),
+    `system` an optional system message. A reply has at most `max_tokens`, and at most `in_flight` requests wait at a
+    time. Requests that the server defers (429), fails to serve (5xx) or leaves unanswered are sent again. A request
+    that was answered is never sent again, nor is one whose verdict is among `paid`.
 
     Raises `InputError` for what only the user can fix (address, key, model), and `TpoError` if the server keeps failing
     or the budget is used up. A request that exceeds the server's context is labelled "overlong".
@@ -106,6 +106,7 @@ class OpenAiJudge:
         model: str,
         base_url: str,
         template: str | None = None,
+        system: str | None = None,
         max_tokens: int = 512,
         in_flight: int = 8,
         budget: CallBudget | None = None,
@@ -113,6 +114,7 @@ class OpenAiJudge:
     ):
         self._model, self._url = model, base_url.rstrip("/")
         self._template = check_template(template or EXPLAIN_TEMPLATE)
+        self._system = [] if system is None else [{"role": "system", "content": system}]
         self._max_tokens, self._in_flight = max_tokens, in_flight
         self._budget, self._paid = budget or CallBudget(None), paid or PaidVerdicts()
         self._kept = "" if self._paid.path is None else f" {_KEPT}"
@@ -168,7 +170,7 @@ class OpenAiJudge:
         """Return the JSON object that is sent for a request."""
         return {
             "model": self._model,
-            "messages": [{"role": "user", "content": fill(self._template, dataclasses.asdict(request))}],
+            "messages": [*self._system, {"role": "user", "content": fill(self._template, dataclasses.asdict(request))}],
             "temperature": 0,
             "max_tokens": self._max_tokens,
         }

@@ -22,10 +22,12 @@ from tpo_lite.llamacpp.model import GgufModel
 RATINGS = np.arange(1, 11)
 
 
-def score_prompt(model: GgufModel, template: str | None = None, chat_template: str | None = None) -> GgufPrompt:
+def score_prompt(
+    model: GgufModel, template: str | None = None, system: str | None = None, chat_template: str | None = None
+) -> GgufPrompt:
     """Return the prompt that asks for a rating; see `ScoreJudge`."""
     answers = [str(rating) for rating in RATINGS]
-    return GgufPrompt(model, template or SCORE_TEMPLATE, SCORE_FIELDS, answers, chat_template=chat_template)
+    return GgufPrompt(model, template or SCORE_TEMPLATE, SCORE_FIELDS, answers, system, chat_template)
 
 
 class ScoreJudge:
@@ -42,13 +44,14 @@ class ScoreJudge:
         self,
         decoder: LlamaCpp,
         template: str | None = None,
+        system: str | None = None,
         chat_template: str | None = None,
         overlong: Literal["drop", "truncate"] = "drop",
     ):
         self.decoder, self.overlong = decoder, overlong
         self.max_tokens = decoder.max_leaf
         """The most tokens of a prompt."""
-        self._prompt = score_prompt(decoder, template, chat_template)
+        self._prompt = score_prompt(decoder, template, system, chat_template)
         self._prompt.check_room(self.max_tokens)
 
     @property

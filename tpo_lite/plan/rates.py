@@ -18,8 +18,7 @@ from typing import Any
 
 import yaml
 
-from tpo_lite.judges.room import PROMPT_TOKENS as JUDGE_PROMPT_TOKENS
-from tpo_lite.judges.room import longest_comparison
+from tpo_lite.judges.room import longest_comparison, prompt_tokens
 from tpo_lite.kinds import Engine
 from tpo_lite.machine.cards import CARDS, Card, cpu
 from tpo_lite.machine.device import Device
@@ -270,7 +269,7 @@ def judge_seconds(recipe: SettledRecipe, judge: JudgeShape | None, card: Card, p
     `judge.sequences` requests at a time, at SERVER tokens per second each.
     """
     settings = recipe.judge
-    instruction = JUDGE_PROMPT_TOKENS + min(PROMPT_TOKENS, recipe.instructions.max_tokens)
+    instruction = prompt_tokens(settings) + min(PROMPT_TOKENS, recipe.instructions.max_tokens)
     response = int(RESPONSE_SHARE * lengths(recipe)[1])
     pointwise = settings.mode in ("score", "reward-model")
     share = ASKED[recipe.tournament.kind] if responses > 2 else 1.0  # a match is played in both orders

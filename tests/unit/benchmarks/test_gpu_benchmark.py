@@ -325,9 +325,9 @@ def test_hours_of_the_default_recipe_by_hand():
     # 500 prompts, 8 samples of 600 tokens; M_0 answers 100 instructions once in 3 iterations.
     assert found["generate"] == pytest.approx((4000 + 100 / 3) * 600 / 1000)
     # The judge's prompt and the instruction, 8 responses of 420 tokens, and the second one of each comparison.
-    assert found["judge"] == pytest.approx(500 * (220 + 150 + 8 * 420 + 56 * 420) / 5000)
+    assert found["judge"] == pytest.approx(500 * (280 + 150 + 8 * 420 + 56 * 420) / 5000)
     assert found["validate"] == 2 * 100 * 600 / 1000
-    assert found["select"] == pytest.approx(300 * (220 + 150 + 2 * 420 + 2 * 420) / 5000)
+    assert found["select"] == pytest.approx(300 * (280 + 150 + 2 * 420 + 2 * 420) / 5000)
     prompt = 150 + 40 + 64  # instruction, chat template, thought prompt
     assert found["dpo"] == pytest.approx((2 + 1 / 3) * 500 * 2 * (prompt + 600) / 2000)
     assert found["fold"] == 60

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from xml.etree import ElementTree
 
@@ -214,11 +215,16 @@ def test_run_refuses_a_file_that_is_not_its_own(judges, pairs, tmp_path):
     changed.write_bytes(data)
     done = invoke("judge", "run", pairs, "--judge", changed, "--out", out)
     assert "was written by 'random.gguf verdict' with another model file. Give" in done.output
+    inputs = out.with_name("out.jsonl.inputs")
+    there = inputs.read_text()
+    inputs.write_text(re.sub('"prompt": "[0-9a-f]{16}"', '"prompt": "0"', there))
+    done = invoke("judge", "run", pairs, "--judge", judges["random"], "--out", out)
+    assert "was written by 'random.gguf verdict' with another prompt. Give" in done.output
+    inputs.write_text(there)
     # The same length as before.
     pairs.write_text(pairs.read_text().replace('"no"', '"on"'))
     done = invoke("judge", "run", pairs, "--judge", judges["random"], "--out", out)
     assert "has a pair 'pairs:0' that is not among those given" in done.output
-    inputs = out.with_name("out.jsonl.inputs")
     inputs.write_text("{}")
     done = invoke("judge", "run", pairs, "--judge", judges["random"], "--out", out)
     assert "out.jsonl.inputs, which says what was judged, is missing or damaged." in done.output

@@ -17,6 +17,7 @@ from tpo_lite.hub import EMBEDDED_JUDGE_PROMPT, judge_path
 from tpo_lite.judges.gguf import GgufJudge
 from tpo_lite.judges.open import check_judge, open_judge
 from tpo_lite.judges.openai_server import OpenAiJudge
+from tpo_lite.judges.prompts import fill, named_prompt
 from tpo_lite.judges.protocol import JudgeRequest
 from tpo_lite.recipe_keys import JudgeSettings
 
@@ -123,6 +124,18 @@ def test_what_is_sent():
     message = {"role": "user", "content": prompt}
     assert body == {"model": "big", "messages": [message], "temperature": 0, "max_tokens": 50}
     assert judge.tokens_decoded == 7
+
+
+def test_a_named_prompt_is_sent_with_its_system_message():
+    with stub(replies(says("[[A]]"))) as (url, received):
+        settings = JudgeSettings(mode="openai", base_url=url, prompt="self-taught-evaluator")
+        open_judge(settings).compare([REQUEST])
+    prompt = named_prompt("self-taught-evaluator", explains=True)
+    ((_, _, body),) = received
+    assert body["messages"] == [
+        {"role": "system", "content": prompt.system},
+        {"role": "user", "content": fill(prompt.template, dataclasses.asdict(REQUEST))},
+    ]
 
 
 def test_requests_go_together_and_verdicts_keep_their_order():

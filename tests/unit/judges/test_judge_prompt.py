@@ -69,6 +69,23 @@ def test_turns_are_opened_by_the_models_own_template(tiny_judge):
     )
 
 
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+        + CHAT_TEMPLATE,
+        CHAT_TEMPLATE.replace("in messages", "in messages if message['role'] != 'system'"),
+    ],
+    ids=["refused", "left out"],
+)
+def test_without_system_turns_the_system_text_precedes_the_users(tiny_judge, template):
+    judge = GgufJudge(tiny_judge, "verdict", SHORT, "Judge.", chat_template=template, n_threads=1)
+    assert prompt_of(judge, JudgeRequest("x", "y", "z")) == (
+        "<|begin_of_text|><|start_header_id|>user<|end_header_id|>\n\nJudge.\n\nx\nA: y\nB: z<|eot_id|>"
+        "<|start_header_id|>assistant<|end_header_id|>\n\n[["
+    )
+
+
 @pytest.mark.shared
 @pytest.mark.parametrize("mode", ["verdict", "explain"])
 def test_prompt_on_the_real_llama_3_vocabulary(tmp_path, mode, monkeypatch):
@@ -153,9 +170,6 @@ def test_a_model_that_cannot_judge_says_what_to_do(tmp_path, tiny_judge):
         GgufJudge(write_tiny_gguf(tmp_path / "mute.gguf", left_out="AB"))
     with pytest.raises(InputError, match="judge template lacks"):
         GgufJudge(tiny_judge, template="Which is better?")
-    no_system = "{% if messages[0].role == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
-    with pytest.raises(InputError, match="chat template of .* fails: no system role"):
-        GgufJudge(tiny_judge, chat_template=no_system + CHAT_TEMPLATE, system="Be fair.")
     for failing in ("{% for %}", "{{ 1 + 'a' }}", "{{ 1 / 0 }}", "{{ messages[3].content }}"):
         with pytest.raises(InputError, match="chat template of .* fails"):
             GgufJudge(tiny_judge, chat_template=failing)

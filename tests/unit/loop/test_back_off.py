@@ -55,7 +55,7 @@ def test_the_judge_keeps_room_for_the_longest_comparison(phase):
         sampling={"max_new_tokens": 200},
         judge={"mode": "explain", "explain_tokens": 300, "context": 8192, "batch": 128, "sequences": 32},
     )
-    needed = 1530 + 256  # 1.5 * (prompt 220 + 100 + 2 * 200 + explanation 300), and room for a longer prompt
+    needed = 1620 + 256  # 1.5 * (prompt 280 + 100 + 2 * 200 + explanation 300), and room for a longer prompt
     tried = []
     while limits := smaller(phase, judged):
         tried.append((limits.get("judge.batch"), limits.get("judge.context")))
@@ -63,8 +63,14 @@ def test_the_judge_keeps_room_for_the_longest_comparison(phase):
     assert tried == [(64, 4096), (32, 2048), (None, needed)]
 
 
-@pytest.mark.parametrize(("mode", "limits"), [("score", [64, 4096]), ("reward-model", [None, 4096])])
-def test_a_judge_of_single_responses_keeps_room_for_one(mode, limits):
+@pytest.mark.parametrize(
+    ("mode", "limits", "needed"),
+    [
+        ("score", [64, 4096], 870),  # 1.5 * (prompt 280 + 100 + 200)
+        ("reward-model", [None, 4096], 525),  # 1.5 * (chat template 50 + 100 + 200)
+    ],
+)
+def test_a_judge_of_single_responses_keeps_room_for_one(mode, limits, needed):
     judged = recipe(
         instructions={"max_tokens": 100},
         sampling={"max_new_tokens": 200},
@@ -74,7 +80,7 @@ def test_a_judge_of_single_responses_keeps_room_for_one(mode, limits):
     assert [first.get("judge.batch"), first["judge.context"]] == limits
     while limits := smaller("judge", judged):
         judged = limited(judged, limits)
-    assert judged.judge.context == 780 + 256  # 1.5 * (prompt 220 + 100 + 200), and room for a longer prompt
+    assert judged.judge.context == needed + 256  # and room for a longer prompt
 
 
 def test_a_limit_never_raises_a_setting():

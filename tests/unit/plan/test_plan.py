@@ -58,7 +58,7 @@ def test_what_a_reader_is_told_besides(tmp_path, monkeypatch):
     ]
     arguments = ["--cpu", "--set", "judge.context=600"]
     assert (
-        "note: judge.context=600 does not hold the longest comparisons, of 668 tokens; those are left out."
+        "note: judge.context=600 does not hold the longest comparisons, of 728 tokens; those are left out."
         in run_plan(*arguments).output
     )
     # A score is of one response.
