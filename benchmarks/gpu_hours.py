@@ -17,7 +17,7 @@ from tpo_lite.settled import SettledRecipe, as_settled
 
 RECIPES = {"default": "llama-3.1-8b-24gb", "paper-size": "llama-3.1-8b-24gb-paper"}
 ESTIMATED = ("RTX 4090", "RTX 3090")
-PHASES = ("generate", "judge", "dpo", "validate", "select", "fold")
+PHASES = ("generate", "judge", "dpo", "validate", "select", "fold", "test", "match")
 
 REFERENCE = 1 / 3
 """The reference's share of an epoch's time.
@@ -69,9 +69,10 @@ def seconds_measured(
             return None
         return reads / read + (writes / written if writes else 0)
 
-    # M_0 answers the validation slice too, once in all iterations.
-    outputs = sizes.per_iteration * k + sizes.validation / recipe.iterations
+    # M_0 answers the held-out slices too, once in all iterations.
+    outputs = sizes.per_iteration * k + (sizes.validation + sizes.test) / recipe.iterations
     matches = sizes.validation * (epochs + 1)
+    tested = sizes.test * (2 - 1 / len(recipe.arms))
     return {
         "generate": sampled and outputs * output / sampled,
         "judge": judged(sizes.per_iteration, k, sizes.per_iteration * k * (k - 1) * ASKED[recipe.tournament.kind]),
@@ -79,6 +80,8 @@ def seconds_measured(
         "validate": sampled and epochs * sizes.validation * output / sampled,
         "select": judged(matches, 2, 2 * matches),
         "fold": folded,
+        "test": sampled and sizes.test * output / sampled,
+        "match": judged(tested, 2, 2 * tested),
     }
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from benchmarks.gpu_floors import Floor, floor_of
 from benchmarks.gpu_steps import GGUF, OPTIMIZER, RANK, Step, sizes_of, steps
 from tpo_lite.machine.cards import Card, choose_card, cpu, named_card
-from tpo_lite.plan.memory import Need, needs
+from tpo_lite.plan.needs import Need, needs
 from tpo_lite.plan.shapes import GGUF_BITS, PUBLISHED, JudgeShape, ModelShape, shape_of
 
 NOT_MEASURED = "not measured"

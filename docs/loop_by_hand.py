@@ -14,7 +14,7 @@ from pathlib import Path
 
 import tpo_lite as tpo
 
-SMALLER = ["iterations=1", "instructions.per_iteration=48", "instructions.validation=32", "train.epochs=2"]
+SMALLER = ["iterations=1", "instructions.per_iteration=48", "instructions.test=32", "train.epochs=2"]
 
 
 def accuracy(policy: tpo.LoadedPolicy, instructions: list[tpo.Instruction]) -> float:
@@ -52,7 +52,7 @@ def main(out: Path) -> None:
     trained = tpo.train_on_pairs(base, made.pairs, recipe, out / "train")
     improved = tpo.open_policy(recipe, tpo.Policy(base.model, trained.checkpoint, out, base.gguf))
     for name, model in (("M_0", policy), ("M_1", improved)):
-        print(f"{name}: {accuracy(model, instructions.validation):.0%} of {len(instructions.validation)} right")
+        print(f"{name}: {accuracy(model, instructions.test):.0%} of {len(instructions.test)} right")
 
 
 if __name__ == "__main__":

@@ -55,7 +55,7 @@ def tiny_arguments(tiny_model, tiny_judge, tiny_prompts, tmp_path_factory):
         "model": str(tiny_model),
         "engine": "transformers",
         "quantize": "nf4",
-        "instructions": {"source": str(tiny_prompts), "per_iteration": 8, "validation": 6},
+        "instructions": {"source": str(tiny_prompts), "per_iteration": 8, "validation": 6, "test": 2},
         "thought": {"style": "direct"},
         "sampling": {"k": 4, "max_new_tokens": 24, "batch": 8},
         "judge": {

@@ -40,6 +40,7 @@ def train(recipe: Recipe, out: str | Path, gpu: int | None = None) -> RunFolder:
     from tpo_lite.run import RunFolder
 
     folder = RunFolder(Path(out))
+    recipe = folder.as_begun(recipe)
     recorded = folder.load_recorded()
     settled = settle(recipe, gpu) if recorded is None else filled_from(recorded, recipe)
     folder.start(recipe, settled, place_of(gpu), new=False)

@@ -6,6 +6,8 @@ from typing import Literal
 
 Arm = Literal["thinking", "direct"]
 """A model that a run trains: with thoughts, or the direct baseline."""
+HeldOut = Literal["validation", "test"]
+"""A slice that is never trained on: one on which checkpoints are chosen, one on which models are reported."""
 Engine = Literal["transformers", "unsloth", "gguf"]
 """What samples."""
 Quantize = Literal["nf4", "none"]

@@ -33,6 +33,8 @@ class Instructions(Section):
     """Instructions per iteration; iterations never share one."""
     validation: Positive = 100
     """Held-out instructions on which checkpoints are compared."""
+    test: Annotated[int, Field(ge=0)] = 100
+    """Held-out instructions on which models are reported, and nothing is chosen; 0: report on the validation slice."""
     max_tokens: Positive = 512
     """Longer instructions are dropped and counted."""
     allow_leakage: bool = False

@@ -5,10 +5,13 @@
     RUN/limits.json                         smaller batches, if memory ran out
     RUN/base/                               a GGUF given as `model`, dequantized to 16 bits
     RUN/base-Q4_K_M.gguf                    any other `model` as engine gguf samples it; base-F16.gguf if unquantized
-    RUN/instructions/                       validation.jsonl, iteration-0.jsonl, ...
+    RUN/instructions/                       validation.jsonl, test.jsonl, iteration-0.jsonl, ...
         done/prepare.json done/seconds.json
     RUN/judge-calls RUN/judge-replies.jsonl with an openai judge: the number of requests, and its verdicts
     RUN/<arm>/base-validation.jsonl         M_0's answers to the validation slice
+    RUN/<arm>/base-test.jsonl               and to the test slice
+    RUN/direct/base-thinking-vs-direct.jsonl
+                                            the judge's verdicts on those of the two arms
     RUN/<arm>/iteration-<t>/                made from M_t, ends in M_{t+1}
         samples.jsonl judgements.jsonl scores.jsonl pairs.jsonl
         train/checkpoint-<step>/ train/log.json
@@ -19,6 +22,9 @@
         adapter/                            M_{t+1}'s adapter; with `merge: requantize` instead:
         model/ base-Q4_K_M.gguf             the merged M_{t+1}, and the same as engine gguf samples it
         validation/merged.jsonl             the merged M_{t+1}'s answers to the validation slice
+        test/answers.jsonl                  M_{t+1}'s answers to the test slice, unless it is M_t
+        test/M_{t+1}-vs-M_0.jsonl           the judge's verdicts on them against those of M_0
+        test/thinking-vs-direct.jsonl       and, in the direct arm, on those of the two arms
         done/<phase>.json                   a finished phase: its summary, outputs and peak memory
         done/seconds.json                   wall time of every phase
     RUN/results.json                        the figures, per arm and iteration
@@ -43,28 +49,14 @@ import yaml
 
 from tpo_lite.errors import DISK_FULL, InputError, TpoError
 from tpo_lite.files import read_json, write_atomically, write_json
-from tpo_lite.kinds import Arm
+from tpo_lite.kinds import Arm, HeldOut
 from tpo_lite.machine.device import Place, default_place
+from tpo_lite.phase_order import OUTPUTS
 from tpo_lite.recipe import Recipe, differences, parse_as, parse_recipe, with_keys
-from tpo_lite.settled import Limits, SettledRecipe, as_settled, limited, open_keys
+from tpo_lite.settled import AUTO_KEYS, Limits, SettledRecipe, as_settled, limited, open_keys, unknown_before
 
 SETTLED_VERSION = 1
 """Version of settled.yaml."""
-
-PHASES = ("generate", "judge", "pair", "dpo", "validate", "select", "fold")
-"""The order within an iteration; "prepare" comes once, before the first."""
-
-OUTPUTS = {
-    "prepare": ["*.jsonl"],
-    "generate": ["../base-validation.jsonl", "samples.jsonl"],
-    "judge": ["judgements.jsonl"],
-    "pair": ["scores.jsonl", "pairs.jsonl"],
-    "dpo": ["train/checkpoint-*/adapter_model.safetensors", "train/log.json"],
-    "validate": ["validation/checkpoint-*.jsonl"],
-    "select": ["validation/*-vs-*.jsonl", "validation.json"],
-    "fold": ["adapter/*", "model/*"],
-}
-"""What each phase leaves for later ones. A phase is not finished while anything that it left is missing."""
 
 KEPT = "M_t"
 """What an iteration chooses when the judge prefers none of its checkpoints: M_{t+1} is M_t."""
@@ -92,19 +84,29 @@ class RunFolder:
                 f"{self.root} is not a run folder: it has no recipe.yaml. "
                 f"Start one with `tpo-lite train --out {self.root}`."
             )
-        return parse_recipe(_read_yaml(path), str(path))
+        data = _read_yaml(path)
+        return with_keys(parse_recipe(data, str(path)), unknown_before(data))
+
+    def as_begun(self, recipe: Recipe) -> Recipe:
+        """Return `recipe` as the version that began this run would have read it: without keys that came later.
+
+        So a run that an earlier version began goes on under its own recipe; keys that may be "auto" are filled in by
+        `filled_from`. A folder in which nothing has been computed leaves `recipe` as it is.
+        """
+        path = self.root / "recipe.yaml"
+        if not path.exists() or not self.computed():
+            return recipe
+        return with_keys(recipe, {k: v for k, v in unknown_before(_read_yaml(path)).items() if k not in AUTO_KEYS})
 
     def load_started(self) -> SettledRecipe:
         """Read the settled recipe that the run was started with.
 
-        For a folder of an earlier version, which has no settled.yaml, it is made of recipe.yaml's own values. Before
-        `quantize` was a key, every base was in NF4. Raises `InputError` where that leaves a value "auto".
+        For a folder of an earlier version, which has no settled.yaml, it is made of recipe.yaml's own values. Raises
+        `InputError` where that leaves a value "auto".
         """
         recipe = self.load_recipe()
         if started := self._read_settled():
             return started.recipe
-        if "quantize" not in recipe.model_fields_set:
-            recipe = with_keys(recipe, {"quantize": "nf4"})
         if left := open_keys(recipe):
             raise InputError(
                 f"{self._settled_path} is missing, and recipe.yaml leaves {', '.join(left)} auto. "
@@ -160,7 +162,8 @@ class RunFolder:
                 f"{self._settled_path}: date {day!r} is not a date. Write the day on which the run started, such as "
                 "`date: 2026-01-31`."
             )
-        return _Started(parse_as(SettledRecipe, data["recipe"], str(self._settled_path)), Place(gpu), day)
+        recipe = parse_as(SettledRecipe, data["recipe"], str(self._settled_path))
+        return _Started(with_keys(recipe, unknown_before(data["recipe"])), Place(gpu), day)
 
     def _write_settled(self, settled: SettledRecipe, place: Place, day: date | None = None) -> None:
         """Write settled.yaml with `day`, or with today's date if there is none yet."""
@@ -269,7 +272,7 @@ class RunFolder:
         return self.root / arm / f"iteration-{iteration}"
 
     def instructions(self, name: str) -> Path:
-        """Return the file of an instruction slice: "validation" or "iteration-<t>"."""
+        """Return the file of an instruction slice: "validation", "test" or "iteration-<t>"."""
         return self.root / "instructions" / f"{name}.jsonl"
 
     def chosen(self, arm: Arm, iteration: int) -> str:
@@ -282,11 +285,34 @@ class RunFolder:
             model -= 1
         return model
 
+    def base_answers(self, arm: Arm, held_out: HeldOut) -> Path:
+        """Return the file of M_0's answers to a held-out slice."""
+        return self.root / arm / f"base-{held_out}.jsonl"
+
+    def test_of(self, arm: Arm, model: int) -> Path:
+        """Return the file of M_model's answers to the test slice."""
+        model = self.trained(arm, model)
+        return self.iteration(arm, model - 1) / "test" / "answers.jsonl" if model else self.base_answers(arm, "test")
+
+    def match_with_base(self, arm: Arm, model: int) -> Path:
+        """Return the file of the verdicts on M_model's answers to the test slice against those of M_0."""
+        made = max(self.trained(arm, model), 1)  # an M_1 that is M_0 plays itself, in iteration 0
+        return self.iteration(arm, made - 1) / "test" / f"M_{made}-vs-M_0.jsonl"
+
+    def match_of_arms(self, model: int) -> Path:
+        """Return the file of the verdicts on the thinking arm's M_model against the direct arm's.
+
+        It is that of an earlier iteration if neither arm has changed since.
+        """
+        made = max(self.trained("thinking", model), self.trained("direct", model))
+        name = "thinking-vs-direct.jsonl"
+        return self.iteration("direct", made - 1) / "test" / name if made else self.root / "direct" / f"base-{name}"
+
     def validation_of(self, arm: Arm, model: int) -> Path:
-        """Return the file of M_model's validation samples."""
+        """Return the file of M_model's answers to the validation slice."""
         model = self.trained(arm, model)
         if model == 0:
-            return self.root / arm / "base-validation.jsonl"
+            return self.base_answers(arm, "validation")
         if self.load_started().merge == "requantize":
             return self.iteration(arm, model - 1) / "validation" / "merged.jsonl"
         return self.checkpoint_validation(arm, model - 1)

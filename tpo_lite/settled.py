@@ -6,10 +6,13 @@ machine, once, when a run starts. Phases, engines, judges, the plan and the back
 
 from __future__ import annotations
 
+from functools import reduce
+from typing import Any
+
 from tpo_lite.errors import InputError
 from tpo_lite.kinds import Dtype, Engine, KvType, Precision, Quantize
 from tpo_lite.machine.device import Device
-from tpo_lite.recipe import Recipe, parse_as, value_of, with_keys
+from tpo_lite.recipe import Keys, Recipe, parse_as, value_of, with_keys
 from tpo_lite.recipe_keys import JudgeSettings, Positive, Sampling, Train
 
 AUTO_KEYS = (
@@ -22,6 +25,9 @@ AUTO_KEYS = (
     "train.micro_batch",
 )
 """Keys that may be "auto" in a recipe and never are in a settled one."""
+
+BEFORE: Keys = {"instructions.test": 0, "quantize": "nf4"}
+"""Keys that recipes did not always have, with the value that leaves a run as the version without the key made it."""
 
 Limits = dict[str, int]
 """The largest values for which there was memory, by the recipe's key."""
@@ -66,6 +72,16 @@ class SettledRecipe(Recipe):
         if self.quantize == "nf4":
             return "nf4"
         return "bfloat16" if device == "cuda" else self.dtype
+
+
+def unknown_before(data: dict[str, Any]) -> Keys:
+    """Return those of `BEFORE` that a recipe's data lacks, since an earlier version wrote it."""
+
+    def lacks(key: str) -> bool:
+        *sections, name = key.split(".")
+        return name not in reduce(lambda section, part: section.get(part, {}), sections, data)
+
+    return {key: value for key, value in BEFORE.items() if lacks(key)}
 
 
 def open_keys(recipe: Recipe) -> list[str]:

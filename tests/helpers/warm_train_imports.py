@@ -3,8 +3,8 @@
 import importlib
 import os
 
+from tpo_lite.phase_order import PHASES
 from tpo_lite.phases.process import QUIET
-from tpo_lite.run import PHASES
 
 os.environ |= QUIET  # libraries read it when they are imported
 

@@ -19,10 +19,11 @@ from tpo_lite.adapters import rank_of, read_adapter
 from tpo_lite.errors import TpoError
 from tpo_lite.files import read_json
 from tpo_lite.loop.results import read_results
+from tpo_lite.phase_order import PHASES
 from tpo_lite.phases.figures import validation_figures
 from tpo_lite.phases.process import run_phase
 from tpo_lite.records import PromptSamples, read_jsonl
-from tpo_lite.run import PHASES, RunFolder
+from tpo_lite.run import RunFolder
 from tpo_lite.sampling.policy import LoadedPolicy, policy, sampling_key
 from tpo_lite.thoughts import OUTCOMES
 
@@ -35,12 +36,15 @@ def iterations(run):
 
 def test_results_hold_what_their_schema_documents(tiny_run):
     results = read_json(tiny_run / "results.json")
-    assert set(results) == {"schema_version", "tpo_lite", "recipe", "limits", "instructions", "arms"}
+    keys = {"schema_version", "tpo_lite", "recipe", "limits", "instructions", "arms", "thinking_vs_direct"}
+    assert set(results) == keys
     assert results["schema_version"] == 1
     assert {"read", "kept", "bad", "duplicates"} <= set(results["instructions"])
     arm = results["arms"]["direct"]
     answers = {"prompts", "parse", "thought_tokens", "response_tokens", "checked"}
     assert set(arm["base"]) == answers | {"accuracy"}
+    tested = {"prompts", "accuracy", "parse", "parse_ok", "thought_tokens", "response_tokens"}
+    assert set(arm["base_test"]) == tested and arm["base_test"]["prompts"] == 2
     assert len(arm["iterations"]) == 2
     for data in arm["iterations"]:
         assert set(data) == {
@@ -56,7 +60,7 @@ def test_results_hold_what_their_schema_documents(tiny_run):
                 "pairs",
                 "rho",
             ),
-            *("rho_reached", "dpo", "merge", "validation", "accuracy", "seconds", "peak_bytes"),
+            *("rho_reached", "dpo", "merge", "validation", "accuracy", "test", "seconds", "peak_bytes"),
         }
         assert set(data["parse"]) == set(OUTCOMES)
         assert sum(data["parse"].values()) == 8 * 4
@@ -68,6 +72,7 @@ def test_results_hold_what_their_schema_documents(tiny_run):
         assert set(data["merge"]) == {"merge", "rank", "update_norm", "kl"}
         assert set(data["validation"]) == answers | {"chosen", "checkpoints", "win_rate"}
         assert set(data["validation"]["win_rate"]) == {"M_t", "M_0"}
+        assert set(data["test"]) == tested | {"win_rate", "overlong"} and data["test"]["win_rate"]["n"] == 2
         assert set(data["peak_bytes"]) == set(PHASES)
         assert all(peak["host"] > 2**20 for peak in data["peak_bytes"].values())
 
@@ -221,6 +226,7 @@ SAMPLE_BOTH = """
 import sys
 from pathlib import Path
 from tpo_lite.errors import TpoError
+from tpo_lite.phase_order import PHASES
 from tpo_lite.phases.process import run_phase
 
 live, dead = map(Path, sys.argv[1:])

@@ -12,10 +12,11 @@ from tests.helpers.tiny_run import start, train_here
 from tpo_lite.errors import InputError, TpoError
 from tpo_lite.files import read_json, write_json
 from tpo_lite.machine.device import CPU, Place
-from tpo_lite.recipe import Recipe
+from tpo_lite.phase_order import phases_of
+from tpo_lite.recipe import Recipe, load_recipe, with_keys
 from tpo_lite.records import Instruction, JsonlAppender, read_jsonl
 from tpo_lite.run import RunFolder
-from tpo_lite.settled import SettledRecipe, filled_from
+from tpo_lite.settled import SettledRecipe, as_settled, filled_from
 
 
 def test_a_folder_remembers_its_recipe(tmp_path):
@@ -190,6 +191,10 @@ OUTPUTS = [
     ("validate", "validation/checkpoint-4.jsonl"),
     ("select", "validation/checkpoint-4-vs-M_0.jsonl"),
     ("select", "validation.json"),
+    ("generate", "../base-test.jsonl"),
+    ("test", "test/answers.jsonl"),
+    ("match", "test/M_2-vs-M_0.jsonl"),
+    ("match", "../base-thinking-vs-direct.jsonl"),
     ("fold", "adapter/adapter_model.safetensors"),
     ("fold", "model/model-00002-of-00004.safetensors"),
 ]
@@ -350,3 +355,34 @@ def test_a_date_that_is_none_is_refused(written, tmp_path):
     path.write_text(path.read_text().replace(f"date: {date.today()}", f"date: {written}"))
     with pytest.raises(InputError, match=r"settled.yaml: date .* is not a date. Write the day on which"):
         run.load_day()
+
+
+def older(run: RunFolder) -> None:
+    """Make a folder look as if a version without a test slice had begun it."""
+    for path in (run.root / "recipe.yaml", run.root / "settled.yaml"):
+        data = yaml.safe_load(path.read_text())
+        del data.get("recipe", data)["instructions"]["test"]
+        path.write_text(yaml.safe_dump(data))
+
+
+def test_a_run_that_a_version_without_a_test_slice_began_goes_on_without_one(tmp_path):
+    run, recipe = RunFolder(tmp_path / "run"), as_settled(load_recipe("embedded"))
+    start(run, recipe)
+    run.mark_done("prepare", None, 0, {}, {})
+    older(run)
+    assert recipe.instructions.test == 128
+    begun = run.as_begun(recipe)
+    assert run.load_started() == begun == with_keys(recipe, {"instructions.test": 0})
+    assert run.load_recipe().instructions.test == 0
+    start(run, begun, place=Place(1))  # which writes settled.yaml, and keeps recipe.yaml as it was
+    assert run.as_begun(recipe) == begun == run.load_started()
+    assert phases_of(begun)[-1] == "fold" and phases_of(recipe)[-1] == "match"
+
+
+def test_a_folder_in_which_nothing_was_computed_takes_the_recipe_as_it_is(tmp_path):
+    run, recipe = RunFolder(tmp_path / "run"), as_settled(load_recipe("embedded"))
+    assert run.as_begun(recipe) == recipe
+    start(run, recipe)
+    older(run)
+    start(run, run.as_begun(recipe))
+    assert run.load_started().instructions.test == 128

@@ -18,6 +18,8 @@ SUMMARIES = {
     "validate": "Sample every checkpoint on the validation slice.",
     "select": "Let the judge choose the checkpoint.",
     "fold": "Make the checkpoint M_{t+1}.",
+    "test": "Sample M_{t+1} on the test slice.",
+    "match": "Let the judge compare M_{t+1} with M_0, and the arms, on the test slice.",
 }
 
 

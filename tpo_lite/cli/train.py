@@ -64,6 +64,8 @@ def train(
     folder = RunFolder(out or Path("runs") / recipe_path(name).stem)
     if recipe is None and gpu is None:
         click.echo("No recipe and no --gpu: running the embedded recipe, a small world on the CPU.")
+    if not new:
+        loaded = folder.as_begun(loaded)
     settled = plan_first(loaded, gpu, None if new else folder)
     if plan_only:
         return

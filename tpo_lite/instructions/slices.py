@@ -32,7 +32,9 @@ class Slices:
     """Disjoint lists of instructions."""
 
     validation: list[Instruction]
-    """Held out from training in every iteration."""
+    """Held out from training in every iteration: on it checkpoints are compared."""
+    test: list[Instruction]
+    """Held out too, and from every choice: on it models are reported."""
     iterations: list[list[Instruction]]
     """One list per iteration. No instruction is used twice."""
 
@@ -90,23 +92,31 @@ def _tokens(instruction: Instruction, token_count: Callable[[str], int]) -> int:
 
 
 def slices(
-    instructions: list[Instruction], *, seed: int, iterations: int, per_iteration: int, validation: int
+    instructions: list[Instruction], *, seed: int, iterations: int, per_iteration: int, validation: int, test: int
 ) -> Slices:
-    """Draw a validation slice and one slice of `per_iteration` instructions for each iteration, all disjoint.
+    """Draw a validation slice, a test slice and one slice of `per_iteration` instructions per iteration, all disjoint.
 
-    Instructions are drawn in the order of `keyed_hash(seed, id)`, the validation slice first. So the order of the
-    input does not matter, and more iterations leave the earlier slices unchanged. Raises `InputError` if there are too
-    few instructions.
+    Instructions are drawn in the order of `keyed_hash(seed, id)`: the validation slice first, then the iterations, and
+    the test slice from the end. So the order of the input does not matter, more iterations leave the earlier slices
+    unchanged, and a test slice leaves all others unchanged. Raises `InputError` if there are too few instructions.
     """
-    needed = validation + iterations * per_iteration
+    needed = validation + test + iterations * per_iteration
     if len(instructions) < needed:
-        raise InputError(
-            f"there are {len(instructions)} usable instructions, but {needed} are needed ({validation} for "
-            f"validation + {iterations} iterations x {per_iteration}). "
-            "Add instructions or lower these settings."
-        )
+        raise InputError(_too_few(len(instructions), needed, iterations, per_iteration, validation, test))
     drawn = sorted(instructions, key=lambda instruction: keyed_hash(seed, instruction.id))
     return Slices(
-        drawn[:validation],
-        [drawn[start : start + per_iteration] for start in range(validation, needed, per_iteration)],
+        validation=drawn[:validation],
+        test=drawn[len(drawn) - test :],
+        iterations=[drawn[start : start + per_iteration] for start in range(validation, needed - test, per_iteration)],
+    )
+
+
+def _too_few(usable: int, needed: int, iterations: int, per_iteration: int, validation: int, test: int) -> str:
+    """Return the message: what there is, what is needed for what, and the most that fits in an iteration."""
+    held_out = f"{validation} for validation + {test} for test"
+    fits = (usable - validation - test) // iterations
+    lower = f"set instructions.per_iteration={fits}" if fits > 0 else "lower these settings"
+    return (
+        f"there are {usable} usable instructions, but {needed} are needed ({held_out} + {iterations} iterations x "
+        f"{per_iteration}). Add instructions or {lower}."
     )

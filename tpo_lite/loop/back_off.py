@@ -8,6 +8,7 @@ that holds the judge's comparisons is only reduced to what the longest of them m
 from __future__ import annotations
 
 from tpo_lite.judges.room import longest_comparison
+from tpo_lite.phase_order import JUDGED, SAMPLED
 from tpo_lite.recipe import divisors
 from tpo_lite.settled import Limits, SettledRecipe
 
@@ -21,10 +22,10 @@ def smaller(phase: str, recipe: SettledRecipe) -> Limits:
     """Return the limits for `phase` after it ran out of memory under `recipe`; none if nothing is left to halve."""
     if phase == "dpo":
         return _micro_batch(recipe)
-    samples = phase in ("generate", "validate") or (phase == "fold" and recipe.merge == "requantize")
+    samples = phase in SAMPLED or (phase == "fold" and recipe.merge == "requantize")
     if samples:
         return _halved("sampling.batch", recipe.sampling.batch, 1)
-    if phase in ("prepare", "judge", "select"):
+    if phase in ("prepare", *JUDGED):
         return _judge(recipe)
     return {}
 

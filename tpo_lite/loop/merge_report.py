@@ -13,8 +13,9 @@ from tpo_lite.errors import InputError
 from tpo_lite.intervals import percent
 from tpo_lite.kinds import Arm
 from tpo_lite.loop import orchestrator
+from tpo_lite.phase_order import phases_of
 from tpo_lite.phases.summaries import MergeReportSummary, read_summary
-from tpo_lite.run import PHASES, RunFolder
+from tpo_lite.run import RunFolder
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ def measure(folder: RunFolder, debug: bool) -> list[MergeReport]:
     reports = []
     for arm in recipe.arms:
         for iteration in range(recipe.iterations):
-            if not folder.is_done(PHASES[-1], arm, iteration):
+            if not folder.is_done(phases_of(recipe)[-1], arm, iteration):
                 break
             if not folder.is_done("merge_report", arm, iteration):
                 code = orchestrator.process(folder, "merge_report", arm, iteration, debug)

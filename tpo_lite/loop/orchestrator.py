@@ -26,8 +26,9 @@ from tpo_lite.kinds import Arm
 from tpo_lite.loop.back_off import smaller
 from tpo_lite.loop.results import write_results
 from tpo_lite.machine import memory
+from tpo_lite.phase_order import phases_of
 from tpo_lite.recipe import Recipe
-from tpo_lite.run import PHASES, RunFolder
+from tpo_lite.run import RunFolder
 
 PR_SET_PDEATHSIG = 1
 
@@ -51,12 +52,13 @@ def train(folder: RunFolder, after_iteration: Callable[[int], None], *, debug: b
     Raises `PhaseFailed` with the phase's exit code, and `TpoError` if another process works in the folder.
     """
     recipe = folder.load_started()
+    last = phases_of(recipe)[-1]
     with folder.lock("run"):
         for phase, arm, iteration in steps(recipe):
             fresh = not folder.is_done(phase, arm, iteration)
             if fresh:
                 _phase(folder, phase, arm, iteration, debug)
-            if phase == PHASES[-1]:
+            if phase == last:
                 write_results(folder)
                 if fresh and arm == recipe.arms[-1]:
                     after_iteration(iteration)
@@ -67,7 +69,7 @@ def steps(recipe: Recipe) -> Iterator[tuple[str, Arm | None, int]]:
     yield "prepare", None, 0
     for iteration in range(recipe.iterations):
         for arm in recipe.arms:
-            for phase in PHASES:
+            for phase in phases_of(recipe):
                 yield phase, arm, iteration
 
 

@@ -7,21 +7,33 @@ from pydantic import ValidationError
 from tpo_lite.errors import InputError
 from tpo_lite.files import read_json, write_json
 from tpo_lite.kinds import Arm
-from tpo_lite.loop.results_schema import SCHEMA_VERSION, ArmResults, IterationResults, Results, ValidationResults
+from tpo_lite.loop.results_schema import (
+    SCHEMA_VERSION,
+    ArmResults,
+    HeldOutResults,
+    IterationResults,
+    Results,
+    ValidationResults,
+)
+from tpo_lite.phase_order import phases_of
 from tpo_lite.phases.summaries import (
+    AnswerSummary,
     DpoSummary,
     FoldSummary,
     GenerateSummary,
     JudgeSummary,
+    MatchSummary,
     MergeFigures,
     PairFigures,
     PairSummary,
     PrepareSummary,
     SelectSummary,
+    ShareFigures,
     ValidateSummary,
     read_summary,
 )
-from tpo_lite.run import PHASES, RunFolder
+from tpo_lite.recipe import Recipe
+from tpo_lite.run import RunFolder
 from tpo_lite.version import __version__
 
 
@@ -51,20 +63,44 @@ def collect(folder: RunFolder) -> Results:
         recipe=recipe.model_dump(),
         limits=folder.limits,
         instructions=read_summary(PrepareSummary, folder, None, 0) if prepared else None,
-        arms={arm: _arm(folder, arm, recipe.iterations) for arm in recipe.arms},
+        arms={arm: _arm(folder, recipe, arm) for arm in recipe.arms},
+        thinking_vs_direct=_arms_against_each_other(folder, recipe),
     )
 
 
-def _arm(folder: RunFolder, arm: Arm, iterations: int) -> ArmResults:
-    generated = folder.is_done("generate", arm, 0)
-    finished = [t for t in range(iterations) if folder.is_done(PHASES[-1], arm, t)]
+def _arm(folder: RunFolder, recipe: Recipe, arm: Arm) -> ArmResults:
+    generated = read_summary(GenerateSummary, folder, arm, 0) if folder.is_done("generate", arm, 0) else None
     return ArmResults(
-        base=read_summary(GenerateSummary, folder, arm, 0).base if generated else None,
-        iterations=[_iteration(folder, arm, t) for t in finished],
+        base=generated.base if generated else None,
+        base_test=generated.base_test if generated else None,
+        iterations=[_iteration(folder, recipe, arm, t) for t in _finished(folder, recipe, arm)],
     )
 
 
-def _iteration(folder: RunFolder, arm: Arm, iteration: int) -> IterationResults:
+def _finished(folder: RunFolder, recipe: Recipe, arm: Arm) -> list[int]:
+    """Return the iterations whose phases are all finished."""
+    return [t for t in range(recipe.iterations) if folder.is_done(phases_of(recipe)[-1], arm, t)]
+
+
+def _arms_against_each_other(folder: RunFolder, recipe: Recipe) -> list[ShareFigures]:
+    """Return the thinking arm's win rate against the direct one's, for M_0 and then for each iteration's model."""
+    found: list[ShareFigures | None] = []
+    if recipe.instructions.test:
+        matched = [
+            read_summary(MatchSummary, folder, recipe.arms[-1], t) for t in _finished(folder, recipe, recipe.arms[-1])
+        ]
+        found = [summary.base_thinking_vs_direct for summary in matched[:1]]
+        found += [summary.thinking_vs_direct for summary in matched]
+    return [rate for rate in found if rate is not None]
+
+
+def _tested(folder: RunFolder, arm: Arm, iteration: int) -> HeldOutResults:
+    answered = read_summary(AnswerSummary, folder, arm, iteration)
+    matched = read_summary(MatchSummary, folder, arm, iteration)
+    return HeldOutResults(**vars(answered), win_rate=matched.win_rate, overlong=matched.overlong)
+
+
+def _iteration(folder: RunFolder, recipe: Recipe, arm: Arm, iteration: int) -> IterationResults:
     generated = read_summary(GenerateSummary, folder, arm, iteration)
     paired = read_summary(PairSummary, folder, arm, iteration)
     selected = read_summary(SelectSummary, folder, arm, iteration)
@@ -100,6 +136,7 @@ def _iteration(folder: RunFolder, arm: Arm, iteration: int) -> IterationResults:
             thought_tokens=validated.thought_tokens,
             response_tokens=validated.response_tokens,
         ),
+        test=_tested(folder, arm, iteration) if recipe.instructions.test else None,
         seconds=folder.seconds(arm, iteration),
-        peak_bytes={phase: folder.done(phase, arm, iteration)["peak_bytes"] for phase in PHASES},
+        peak_bytes={phase: folder.done(phase, arm, iteration)["peak_bytes"] for phase in phases_of(recipe)},
     )

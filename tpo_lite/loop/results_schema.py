@@ -7,7 +7,7 @@ measure.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from pydantic import TypeAdapter
@@ -16,11 +16,13 @@ from tpo_lite.kinds import Arm, Engine
 from tpo_lite.phases.summaries import (
     DpoSummary,
     Figures,
+    HeldOutFigures,
     JudgeSummary,
     MergeFigures,
     PairFigures,
     PrepareSummary,
     SelectFigures,
+    ShareFigures,
     ValidationFigures,
 )
 from tpo_lite.thoughts import Outcome
@@ -42,6 +44,16 @@ class ValidationResults(SelectFigures):
     """Mean length of well-formed thoughts in tokens; null without any."""
     response_tokens: float | None
     """Mean length of well-formed responses in tokens; null without any."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeldOutResults(HeldOutFigures):
+    """What M_{t+1} answered on the test slice, and what the judge says of it."""
+
+    win_rate: ShareFigures
+    """Against M_0, a tie counting 0.5."""
+    overlong: int
+    """Matches on the test slice that did not fit the judge; each is a tie."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +90,8 @@ class IterationResults(Figures):
     """Share of M_{t+1}'s right answers on the validation slice; null where no instruction has an answer."""
     validation: ValidationResults
     """M_{t+1} on the validation slice."""
+    test: HeldOutResults | None = None
+    """M_{t+1} on the test slice; null in a run without one."""
     seconds: dict[str, float]
     """Wall time of each phase in seconds."""
     peak_bytes: dict[str, dict[str, int]]
@@ -91,6 +105,8 @@ class ArmResults(Figures):
 
     base: ValidationFigures | None
     """M_0 on the validation slice; null until it was sampled."""
+    base_test: HeldOutFigures | None = None
+    """M_0 on the test slice; null until it was sampled, and in a run without such a slice."""
     iterations: list[IterationResults]
     """The iterations that are finished."""
 
@@ -111,6 +127,9 @@ class Results(Figures):
     """Counts of instructions; null until they were read."""
     arms: dict[Arm, ArmResults]
     """The models trained."""
+    thinking_vs_direct: list[ShareFigures] = field(default_factory=list)
+    """Win rates of the thinking arm against the direct arm on the test slice: that of M_0, of M_1, and so on; empty
+    without a test slice or with one arm."""
 
 
 def schema() -> dict[str, Any]:

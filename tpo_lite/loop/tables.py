@@ -11,9 +11,16 @@ from rich.console import Console
 from rich.table import Table
 
 from tpo_lite.intervals import percent
+from tpo_lite.kinds import Arm
 from tpo_lite.loop.results_schema import ArmResults, IterationResults, Results, ValidationResults
-from tpo_lite.phases.summaries import ValidationFigures, well_formed_share
-from tpo_lite.run import KEPT, PHASES
+from tpo_lite.phases.summaries import (
+    HeldOutFigures,
+    MeanFigures,
+    ShareFigures,
+    ValidationFigures,
+    well_formed_share,
+)
+from tpo_lite.run import KEPT
 
 
 def print_iteration(results: Results, iteration: int, console: Console) -> None:
@@ -56,8 +63,15 @@ def _rows(data: IterationResults) -> dict[str, str]:
         "win rate vs M_t / M_0": f"{against_m_t} / {percent(validation.win_rate['M_0'].value)}",
         "validation parse ok": _parse_ok(validation),
         "accuracy (validation)": percent(data.accuracy),
-        **{f"{phase}: s, peak GB": _cost(data, phase) for phase in PHASES},
+        **_tested_rows(data),
+        **{f"{phase}: s, peak GB": _cost(data, phase) for phase in data.peak_bytes},
     }
+
+
+def _tested_rows(data: IterationResults) -> dict[str, str]:
+    if data.test is None:
+        return {}
+    return {"win rate vs M_0 (test)": whole(data.test.win_rate), "accuracy (test)": whole(data.test.accuracy)}
 
 
 def _cost(data: IterationResults, phase: str) -> str:
@@ -71,10 +85,67 @@ def _parse_ok(shown: ValidationFigures | ValidationResults) -> str:
 
 
 def print_final(results: Results, console: Console) -> None:
-    """Print one row per model, M_0 to the last, with each figure of all arms side by side."""
+    """Print every model, M_0 to the last: on the test slice, or on the validation slice in a run without one."""
+    tested = [arm.base_test for arm in results.arms.values() if arm.base_test is not None]
+    console.print(_test_table(results, tested[0]) if tested else _validation_table(results))
+    for key, value in results.limits.items():
+        console.print(f"{key} was reduced to {value} because memory ran out", highlight=False)
+
+
+def _test_table(results: Results, base: HeldOutFigures) -> Table:
+    """Return one row per model and arm; every share is of the same instructions, every length of well-formed outputs.
+
+    Without decimals, which a few hundred instructions do not support, it fits eighty columns.
+    """
+    checked = f", {base.accuracy.n} with a known answer" if base.accuracy.n else ""
+    title = f"On the test slice: {base.prompts} instructions{checked}\nper cent and tokens, with 95 % intervals"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=0, show_edge=False)
+    table.add_column("", no_wrap=True)
+    headings = ["accuracy", "beats M_0", "beats\ndirect", "parse ok", "thought\ntokens", "response\ntokens"]
+    shown = [name for name in headings if "direct" not in name or len(results.arms) > 1]
+    shown = [name for name in shown if "thought" not in name or "thinking" in results.arms]
+    for heading in shown:
+        table.add_column(heading, justify="right", no_wrap=True)
+    for model in range(1 + max(len(arm.iterations) for arm in results.arms.values())):
+        for name, arm in results.arms.items():
+            if (cells := _tested_cells(results, name, arm, model)) is not None:
+                table.add_row(f"M_{model} {name}", *(cells[heading] for heading in shown))
+    return table
+
+
+def _tested_cells(results: Results, name: Arm, arm: ArmResults, model: int) -> dict[str, str] | None:
+    """Return the cells of one model by heading; None if it has not been tested yet."""
+    tested = arm.iterations[model - 1].test if 0 < model <= len(arm.iterations) else None
+    answered = arm.base_test if model == 0 else tested
+    if answered is None:
+        return None
+    against = results.thinking_vs_direct
+    return {
+        "accuracy": whole(answered.accuracy),
+        "beats M_0": whole(tested.win_rate) if tested else "-",
+        "beats\ndirect": whole(against[model]) if name == "thinking" and model < len(against) else "-",
+        "parse ok": whole(answered.parse_ok),
+        "thought\ntokens": length(answered.thought_tokens) if name == "thinking" else "-",
+        "response\ntokens": length(answered.response_tokens),
+    }
+
+
+def whole(share: ShareFigures) -> str:
+    """Return a share in whole per cent with its interval, as in "62 (53-70)", or "-" where there is none."""
+    return "-" if share.value is None else f"{100 * share.value:.0f} ({100 * share.low:.0f}-{100 * share.high:.0f})"
+
+
+def length(mean: MeanFigures) -> str:
+    """Return a mean length with its interval, as in "31 ±2", or "-" where there is none."""
+    return number(mean.value) if mean.half_width is None else f"{mean.value:.0f} ±{mean.half_width:.0f}"
+
+
+def _validation_table(results: Results) -> Table:
+    """Return one row per model, with each figure of all arms side by side."""
     arms = results.arms
+    title = "On the validation slice, which also chose the checkpoints\n(this run has no test slice)"
     # Eighty columns hold two arms only with one blank between figures.
-    table = Table(title="On the validation slice", title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 0, 0, 1))
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 0, 0, 1))
     table.add_column("", no_wrap=True)
     for heading in ("accuracy", "beat M_0", "parse ok"):
         for name in arms:
@@ -85,9 +156,7 @@ def print_final(results: Results, console: Console) -> None:
         cells = [_model_cells(arm, model) for arm in arms.values()]
         row = [figure for figures in zip(*cells, strict=True) for figure in figures]
         table.add_row(f"M_{model}", *row[: len(table.columns) - 1])
-    console.print(table)
-    for key, value in results.limits.items():
-        console.print(f"{key} was reduced to {value} because memory ran out", highlight=False)
+    return table
 
 
 def _model_cells(arm: ArmResults, model: int) -> tuple[str, str, str, str]:

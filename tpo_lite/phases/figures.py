@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
 from tpo_lite.checking import is_right
-from tpo_lite.intervals import first_slot_rate, flip_rate
-from tpo_lite.phases.summaries import JudgeSummary, PairFigures, ValidationFigures
+from tpo_lite.intervals import first_slot_rate, flip_rate, mean, share
+from tpo_lite.phases.summaries import (
+    HeldOutFigures,
+    JudgeSummary,
+    MeanFigures,
+    PairFigures,
+    ShareFigures,
+    ValidationFigures,
+)
 from tpo_lite.preferences.pairs import Pairs
 from tpo_lite.records import PromptJudgements, PromptSamples, Sample
 from tpo_lite.thoughts import OUTCOMES, Outcome
@@ -50,16 +58,48 @@ def validation_figures(prompts: Sequence[PromptSamples]) -> ValidationFigures:
     output that is malformed after all retries is wrong.
     """
     outputs = output_figures([prompt.samples[0] for prompt in prompts])
-    checked = [prompt for prompt in prompts if prompt.instruction.answer is not None]
-    right = [is_right(final_response(prompt), prompt.instruction.answer or "") for prompt in checked]
+    right = _right(prompts)
     return ValidationFigures(
         prompts=len(prompts),
         accuracy=average(right),
-        checked=len(checked),
+        checked=len(right),
         parse=outputs.parse,
         thought_tokens=outputs.thought_tokens,
         response_tokens=outputs.response_tokens,
     )
+
+
+def _right(prompts: Sequence[PromptSamples]) -> list[bool]:
+    """Return whether the response that counts is right, for each instruction with an answer to check against."""
+    checked = [prompt for prompt in prompts if prompt.instruction.answer is not None]
+    return [is_right(final_response(prompt), prompt.instruction.answer or "") for prompt in checked]
+
+
+def held_out_figures(prompts: Sequence[PromptSamples]) -> HeldOutFigures:
+    """Return the same figures with their intervals, for the slice that models are reported on."""
+    right = _right(prompts)
+    first = [prompt.samples[0] for prompt in prompts]
+    well_formed = [sample for sample in first if sample.well_formed]
+    return HeldOutFigures(
+        prompts=len(prompts),
+        accuracy=share_figures(sum(right), len(right)),
+        parse=output_figures(first).parse,
+        parse_ok=share_figures(len(well_formed), len(first)),
+        thought_tokens=mean_figures([sample.thought_tokens for sample in well_formed]),
+        response_tokens=mean_figures([sample.response_tokens for sample in well_formed]),
+    )
+
+
+def share_figures(successes: float, n: int) -> ShareFigures:
+    """Return successes / n with its 95 % Wilson interval."""
+    return ShareFigures(**dataclasses.asdict(share(successes, n)))
+
+
+def mean_figures(values: Sequence[float]) -> MeanFigures:
+    """Return the mean with its 95 % t interval."""
+    if not values:
+        return MeanFigures(value=None, half_width=None, n=0)
+    return MeanFigures(**dataclasses.asdict(mean(values)))
 
 
 def final_response(prompt: PromptSamples) -> str:

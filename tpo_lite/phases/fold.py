@@ -20,7 +20,7 @@ from tpo_lite.phases.figures import validation_figures
 from tpo_lite.phases.summaries import FoldSummary, ValidationFigures
 from tpo_lite.run import KEPT, RunFolder
 from tpo_lite.sampling.policy import LoadedPolicy, policy
-from tpo_lite.sampling.to_file import sample_validation
+from tpo_lite.sampling.to_file import sample_held_out
 from tpo_lite.settled import SettledRecipe
 from tpo_lite.training.blocks import with_fresh_block
 from tpo_lite.training.divergence import (
@@ -78,4 +78,4 @@ def validate_merged(
     loaded = LoadedPolicy(recipe, policy(folder, recipe, arm, iteration + 1), device)
     path = folder.validation_of(arm, iteration + 1)
     label = f"{arm} {iteration + 1} merged"
-    return validation_figures(sample_validation(path, loaded, folder, arm, iteration + 1, label))
+    return validation_figures(sample_held_out(path, loaded, folder, arm, iteration + 1, "validation", label))

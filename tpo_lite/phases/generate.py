@@ -7,14 +7,14 @@ from tpo_lite.phases.process import phase_main
 if __name__ == "__main__":
     phase_main("generate")
 
-from tpo_lite.kinds import Arm
+from tpo_lite.kinds import Arm, HeldOut
 from tpo_lite.machine.device import Device
-from tpo_lite.phases.figures import output_figures, validation_figures
-from tpo_lite.phases.summaries import GenerateSummary, ValidationFigures
+from tpo_lite.phases.figures import held_out_figures, output_figures, validation_figures
+from tpo_lite.phases.summaries import GenerateSummary
 from tpo_lite.records import Instruction, PromptSamples, read_jsonl
 from tpo_lite.run import RunFolder
 from tpo_lite.sampling.policy import LoadedPolicy, Policy, policy, sampling_key
-from tpo_lite.sampling.to_file import sample_into, sample_validation
+from tpo_lite.sampling.to_file import sample_held_out, sample_into
 from tpo_lite.settled import SettledRecipe
 
 PROBE_PROMPTS = 4
@@ -22,7 +22,7 @@ PROBE_PROMPTS = 4
 
 
 def run(folder: RunFolder, recipe: SettledRecipe, arm: Arm, iteration: int, device: Device) -> GenerateSummary:
-    """Write samples.jsonl and, in the first iteration, the base model's validation samples."""
+    """Write samples.jsonl and, in the first iteration, the base model's answers to the held-out slices."""
     current = policy(folder, recipe, arm, iteration)
     loaded = LoadedPolicy(recipe, current, device)
     label = f"{arm} {iteration + 1} generate"
@@ -30,7 +30,9 @@ def run(folder: RunFolder, recipe: SettledRecipe, arm: Arm, iteration: int, devi
     probe = None
     if current.adapter is not None:
         probe = loaded.probe([loaded.prompt_ids(x, recipe.style(arm)) for x in instructions[:PROBE_PROMPTS]])
-    base = _base(folder, loaded, arm) if iteration == 0 else None
+    base = validation_figures(_base(folder, loaded, arm, "validation")) if iteration == 0 else None
+    tested = iteration == 0 and recipe.instructions.test > 0
+    base_test = held_out_figures(_base(folder, loaded, arm, "test")) if tested else None
     path = folder.iteration(arm, iteration) / "samples.jsonl"
     key = sampling_key(recipe, arm, iteration, "train")
     sampled = sample_into(path, loaded, instructions, arm, key, recipe.sampling.k, 0, label)
@@ -40,6 +42,7 @@ def run(folder: RunFolder, recipe: SettledRecipe, arm: Arm, iteration: int, devi
         engine=loaded.engine,
         probe=probe,
         base=base,
+        base_test=base_test,
         shift=shift,
         prompts=len(sampled),
         parse=outputs.parse,
@@ -48,9 +51,9 @@ def run(folder: RunFolder, recipe: SettledRecipe, arm: Arm, iteration: int, devi
     )
 
 
-def _base(folder: RunFolder, loaded: LoadedPolicy, arm: Arm) -> ValidationFigures:
-    path = folder.validation_of(arm, 0)
-    return validation_figures(sample_validation(path, loaded, folder, arm, 0, f"{arm} M_0 validation"))
+def _base(folder: RunFolder, loaded: LoadedPolicy, arm: Arm, held_out: HeldOut) -> list[PromptSamples]:
+    path = folder.base_answers(arm, held_out)
+    return sample_held_out(path, loaded, folder, arm, 0, held_out, f"{arm} M_0 {held_out}")
 
 
 def _shift(loaded: LoadedPolicy, current: Policy, device: Device, samples: list[PromptSamples], label: str) -> float:

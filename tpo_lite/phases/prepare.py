@@ -31,7 +31,7 @@ def read_source(recipe: Recipe) -> tuple[list[Instruction], int]:
 
         # More than are needed, as near duplicates and long ones may be dropped.
         needed = recipe.iterations * settings.per_iteration + settings.validation
-        return instructions(needed + needed // 4 + 50, recipe.seed), 0
+        return instructions(needed + max(needed // 4, settings.test) + 50, recipe.seed), 0
     loaded = load(settings.source, skip_bad=settings.skip_bad, turn=settings.turn)
     return loaded.instructions, loaded.bad
 
@@ -54,19 +54,22 @@ def cut(recipe: Recipe, model: str) -> tuple[Slices, PrepareSummary]:
         iterations=recipe.iterations,
         per_iteration=settings.per_iteration,
         validation=settings.validation,
+        test=settings.test,
     )
     # A chat template may refuse a system prompt or a history: better now than in a later phase.
-    used = [x for part in (parts.validation, *parts.iterations) for x in part]
+    used = [x for part in (parts.validation, parts.test, *parts.iterations) for x in part]
     for turns in {tuple(turn["role"] for turn in x.context): x.context for x in used if x.context}.values():
         chat.prompt_ids("", turns)
     return parts, PrepareSummary(bad=bad, **prepared.counts)
 
 
 def run(folder: RunFolder, recipe: SettledRecipe, device: Device) -> PrepareSummary:
-    """Write instructions/validation.jsonl and instructions/iteration-<t>.jsonl."""
+    """Write instructions/validation.jsonl, instructions/test.jsonl and instructions/iteration-<t>.jsonl."""
     parts, summary = cut(recipe, base_model(recipe.model, folder.root).model)
     check_judge(recipe.judge, device)
     write_jsonl(folder.instructions("validation"), parts.validation)
+    if parts.test:
+        write_jsonl(folder.instructions("test"), parts.test)
     for t, part in enumerate(parts.iterations):
         write_jsonl(folder.instructions(f"iteration-{t}"), part)
     print(f"instructions: {summary.kept} kept of {summary.read}{_reasons(summary)}", flush=True)

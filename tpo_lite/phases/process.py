@@ -23,9 +23,10 @@ import click
 from tpo_lite.errors import DISK_FULL, InputError, OutOfMemory, TpoError, first_line, is_out_of_memory
 from tpo_lite.kinds import Arm
 from tpo_lite.machine.memory import PeakMemory, gpu
+from tpo_lite.phase_order import PHASES, phases_of
 from tpo_lite.phases.options import phase_options
 from tpo_lite.recipe import Recipe
-from tpo_lite.run import PHASES, RunFolder
+from tpo_lite.run import RunFolder
 
 QUIET = {
     "GGML_NO_BACKTRACE": "1",
@@ -76,11 +77,13 @@ def run_phase(name: str, root: Path, arm_name: str | None, iteration: int) -> No
     arm = None if name == "prepare" else _known_arm(recipe, arm_name)
     if iteration >= recipe.iterations:
         raise InputError(f"this run has no iteration {iteration}; it has 0 to {recipe.iterations - 1}.")
+    if name in PHASES and name not in phases_of(recipe):
+        raise InputError(f"this run has no test slice (instructions.test is 0), so it has no {name} phase.")
     with folder.lock("phase"):
         if folder.is_done(name, arm, iteration):
             return
         if arm is not None:
-            check_order(folder, name, arm, iteration)
+            check_order(folder, recipe, name, arm, iteration)
         with PeakMemory(gpu(place.gpu)) as peak:
             module = importlib.import_module(f"tpo_lite.phases.{name}")
             if arm is None:
@@ -90,15 +93,18 @@ def run_phase(name: str, root: Path, arm_name: str | None, iteration: int) -> No
             folder.mark_done(name, arm, iteration, summary.to_dict(), peak.bytes())
 
 
-def check_order(folder: RunFolder, name: str, arm: Arm, iteration: int) -> None:
+def check_order(folder: RunFolder, recipe: Recipe, name: str, arm: Arm, iteration: int) -> None:
     """Raise `InputError` naming the first phase that has to be finished before this one and is not."""
     before: list[tuple[str, Arm | None, int]] = [("prepare", None, 0)]
-    before += [(phase, arm, t) for t in range(iteration) for phase in PHASES]
-    now = PHASES[: PHASES.index(name)] if name in PHASES else PHASES
-    before += [(phase, arm, iteration) for phase in now]
+    phases = phases_of(recipe)
+    before += [(phase, arm, t) for t in range(iteration) for phase in phases]
+    before += [(phase, arm, iteration) for phase in (phases[: phases.index(name)] if name in phases else phases)]
+    if name == "match" and arm == recipe.arms[-1]:
+        before += [("test", other, iteration) for other in recipe.arms]
     for phase, its_arm, t in before:
         if not folder.is_done(phase, its_arm, t):
             what = phase if its_arm is None else f"{phase} of iteration {t}"
+            what += f" of {its_arm}" if its_arm not in (None, arm) else ""
             raise InputError(
                 f"{name} of {arm}, iteration {iteration}, comes after {what}, which is not finished. "
                 f"`tpo-lite train --out {folder.root}` with the same settings runs all in order."

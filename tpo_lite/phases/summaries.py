@@ -115,17 +115,66 @@ class ValidationFigures(Figures):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ShareFigures(Figures):
+    """A share of n with its 95 % Wilson interval."""
+
+    value: float | None
+    """Between 0 and 1; null where n is 0."""
+    low: float
+    """Lower end of the interval."""
+    high: float
+    """Upper end of the interval."""
+    n: int
+    """The number counted."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeanFigures(Figures):
+    """A mean with its 95 % t interval, value +- half_width."""
+
+    value: float | None
+    """Null where n is 0."""
+    half_width: float | None
+    """Half the interval's width; null where n is below 2."""
+    n: int
+    """The number of values."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeldOutFigures(Figures):
+    """What a model answered on the test slice, one output per instruction.
+
+    Parse outcomes and lengths are those of the first attempt; lengths are of well-formed outputs.
+    """
+
+    prompts: int
+    """Instructions answered."""
+    accuracy: ShareFigures
+    """Right final answers, of the instructions with an answer to check against; a malformed output counts as wrong."""
+    parse: dict[Outcome, int]
+    """Outputs by outcome."""
+    parse_ok: ShareFigures
+    """Well-formed outputs."""
+    thought_tokens: MeanFigures
+    """Length of thoughts in tokens."""
+    response_tokens: MeanFigures
+    """Length of responses in tokens."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class GenerateSummary(PhaseSummary):
     """What was sampled for training."""
 
     phase: ClassVar[str] = "generate"
-    optional: ClassVar[tuple[str, ...]] = ("probe", "base", "shift")
+    optional: ClassVar[tuple[str, ...]] = ("probe", "base", "base_test", "shift")
     engine: Engine
     """What sampled."""
     probe: float | None = None
     """Largest change in log-probability (nats) that the live adapter makes; None where M_t has no adapter."""
     base: ValidationFigures | None = None
     """M_0 on the validation slice; in iteration 0 only."""
+    base_test: HeldOutFigures | None = None
+    """M_0 on the test slice, if there is one; in iteration 0 only."""
     shift: float | None = None
     """Mean KL(sampler || trainer) in nats per token; engine gguf only."""
     prompts: int
@@ -287,6 +336,29 @@ class FoldSummary(PhaseSummary, MergeFigures):
     optional: ClassVar[tuple[str, ...]] = ("validation",)
     validation: ValidationFigures | None = None
     """M_{t+1} on the validation slice, where merging may have moved it away from the chosen checkpoint."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnswerSummary(PhaseSummary, HeldOutFigures):
+    """M_{t+1} on the test slice."""
+
+    phase: ClassVar[str] = "test"
+
+
+@dataclass(frozen=True, kw_only=True)
+class MatchSummary(PhaseSummary):
+    """What the judge says of M_{t+1}'s answers to the test slice. A match that does not fit the judge is a tie."""
+
+    phase: ClassVar[str] = "match"
+    optional: ClassVar[tuple[str, ...]] = ("base_thinking_vs_direct", "thinking_vs_direct")
+    win_rate: ShareFigures
+    """Against M_0, a tie counting 0.5."""
+    overlong: int
+    """Matches that did not fit the judge."""
+    base_thinking_vs_direct: ShareFigures | None = None
+    """The thinking arm's M_0 against the direct arm's; in iteration 0 of the last arm of two."""
+    thinking_vs_direct: ShareFigures | None = None
+    """The thinking arm's M_{t+1} against the direct arm's; in the last arm of two."""
 
 
 MergeVariant = Literal["none", "fold", "continue", "requantize w16", "requantize nf4"]

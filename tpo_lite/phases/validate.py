@@ -16,7 +16,7 @@ from tpo_lite.phases.summaries import ValidateSummary
 from tpo_lite.records import PromptSamples, read_jsonl
 from tpo_lite.run import KEPT, RunFolder
 from tpo_lite.sampling.policy import LoadedPolicy, policy
-from tpo_lite.sampling.to_file import sample_validation
+from tpo_lite.sampling.to_file import sample_held_out
 from tpo_lite.settled import SettledRecipe
 from tpo_lite.training.checkpoints import step_of
 
@@ -33,6 +33,6 @@ def run(folder: RunFolder, recipe: SettledRecipe, arm: Arm, iteration: int, devi
             loaded.sampler.use_adapter(checkpoint)
         path = here / "validation" / f"{checkpoint.name}.jsonl"
         label = f"{arm} {iteration + 1} {checkpoint.name}"
-        answers = sample_validation(path, loaded, folder, arm, iteration + 1, label)
+        answers = sample_held_out(path, loaded, folder, arm, iteration + 1, "validation", label)
         models[checkpoint.name] = validation_figures(answers)
     return ValidateSummary(models=models)

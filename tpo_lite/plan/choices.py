@@ -10,7 +10,8 @@ from tpo_lite.judges.room import longest_comparison
 from tpo_lite.kinds import Engine, Precision
 from tpo_lite.llamacpp.leaves import whole_cells
 from tpo_lite.machine.cards import Card
-from tpo_lite.plan.memory import Need, needs
+from tpo_lite.phase_order import JUDGED, SAMPLED
+from tpo_lite.plan.needs import Need, needs
 from tpo_lite.plan.precision import describe, layers_of, measure, seconds
 from tpo_lite.plan.rates import choose_engine
 from tpo_lite.plan.shapes import JudgeShape, ModelShape
@@ -26,7 +27,7 @@ LIMIT = 0.97
 LARGEST_BATCH, LARGEST_MICRO_BATCH = 256, 8
 """Larger ones gain nothing: by then the card, not Python, is the limit."""
 
-GROUPS = [("judge", "select"), ("generate", "validate"), ("dpo",)]
+GROUPS = [JUDGED, SAMPLED, ("dpo",)]
 """Phases whose memory the same keys decide, of those that may be `auto`."""
 
 MEMORY_KEYS = [key for key in AUTO_KEYS if key not in ("engine", "quantize")]
@@ -61,7 +62,7 @@ def settle(
         for keys in options:
             tried = with_keys(settled, keys)
             found = needs(tried, model, judge, card)
-            if all(found[phase].peak <= AIM * card.memory for phase in phases):
+            if all(found[phase].peak <= AIM * card.memory for phase in found.keys() & phases):
                 settled = tried
                 break
     return settled
@@ -73,7 +74,7 @@ def fastest_engine(recipe: Recipe, model: ModelShape, judge: JudgeShape | None, 
     def fits(engine: Engine) -> bool:
         smallest: Precision = "bfloat16" if recipe.quantize == "none" else "nf4"
         settled = settle(with_keys(recipe, {"engine": engine}), model, judge, card, smallest)
-        return not {"generate", "validate"} & set(too_large(needs(settled, model, judge, card), card))
+        return not set(SAMPLED) & set(too_large(needs(settled, model, judge, card), card))
 
     return choose_engine(recipe, card, fits)
 
@@ -214,7 +215,7 @@ def _smaller(recipe: SettledRecipe, phase: str) -> dict[str, list[Any]]:
         return smaller
 
     quantize = ["nf4"] if recipe.quantize == "none" else []
-    if phase in ("generate", "validate"):
+    if phase in SAMPLED:
         k = recipe.sampling.k
         batches = list(range((recipe.sampling.batch - 1) // k * k, 0, -k))
         if recipe.engine != "unsloth":  # unsloth samples all K outputs of a prompt together
@@ -223,7 +224,7 @@ def _smaller(recipe: SettledRecipe, phase: str) -> dict[str, list[Any]]:
             ]
         shorter = halves("sampling.max_new_tokens", 256)
         return {"sampling.batch": batches, "quantize": quantize, "sampling.max_new_tokens": shorter}
-    if phase in ("judge", "select"):
+    if phase in JUDGED:
         kv = ["q8_0"] if recipe.judge.kv_type == "f16" else []
         contexts = [size for size in halves("judge.context", 1) if size >= longest_comparison(recipe)]
         return {"judge.kv_type": kv, "judge.context": contexts, "judge.batch": halves("judge.batch", 128)}

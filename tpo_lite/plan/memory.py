@@ -1,4 +1,4 @@
-"""Peak memory, RAM and disk of each phase, term by term.
+"""Peak memory of the work that phases do, term by term.
 
 Arithmetic over a model's shape and a recipe, which follows what the phases' code and the libraries below it allocate.
 It assumes the longest prompts and outputs that the recipe allows, in the last iteration, whose adapter is the largest.
@@ -8,17 +8,15 @@ What arithmetic cannot give is a constant below, which says where it comes from.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
-from tpo_lite.hub import is_gguf
 from tpo_lite.kinds import Precision
 from tpo_lite.llamacpp.leaves import whole_cells
 from tpo_lite.machine.cards import Card
 from tpo_lite.plan.shapes import JudgeShape, ModelShape
-from tpo_lite.plan.weights import Terms, base, compute_bytes, dequantized, gguf_bits, gguf_kind, held_in
-from tpo_lite.sampling.room import CHARACTERS_A_TOKEN, gguf_room, longest_prompt
+from tpo_lite.plan.weights import Terms, base, compute_bytes, dequantized, gguf_bits, held_in
+from tpo_lite.sampling.room import gguf_room, longest_prompt
 from tpo_lite.settled import SettledRecipe
-from tpo_lite.training.room import KL_POSITIONS, KL_PROMPTS, LOGIT_CHUNK, longest_pair
+from tpo_lite.training.room import KL_POSITIONS, LOGIT_CHUNK, longest_pair
 
 KV_BYTES = {"f16": 2.0, "q8_0": 34 / 32}
 """Bytes per number in llama.cpp's KV cache. q8_0 takes 32 bytes and a 16-bit scale for 32 numbers."""
@@ -44,117 +42,9 @@ CUDA_CONTEXT = 600 << 20
 ALLOCATOR_SLACK = 0.05
 """What a GPU's allocator holds beyond what is in use, as a share of everything but weights. Assumed, not measured."""
 
-LIBRARIES = {
-    "CPU": {"generate": 0.35e9, "judge": 0.05e9, "dpo": 0.45e9, "validate": 0.35e9, "select": 0.05e9, "fold": 0.35e9},
-    "CUDA": {"generate": 3e9, "judge": 1e9, "dpo": 3e9, "validate": 3e9, "select": 1e9, "fold": 3e9},
-}
-"""RAM of a phase's process with its libraries and without models, in bytes. Measured on a CPU after the imports,
-assumed for CUDA."""
-
-TOKENIZER_BYTES = {"transformers": 2200, "llama.cpp": 450}
-"""Bytes of RAM per token of the vocabulary. Measured with Llama-3's: 0.26 GiB in transformers, 0.055 in llama.cpp."""
-
-SHARD = 5_000_000_000
-"""Bytes of the largest file of a model on the hub."""
-
 
 GGUF_DECODE = 512
 """Tokens per decode of the `gguf` engine."""
-
-
-@dataclass(frozen=True)
-class Need:
-    """What one phase needs in one iteration of one arm."""
-
-    phase: str
-    terms: Terms
-    """Bytes on the device at the peak. On a CPU that is RAM."""
-    ram: float
-    """Bytes of RAM at the peak."""
-    disk: float
-    """Bytes left on disk."""
-
-    @property
-    def peak(self) -> float:
-        """Bytes on the device at the peak."""
-        return sum(self.terms.values())
-
-
-def needs(recipe: SettledRecipe, model: ModelShape, judge: JudgeShape | None, card: Card) -> dict[str, Need]:
-    """Return what each phase needs, in the order of the phases, in the last iteration."""
-    last = recipe.iterations - 1
-    sampled, trained = sampled_rank(recipe, last), trained_rank(recipe, last)
-    # Float32 rows of one model; for one sequence also those of the other model, and four products in float64.
-    sequences, positions = (
-        min(KL_PROMPTS, recipe.instructions.validation),
-        min(KL_POSITIONS, recipe.sampling.max_new_tokens),
-    )
-    kl_ram = (4 * sequences + 36) * positions * model.vocabulary
-    merged = recipe.merge == "requantize"
-    weights = 2 * model.parameters
-    fold = folding(recipe, model, card, trained)
-    if merged:  # the merged model answers the validation slice in the same process
-        fold = max(fold, sampling(recipe, model, card, 1, 0), key=lambda terms: sum(terms.values()))
-    phases: dict[str, tuple[Terms, float]] = {
-        "generate": (sampling(recipe, model, card, recipe.sampling.k, sampled), 0),
-        "judge": (judging(recipe, judge, card), judge_ram(recipe, judge, card)),
-        "dpo": (training(recipe, model, card, trained), 0),
-        "validate": (sampling(recipe, model, card, 1, trained), 0),
-        "select": (judging(recipe, judge, card), judge_ram(recipe, judge, card)),
-        "fold": (fold, max(kl_ram, 2 * min(SHARD, weights) if merged else 0)),
-    }
-    disk = kept(recipe, model, last)
-    found = {}
-    for phase, (terms, ram) in phases.items():
-        libraries = LIBRARIES["CUDA" if card.cuda else "CPU"][phase]
-        tokenizer = tokenizer_bytes(recipe, model, judge, phase)
-        if not card.cuda:
-            terms = {"libraries": libraries, "tokenizer": tokenizer} | terms | ({"comparison": ram} if ram else {})
-        ram = libraries + tokenizer + ram if card.cuda else sum(terms.values())
-        found[phase] = Need(phase, terms, ram, disk[phase])
-    return found
-
-
-def kept(recipe: SettledRecipe, model: ModelShape, iteration: int) -> dict[str, float]:
-    """Return the bytes that each phase of iteration t of one arm leaves on disk, with outputs of the longest length.
-
-    Some MB are not counted: M_0's answers to the validation slice, and with `merge: requantize` the merged models'.
-    """
-    sizes, epochs = recipe.instructions, recipe.train.epochs
-    outputs = sizes.per_iteration * recipe.sampling.k
-    # A sample's line holds its ids (8 bytes per token) and its text twice, whole and parsed.
-    output_bytes = recipe.sampling.max_new_tokens * (8 + 2 * CHARACTERS_A_TOKEN)
-    call_bytes = 80 + (recipe.judge.explain_tokens * CHARACTERS_A_TOKEN if recipe.judge.mode == "explain" else 0)
-    adapter = 4 * model.lora_parameters(trained_rank(recipe, iteration))
-    return {
-        "generate": outputs * output_bytes,
-        "judge": outputs * (recipe.sampling.k - 1) * call_bytes,
-        "dpo": epochs * adapter,
-        "validate": sizes.validation * epochs * output_bytes,
-        "select": sizes.validation * (epochs + 1) * 80,
-        "fold": 2 * model.parameters if recipe.merge == "requantize" else adapter,
-    }
-
-
-def passing(recipe: SettledRecipe, model: ModelShape) -> float:
-    """Return the most bytes on disk that a run needs for a while and deletes again.
-
-    These are the optimizer states of the checkpoints until training ends, or the 16-bit weights that a GGUF is made
-    of. A GGUF as M_0 is sampled from as it is; with it only merged models are converted. With `quantize: none` the
-    16-bit GGUF stays.
-    """
-    weights = model.lora_parameters(trained_rank(recipe, recipe.iterations - 1))
-    states = recipe.train.epochs * weights * OPTIMIZER_BYTES[recipe.train.optimizer]
-    converted = gguf_kind(recipe) != "F16" and (not is_gguf(recipe.model) or recipe.merge == "requantize")
-    return max(states, 2 * model.parameters if recipe.engine == "gguf" and converted else 0)
-
-
-def tokenizer_bytes(recipe: SettledRecipe, model: ModelShape, judge: JudgeShape | None, phase: str) -> float:
-    """Return the bytes of the tokenizer in a phase. A judge behind a server has none on this machine."""
-    if phase not in ("judge", "select"):
-        return TOKENIZER_BYTES["transformers"] * model.vocabulary
-    reader = "transformers" if recipe.judge.mode == "reward-model" else "llama.cpp"
-    return TOKENIZER_BYTES[reader] * judge.model.vocabulary if judge else 0
 
 
 def sampled_rank(recipe: SettledRecipe, iteration: int) -> int:

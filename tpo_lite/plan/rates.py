@@ -22,6 +22,7 @@ from tpo_lite.judges.room import longest_comparison, prompt_tokens
 from tpo_lite.kinds import Engine
 from tpo_lite.machine.cards import CARDS, Card, cpu
 from tpo_lite.machine.device import Device
+from tpo_lite.phase_order import phases_of
 from tpo_lite.plan.memory import (
     KV_BYTES,
     rows_sampled,
@@ -71,8 +72,13 @@ UNITS = {
     "validate": "outputs",
     "select": "matches",
     "fold": "merges",
+    "test": "outputs",
+    "match": "matches",
 }
 """What a phase repeats, and what its rate counts. A pair counts once per epoch."""
+
+LIKE = {"test": "validate", "match": "select"}
+"""Phases that do the same work on another slice: until they are measured, the level of the other is theirs."""
 
 MEASURED = Path(__file__).with_name("measured.yaml")
 
@@ -145,20 +151,22 @@ def times(
     found = roofline(recipe, model, judge, card)
     table = measured("phases") if table is None else table
     for phase, time in found.items():
-        entry = _nearest([entry for entry in table if phase in entry["rates"]], card)
-        if entry is not None:
-            found[phase] = _at_level(time, phase, entry, card, recipe)
+        for known in (phase, LIKE.get(phase, phase)):
+            entry = _nearest([entry for entry in table if known in entry["rates"]], card)
+            if entry is not None:
+                found[phase] = _at_level(time, phase, known, entry, card, recipe)
+                break
     return found
 
 
-def _at_level(time: Time, phase: str, entry: dict[str, Any], card: Card, recipe: SettledRecipe) -> Time:
-    """Return `time` scaled by how the measured phase compares with its own roofline."""
+def _at_level(time: Time, phase: str, known: str, entry: dict[str, Any], card: Card, recipe: SettledRecipe) -> Time:
+    """Return the `time` of `phase` scaled by how the measured phase, `known`, compares with its own roofline."""
     measured_card, measured_recipe = _known(entry["card"]), _measured_recipe(entry)
     model, judge = model_shape(measured_recipe.model), judge_shape(measured_recipe.judge)
-    there = roofline(measured_recipe, model, judge, measured_card)[phase]
-    level = there.work / entry["rates"][phase] / there.seconds
+    there = roofline(measured_recipe, model, judge, measured_card)[known]
+    level = there.work / entry["rates"][known] / there.seconds
     same_recipe = recipe.model_copy(update={"seed": measured_recipe.seed}) == measured_recipe
-    same = measured_card.name == card.name and same_recipe
+    same = measured_card.name == card.name and same_recipe and phase == known
     if not card.cuda:  # processors differ; those with as many cores are taken to be alike
         same = same and entry["cores"] == os.cpu_count()
     basis = f"measured {entry['date']}" if same else f"estimate from {entry['card']}, {entry['date']}"
@@ -198,7 +206,9 @@ def roofline(recipe: SettledRecipe, model: ModelShape, judge: JudgeShape | None,
     sizes, epochs = recipe.instructions, recipe.train.epochs
     k = recipe.sampling.k
     load = 2 * model.parameters / LOAD
-    outputs = sizes.per_iteration * k + sizes.validation / recipe.iterations  # M_0 answers the validation slice once
+    # M_0 answers the held-out slices once.
+    outputs = sizes.per_iteration * k + (sizes.validation + sizes.test) / recipe.iterations
+    tested = sizes.test * (2 - 1 / len(recipe.arms))  # against M_0; and one arm against the other
     matches = sizes.validation * (epochs + 1)
     merge = 0.0
     if recipe.merge == "requantize":  # reads, writes and loads 16-bit weights; the merged model is validated
@@ -213,8 +223,17 @@ def roofline(recipe: SettledRecipe, model: ModelShape, judge: JudgeShape | None,
         ),
         "select": (matches, judge_seconds(recipe, judge, card, matches, 2)),
         "fold": (1, load + merge),
+        "test": (
+            sizes.test,
+            load + sample_seconds(recipe, model, card, sizes.test, 1, sampled_rank(recipe, last + 1)),
+        ),
+        "match": (tested, judge_seconds(recipe, judge, card, tested, 2)),
     }
-    return {phase: Time(work, START + seconds, "estimate") for phase, (work, seconds) in found.items()}
+    return {
+        phase: Time(work, START + seconds, "estimate")
+        for phase, (work, seconds) in found.items()
+        if phase in phases_of(recipe)
+    }
 
 
 def lengths(recipe: SettledRecipe) -> tuple[int, int]:

@@ -23,7 +23,7 @@ from tpo_lite.plan.choices import (
     smallest_changes,
     too_large,
 )
-from tpo_lite.plan.memory import Need, kept, needs, passing
+from tpo_lite.plan.needs import Need, kept, needs, passing
 from tpo_lite.plan.rates import UNITS, Time, times
 from tpo_lite.plan.shapes import GGUF_BITS, JudgeShape, ModelShape, gguf_shape, judge_shape, model_shape, taken_by_name
 from tpo_lite.plan.weights import gguf_kind, held_in

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from tpo_lite.kinds import Arm
+from tpo_lite.kinds import Arm, HeldOut
 from tpo_lite.progress import progress
 from tpo_lite.records import Instruction, JsonlAppender, PromptSamples, read_jsonl
 from tpo_lite.run import RunFolder
@@ -38,14 +38,14 @@ def sample_into(
     return list(read_jsonl(path, PromptSamples))
 
 
-def sample_validation(
-    path: Path, loaded: LoadedPolicy, folder: RunFolder, arm: Arm, model: int, label: str
+def sample_held_out(
+    path: Path, loaded: LoadedPolicy, folder: RunFolder, arm: Arm, model: int, held_out: HeldOut, label: str
 ) -> list[PromptSamples]:
-    """Let a candidate for M_`model` answer the validation slice, one output per instruction, as `sample_into` does.
+    """Let a candidate for M_`model` answer a held-out slice, one output per instruction, as `sample_into` does.
 
     All candidates for one model draw the same random numbers, so only the models make them differ.
     """
     recipe = loaded.recipe
-    instructions = list(read_jsonl(folder.instructions("validation"), Instruction))
-    key = sampling_key(recipe, arm, model, "validation")
+    instructions = list(read_jsonl(folder.instructions(held_out), Instruction))
+    key = sampling_key(recipe, arm, model, held_out)
     return sample_into(path, loaded, instructions, arm, key, 1, recipe.evaluation.retries, label)

@@ -10,8 +10,9 @@ from tests.helpers.tiny_gguf import write_tiny_gguf
 from tests.helpers.tiny_run import command, invoke, start, tpo_lite, train_here
 from tpo_lite.files import read_json
 from tpo_lite.machine.device import Place
+from tpo_lite.phase_order import PHASES
 from tpo_lite.recipe import with_keys
-from tpo_lite.run import PHASES, RunFolder
+from tpo_lite.run import RunFolder
 
 
 def check_refused(arguments, text, code=2):
@@ -49,7 +50,7 @@ def check_refused(arguments, text, code=2):
         (
             "few.txt",
             "One.\nTwo.\n",
-            "there are 2 usable instructions, but 22 are needed (6 for validation + 2 iterations x 8)",
+            "there are 2 usable instructions, but 24 are needed (6 for validation + 2 for test + 2 iterations x 8)",
         ),
     ],
 )

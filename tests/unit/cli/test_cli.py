@@ -12,8 +12,9 @@ from tests.helpers.fake_nvidia import fake_nvidia_smi
 from tests.helpers.tiny_run import invoke, start
 from tpo_lite.cli import main
 from tpo_lite.machine.device import Place
+from tpo_lite.phase_order import PHASES
 from tpo_lite.phases.process import QUIET
-from tpo_lite.run import PHASES, RunFolder
+from tpo_lite.run import RunFolder
 from tpo_lite.version import __version__
 
 COMMANDS = ["train", "status", "recipes", "doctor", "merge-report", "plan", "prepare", *PHASES]
@@ -104,7 +105,7 @@ def test_a_finished_run_is_shown_again(tiny_run, tiny_arguments):
     done = invoke("train", *tiny_arguments, "--out", tiny_run)
     assert done.exit_code == 0, done.output
     assert f"run folder: {tiny_run}" in done.output
-    assert "On the validation slice" in done.output
+    assert "On the test slice: 2 instructions; %" in done.output
     assert f"direct M_2: {tiny_run}/direct/iteration-1/adapter" in done.output.replace("\n", "")
 
 
@@ -113,6 +114,7 @@ FIGURES = [
     *("prompts x samples", "8 x 4", "parse ok", "thought / response tokens", "judge calls (saved)"),
     *("flip / first-slot / unparsed", "pairs", "chosen / rejected tokens", "rho", "loss first / last", "0.6931"),
     *("margin last", "update norm, KL of merge", "win rate vs M_t / M_0", "accuracy (validation)"),
+    *("win rate vs M_0 (test)", "accuracy (test)"),
     *(f"{phase}: s, peak GB" for phase in PHASES),
 ]
 

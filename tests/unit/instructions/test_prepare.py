@@ -140,19 +140,31 @@ def test_our_own_instructions_are_no_near_duplicates() -> None:
 
 
 def test_slices() -> None:
-    rows = [instruction(f"task {number}") for number in range(20)]
-    sliced = slices(rows, seed=1, iterations=3, per_iteration=5, validation=4)
+    rows = [instruction(f"task {number}") for number in range(24)]
+    sliced = slices(rows, seed=1, iterations=3, per_iteration=5, validation=4, test=3)
     assert len(sliced.validation) == 4 and [len(part) for part in sliced.iterations] == [5, 5, 5]
-    used = [row.id for part in (sliced.validation, *sliced.iterations) for row in part]
-    assert len(set(used)) == 19
-    assert slices(rows[::-1], seed=1, iterations=3, per_iteration=5, validation=4) == sliced
-    assert slices(rows, seed=2, iterations=3, per_iteration=5, validation=4) != sliced
-    shorter = slices(rows, seed=1, iterations=1, per_iteration=5, validation=4)
-    assert (shorter.validation, shorter.iterations) == (sliced.validation, sliced.iterations[:1])
+    assert len(sliced.test) == 3
+    used = [row.id for part in (sliced.validation, sliced.test, *sliced.iterations) for row in part]
+    assert len(set(used)) == len(used) == 22
+    assert slices(rows[::-1], seed=1, iterations=3, per_iteration=5, validation=4, test=3) == sliced
+    assert slices(rows, seed=2, iterations=3, per_iteration=5, validation=4, test=3) != sliced
+    shorter = slices(rows, seed=1, iterations=1, per_iteration=5, validation=4, test=3)
+    assert (shorter.validation, shorter.test, shorter.iterations) == (
+        sliced.validation,
+        sliced.test,
+        sliced.iterations[:1],
+    )
+    untested = slices(rows, seed=1, iterations=3, per_iteration=5, validation=4, test=0)
+    assert (untested.validation, untested.test, untested.iterations) == (sliced.validation, [], sliced.iterations)
 
 
 def test_slices_running_out() -> None:
-    rows = [instruction(f"task {number}") for number in range(18)]
+    rows = [instruction(f"task {number}") for number in range(21)]
     with pytest.raises(InputError) as error:
-        slices(rows, seed=1, iterations=3, per_iteration=5, validation=4)
-    assert "there are 18 usable instructions, but 19 are needed" in str(error.value)
+        slices(rows, seed=1, iterations=3, per_iteration=5, validation=4, test=3)
+    assert str(error.value) == (
+        "there are 21 usable instructions, but 22 are needed (4 for validation + 3 for test + 3 iterations x 5). "
+        "Add instructions or set instructions.per_iteration=4."
+    )
+    with pytest.raises(InputError, match="Add instructions or lower these settings"):
+        slices(rows[:9], seed=1, iterations=3, per_iteration=5, validation=4, test=3)

@@ -39,6 +39,7 @@ def recipe(**sections):
         ("generate", {"sampling": {"batch": 64, "k": 8}}, {"sampling.batch": 32}),
         ("validate", {"sampling": {"batch": 3, "k": 8}}, {"sampling.batch": 1}),
         ("validate", {"sampling": {"batch": 1, "k": 8}}, {}),
+        ("test", {"sampling": {"batch": 64, "k": 8}}, {"sampling.batch": 32}),
         ("fold", {}, {}),
         ("fold", {"merge": "requantize", "sampling": {"batch": 64}}, {"sampling.batch": 32}),
         ("pair", {}, {}),
@@ -48,7 +49,7 @@ def test_what_is_halved(phase, sections, limits):
     assert smaller(phase, recipe(**sections)) == limits
 
 
-@pytest.mark.parametrize("phase", ["prepare", "judge", "select"])
+@pytest.mark.parametrize("phase", ["prepare", "judge", "select", "match"])
 def test_the_judge_keeps_room_for_the_longest_comparison(phase):
     judged = recipe(
         instructions={"max_tokens": 100},

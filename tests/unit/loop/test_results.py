@@ -10,14 +10,14 @@ from rich.console import Console
 from tpo_lite.intervals import percent
 from tpo_lite.loop.results_schema import Results, schema
 from tpo_lite.loop.tables import number, print_final, print_iteration
+from tpo_lite.phase_order import PHASES
 from tpo_lite.phases.summaries import well_formed_share
-from tpo_lite.run import PHASES
 
 OLD_PARSE = {"ok": 7, "no_marker": 1, "marker_twice": 0, "empty_thought": 2, "empty_response": 0, "truncated": 0}
 PARSE = {**OLD_PARSE, "no_thought_marker": 0}
 
 
-def iteration(accuracy, win, chosen="checkpoint-4"):
+def iteration(accuracy, win, chosen="checkpoint-4", tested=None):
     return {
         "prompts": 2,
         "engine": "transformers",
@@ -53,6 +53,7 @@ def iteration(accuracy, win, chosen="checkpoint-4"):
             },
         },
         "accuracy": accuracy,
+        "test": tested and tested | {"win_rate": {"value": win, "low": 0.3, "high": 0.85, "n": 20}, "overlong": 1},
         "seconds": {"dpo": 12.4},
         "peak_bytes": {phase: {"host": 1.5e9, **({"gpu": 6e9} if phase == "dpo" else {})} for phase in PHASES},
     }
@@ -62,6 +63,12 @@ BASE = {
     **{"accuracy": 0.25, "prompts": 10, "checked": 10},
     **{"parse": PARSE, "thought_tokens": 31.0, "response_tokens": 4.0},
 }
+TESTED = {
+    **{"prompts": 20, "accuracy": {"value": 0.55, "low": 0.342, "high": 0.742, "n": 20}, "parse": PARSE},
+    "parse_ok": {"value": 1.0, "low": 0.839, "high": 1.0, "n": 20},
+    "thought_tokens": {"value": 30.6, "half_width": 2.4, "n": 20},
+    "response_tokens": {"value": None, "half_width": None, "n": 0},
+}
 DATA = {
     "schema_version": 1,
     "tpo_lite": "0.1.0",
@@ -69,20 +76,32 @@ DATA = {
     "instructions": None,
     "limits": {"sampling.batch": 16},
     "arms": {
-        "thinking": {"base": BASE, "iterations": [iteration(0.5, 0.6), iteration(0.75, 0.7)]},
-        "direct": {"base": BASE, "iterations": [iteration(None, 0.4, chosen="M_t")]},
+        "thinking": {"base": BASE, "base_test": None, "iterations": [iteration(0.5, 0.6), iteration(0.75, 0.7)]},
+        "direct": {"base": BASE, "base_test": None, "iterations": [iteration(None, 0.4, chosen="M_t")]},
     },
+    "thinking_vs_direct": [],
 }
 
 
 RESULTS = Results.from_dict(DATA)
+WITH_TEST = DATA | {
+    "arms": {
+        "thinking": {"base": BASE, "base_test": TESTED, "iterations": [iteration(0.5, 0.6, tested=TESTED)]},
+        "direct": {"base": BASE, "base_test": TESTED, "iterations": []},
+    },
+    "thinking_vs_direct": [{"value": 0.25, "low": 0.112, "high": 0.469, "n": 20}],
+}
+
+
+def printed(show, *arguments, results=RESULTS, width=200):
+    console = Console(width=width, record=True, file=io.StringIO())
+    show(results, *arguments, console)
+    return console.export_text()
 
 
 def rows(show, *arguments):
     """The printed table as lists of cells, by the first cell."""
-    console = Console(width=200, record=True, file=io.StringIO())
-    show(RESULTS, *arguments, console)
-    lines = console.export_text().splitlines()
+    lines = printed(show, *arguments).splitlines()
     cells = [re.split(r"\s{2,}", line.strip()) for line in lines]
     return {row[0]: row[1:] for row in cells}
 
@@ -126,6 +145,33 @@ def test_the_share_of_an_older_run_is_that_of_its_own_rule():
     """An empty thought was malformed then."""
     assert (well_formed_share(PARSE), well_formed_share(OLD_PARSE)) == (0.9, 0.7)
     assert well_formed_share({}) == 0.0
+
+
+def test_the_final_table_reports_the_test_slice_with_intervals_in_eighty_columns():
+    text = printed(print_final, results=Results.from_dict(WITH_TEST), width=80)
+    lines = [" ".join(line.split()) for line in text.splitlines()]
+    assert "On the test slice: 20 instructions, 20 with a known answer" in lines
+    assert "per cent and tokens, with 95 % intervals" in lines
+    assert "M_0 thinking 55 (34-74) - 25 (11-47) 100 (84-100) 31 ±2 -" in lines
+    assert "M_0 direct 55 (34-74) - - 100 (84-100) - -" in lines
+    assert "M_1 thinking 55 (34-74) 60 (30-85) - 100 (84-100) 31 ±2 -" in lines
+    assert "M_1 direct" not in text  # its iteration is not finished
+
+
+def test_a_run_without_a_test_slice_says_that_its_table_is_of_the_one_that_chose():
+    assert "which also chose the checkpoints\n(this run has no test slice)" in re.sub(
+        " +\n", "\n", printed(print_final)
+    )
+
+
+def test_results_of_a_version_without_a_test_slice_are_read():
+    older = json.loads(json.dumps(DATA))
+    del older["thinking_vs_direct"]
+    for arm in older["arms"].values():
+        del arm["base_test"]
+        for data in arm["iterations"]:
+            del data["test"]
+    assert Results.from_dict(older) == RESULTS
 
 
 def test_nothing_measured_is_a_dash():

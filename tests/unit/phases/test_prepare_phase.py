@@ -29,6 +29,7 @@ def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SettledRecipe:
             "instructions.source": str(DATA / "prompts/trl.jsonl"),
             "instructions.turn": "last",
             "instructions.validation": 1,
+            "instructions.test": 0,
             "instructions.per_iteration": 2,
             "iterations": 1,
         },

@@ -10,6 +10,7 @@ import yaml
 
 from tests.helpers.alphabet import Alphabet, prompt
 from tpo_lite.machine.device import CPU
+from tpo_lite.phases import matches
 from tpo_lite.phases import select as phase
 from tpo_lite.records import Instruction, JsonlAppender, MatchResult, read_jsonl
 from tpo_lite.run import RunFolder
@@ -30,7 +31,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunFolder:
             out.append(*(prompt(text, id=id) for id, text in answers.items()))
     with JsonlAppender(tmp_path / "instructions/validation.jsonl") as out:
         out.append(*(prompt(id=id).instruction for id in WINS))
-    monkeypatch.setattr(phase, "open_judge", lambda *_: Alphabet(longest=3))
+    monkeypatch.setattr(matches, "open_judge", lambda *_: Alphabet(longest=3))
     return RunFolder(tmp_path)
 
 
@@ -55,13 +56,13 @@ def test_a_match_that_does_not_fit_the_judge_is_a_tie_and_is_named(run, capsys):
 def test_the_judge_of_a_match_sees_what_comes_before_an_instruction():
     judge = Alphabet()
     asked = Instruction("x", "Where?", "test", context=[{"role": "system", "content": "Be brief."}])
-    assert phase.play(judge, [asked], {"x": "a"}, {"x": "b"})[0].win == pytest.approx(0.95)
+    assert matches.play(judge, [asked], {"x": "a"}, {"x": "b"})[0].win == pytest.approx(0.95)
     assert {request.instruction for request in judge.batches[0]} == {"System: Be brief.\n\nUser: Where?"}
 
 
 def test_the_judge_gets_the_date_on_which_the_run_started(run, monkeypatch):
     days = []
-    monkeypatch.setattr(phase, "open_judge", lambda *given: days.append(given[-1]) or Alphabet(longest=3))
+    monkeypatch.setattr(matches, "open_judge", lambda *given: days.append(given[-1]) or Alphabet(longest=3))
     run._write_settled(run.load_settled(), CPU, date(2025, 12, 31))
     phase.run(run, run.load_settled(), "direct", 0, "cpu")
     assert days == [date(2025, 12, 31)]

@@ -10,9 +10,10 @@ import pytest
 
 from tpo_lite.errors import InputError
 from tpo_lite.files import read_json, write_json
+from tpo_lite.phase_order import PHASES
 from tpo_lite.phases import summaries
 from tpo_lite.phases.summaries import GenerateSummary, PhaseSummary, read_summary
-from tpo_lite.run import PHASES, RunFolder
+from tpo_lite.run import RunFolder
 
 KINDS = {kind.phase: kind for kind in PhaseSummary.__subclasses__()}
 

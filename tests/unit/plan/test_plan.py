@@ -32,7 +32,7 @@ def test_the_plan_of_the_default_recipe_in_24_gb():
 
 def test_the_plan_as_json():
     data = json.loads(run_plan("--card-gb", 24, "--json", "--set", "sampling.batch=auto").output)
-    assert set(data["phases"]) == {"generate", "judge", "dpo", "validate", "select", "fold"}
+    assert set(data["phases"]) == {"generate", "judge", "dpo", "validate", "select", "fold", "test", "match"}
     for phase in data["phases"].values():
         assert phase["peak_bytes"] == pytest.approx(sum(phase["terms"].values()), abs=20)
     assert data["picks"] == {"sampling.batch": 56}

@@ -11,7 +11,9 @@ from tests.helpers.tiny_gguf import write_tiny_gguf
 from tpo_lite.llamacpp import decoder as llamacpp
 from tpo_lite.machine.cards import GIB, cpu
 from tpo_lite.plan import memory
-from tpo_lite.plan.memory import judging, needs, training
+from tpo_lite.plan import needs as phase_needs
+from tpo_lite.plan.memory import judging, training
+from tpo_lite.plan.needs import kept, needs, passing
 from tpo_lite.plan.rates import roofline
 from tpo_lite.plan.report import make_plan, short_of
 from tpo_lite.plan.weights import NF4_BITS, STATE_BITS, base
@@ -89,7 +91,7 @@ def test_adapters_grow_by_merge(merge, sampled, trained):
 
 
 def test_what_is_said_of_other_modules_is_true():
-    assert (memory.KL_PROMPTS, memory.KL_POSITIONS) == (divergence.KL_PROMPTS, divergence.KL_POSITIONS)
+    assert (phase_needs.KL_PROMPTS, memory.KL_POSITIONS) == (divergence.KL_PROMPTS, divergence.KL_POSITIONS)
     assert llamacpp.LlamaCpp.__init__.__defaults__[1] == memory.GGUF_DECODE
 
 
@@ -131,17 +133,17 @@ def test_a_cpu_holds_more_of_a_4_bit_base_than_its_weights():
 def test_disk_by_hand():
     recipe, model, _ = planned(DEFAULT, "iterations=2", "train.epochs=3")
     adapter = 4 * 41_943_040  # of rank 16; 32 in the second iteration
-    assert [memory.kept(recipe, model, t)["dpo"] for t in (0, 1)] == [3 * adapter, 3 * 2 * adapter]
-    assert [memory.kept(recipe, model, t)["fold"] for t in (0, 1)] == [adapter, 2 * adapter]
-    assert memory.passing(recipe, model) == 3 * 2 * 41_943_040 * 2 * (1 + 4 / 256)  # 8-bit moments
-    assert memory.passing(with_keys(recipe, {"engine": "gguf"}), model) == 2 * model.parameters
+    assert [kept(recipe, model, t)["dpo"] for t in (0, 1)] == [3 * adapter, 3 * 2 * adapter]
+    assert [kept(recipe, model, t)["fold"] for t in (0, 1)] == [adapter, 2 * adapter]
+    assert passing(recipe, model) == 3 * 2 * 41_943_040 * 2 * (1 + 4 / 256)  # 8-bit moments
+    assert passing(with_keys(recipe, {"engine": "gguf"}), model) == 2 * model.parameters
     plan = make_plan(recipe, CARD)
     samples = sum(
-        sum(memory.kept(recipe, model, t)[phase] for phase in ("generate", "judge", "validate", "select"))
+        sum(kept(recipe, model, t)[phase] for phase in ("generate", "judge", "validate", "select", "test", "match"))
         for t in (0, 1)
     )
     assert plan.disk == pytest.approx(len(recipe.arms) * (samples + 4 * 3 * adapter))
-    least = plan.disk + memory.passing(recipe, model)
+    least = plan.disk + passing(recipe, model)
     assert list(short_of(plan, math.ceil(least), 64 * GIB)) == []
     disk, ram = short_of(plan, int(least) - 1, GIB)
     assert disk.startswith(f"the run may take {least / 1e9:.1f} GB of disk") and ram.endswith("this machine has 1.0.")
@@ -155,10 +157,10 @@ def test_disk_and_downloads_of_a_gguf_as_m_0_by_hand():
         recipe, model, _ = planned(DEFAULT, "iterations=2", *overrides)
         assert 2 * model.parameters == bits16
         plan = make_plan(recipe, CARD)
-        kept = sum(sum(memory.kept(recipe, model, t).values()) for t in (0, 1))
+        left = sum(sum(kept(recipe, model, t).values()) for t in (0, 1))
         return (
-            plan.disk - len(recipe.arms) * kept,
-            memory.passing(recipe, model),
+            plan.disk - len(recipe.arms) * left,
+            passing(recipe, model),
             plan.downloads - plan.judge.file_bytes,
         )
 

@@ -17,7 +17,7 @@ from tpo_lite.plan.choices import (
     smallest_changes,
     too_large,
 )
-from tpo_lite.plan.memory import needs
+from tpo_lite.plan.needs import needs
 from tpo_lite.plan.report import make_plan
 from tpo_lite.recipe import load_recipe, value_of, with_keys
 from tpo_lite.settled import as_settled, filled_from

@@ -51,8 +51,11 @@ def test_the_embedded_recipe_takes_as_long_as_it_was_measured_to(monkeypatch):
     }
     monkeypatch.setattr(rates.os, "cpu_count", lambda: 2)
     plan = make_plan(load_recipe("embedded"), cpu())
+    like = {phase: plan.times.pop(phase) for phase in ("test", "match")}  # which came after the measurement
+    assert {time.basis for time in like.values()} == {"estimate from CPU, 2026-11-20"}
     assert all(time.basis == "measured 2026-11-20" for time in plan.times.values())
     assert plan.seconds / 60 == pytest.approx(7.6, rel=0.1)  # mean of 7.1, 6.9 and 8.8
+    assert like["test"].work / like["test"].seconds == pytest.approx(128 / plan.times["validate"].seconds * 3, rel=0.7)
 
 
 def test_what_was_measured_is_an_estimate_for_any_other_recipe():
@@ -67,7 +70,7 @@ def test_a_measured_recipe_with_what_it_left_open():
     for name, keys in {"bare": [], "set": ["engine=gguf"]}.items():
         found[name] = times(*planned(DEFAULT, "engine=gguf"), here, [entry | {"set": keys}])["generate"]
     assert found["set"].basis == "measured 2027-01-01"
-    assert found["set"].seconds == pytest.approx(500 * 8 + 100 / 3)
+    assert found["set"].seconds == pytest.approx(500 * 8 + (100 + 100) / 3)
     assert found["bare"].basis == "estimate from RTX 4090, 2027-01-01"  # another engine sampled there
     assert found["bare"].seconds < found["set"].seconds
 
