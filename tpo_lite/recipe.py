@@ -159,6 +159,14 @@ def parse_as(kind: type[AnyRecipe], data: dict[str, Any], source: str) -> AnyRec
     for key in ("prompt", "thought_marker", "response_marker"):
         if recipe.thought.style != "custom" and getattr(recipe.thought, key) is not None:
             raise InputError(f"thought.{key} is given, but thought.style is {recipe.thought.style}: set it to custom.")
+    budget, longest = recipe.thought.budget, recipe.sampling.max_new_tokens
+    if budget is not None and recipe.thought.style == "direct":
+        raise InputError("thought.budget is given, but thought.style is direct, which has no thoughts: remove it.")
+    if budget is not None and budget >= longest:
+        raise InputError(
+            f"thought.budget: {budget} leaves nothing of sampling.max_new_tokens ({longest}) for a response. "
+            "Lower the budget, or raise sampling.max_new_tokens."
+        )
     batch, micro_batch = recipe.train.batch, recipe.train.micro_batch
     if micro_batch != "auto" and batch % min(micro_batch, batch):
         nearest = next(size for size in divisors(batch) if size < micro_batch)

@@ -56,6 +56,9 @@ class Thought(Section):
     """Custom style: what thoughts are written after, if anything."""
     response_marker: str | None = None
     """Custom style: what the response is written after."""
+    budget: Positive | None = None
+    """Tokens of output after which the response marker is put in, if it has not come; None: thoughts are not bounded.
+    The whole output stays within `sampling.max_new_tokens`."""
 
 
 class Sampling(Section):
@@ -151,6 +154,8 @@ class PairSettings(Section):
     """At most this share of pairs reject a malformed output."""
     max_tokens: Positive = 2048
     """Prompt plus output; longer pairs are dropped, never cut."""
+    budget_forced: bool = False
+    """Also judge, rate and pair the outputs whose thought `thought.budget` has ended."""
 
 
 class Lora(Section):

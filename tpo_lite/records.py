@@ -110,7 +110,7 @@ class Sample(Record):
     k: int
     """Index among the K samples of its prompt."""
     token_ids: list[int]
-    """Exactly what was sampled, the end-of-turn token included: what DPO trains on."""
+    """Exactly what was sampled or put in, the end-of-turn token included: what DPO trains on."""
     text: str
     """The decoded tokens without the final end-of-turn token."""
     outcome: Outcome
@@ -143,7 +143,11 @@ class PromptSamples(Record):
     prompt_ids: list[int]
     """p + x in the chat template, as token ids."""
     samples: list[Sample]
-    """K samples, ordered by k."""
+    """K samples, ordered by k; fewer where some are not to be trained on."""
+
+    def sample(self, k: int) -> Sample:
+        """Return sample k."""
+        return next(sample for sample in self.samples if sample.k == k)
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Self:

@@ -13,11 +13,19 @@ from typing import Literal, get_args
 from tpo_lite.errors import InputError
 
 Outcome = Literal[
-    "ok", "no_marker", "marker_twice", "empty_thought", "empty_response", "truncated", "no_thought_marker"
+    "ok",
+    "no_marker",
+    "marker_twice",
+    "empty_thought",
+    "empty_response",
+    "truncated",
+    "no_thought_marker",
+    "budget_forced",
 ]
-"""What parsing an output comes to; `parse` explains each."""
+"""What became of an output; `parse` explains each. "budget_forced" is one with a response for which the thought's
+budget put the response marker in."""
 OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
-WELL_FORMED: tuple[Outcome, ...] = ("ok", "no_thought_marker", "empty_thought", "marker_twice")
+WELL_FORMED: tuple[Outcome, ...] = ("ok", "no_thought_marker", "empty_thought", "marker_twice", "budget_forced")
 """The outcomes of outputs that have a response. All others are malformed."""
 
 PLACEHOLDER = "{instruction}"
@@ -124,6 +132,25 @@ def thought_prompt(style: ThoughtStyle, instruction: str) -> str:
     """
     before, _, after = style.prompt.partition(PLACEHOLDER)
     return before + instruction + after
+
+
+def end_of_thought(style: ThoughtStyle, output: str) -> str:
+    r"""Return the text that ends the thought of an unfinished `output`: the response marker in a paragraph of its own.
+
+    If the output ends with at least half of the marker, it is the rest of it. It is empty if the output has the marker
+    already, and for the direct style.
+
+    >>> end_of_thought(SPECIFIC, "It is 4.\n"), end_of_thought(SPECIFIC, "It is 4.<R"), end_of_thought(SPECIFIC, "<R>")
+    ('\n<R>', '>', '')
+    """
+    marker = style.response_marker
+    if marker is None or marker in output:
+        return ""
+    for length in range(len(marker) - 1, (len(marker) - 1) // 2, -1):
+        if output.endswith(marker[:length]):
+            return marker[length:]
+    line_breaks = len(output) - len(output.rstrip("\n"))
+    return "\n" * max(0, 2 - line_breaks) + marker
 
 
 @dataclass(frozen=True)

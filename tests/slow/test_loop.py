@@ -208,6 +208,18 @@ def test_a_model_that_never_follows_the_thought_prompt_stops_with_the_reason(tin
     assert "Traceback" not in done.stdout
 
 
+def test_outputs_whose_thought_is_cut_are_trained_on_only_if_the_recipe_says_so(tiny_arguments, tmp_path):
+    arguments = [*tiny_arguments, "--iterations", "1", "--set", "thought.style=generic", "--set", "thought.budget=1"]
+    done = train_here(*arguments, "--out", tmp_path / "none")
+    assert done.exit_code == 1
+    assert "no prompt has a pair (8 prompts, 8 no_well_formed)" in done.output
+    run = finished_run(tmp_path / "run", [*arguments, "--set", "pairs.budget_forced=true"])
+    (data,) = read_json(run / "results.json")["arms"]["thinking"]["iterations"]
+    assert data["parse"]["budget_forced"] > 4 and data["parse"]["ok"] == 0
+    assert data["pairs"]["counts"]["best-worst"] > 0
+    assert data["validation"]["parse"]["budget_forced"] > 0
+
+
 # The engines, on the second iteration's sampling: an adapter is live there.
 
 

@@ -54,6 +54,7 @@ def test_the_paper_recipe_has_the_papers_sizes():
         ("sampling.temperature=.inf", "sampling.temperature: inf does not fit"),
         ("train.warmup=1.0", "train.warmup: 1.0 does not fit"),
         ("train.optimizer=sgd", "'adamw_torch', 'adamw_8bit' or 'paged_adamw_8bit'"),
+        ("thought.budget=128", "thought.budget: 128 leaves nothing of sampling.max_new_tokens (128) for a response"),
         ("train.micro_batch=6", "train.micro_batch: 6 must divide train.batch (8). Use 4."),
         ("thought.style=specific", "thought.style: 'specific' does not fit the embedded policy"),
         ("thought.style=think", "thought.style: 'think' does not fit the embedded policy"),

@@ -16,6 +16,7 @@ from tpo_lite.thoughts import (
     WELL_FORMED,
     Parse,
     custom_style,
+    end_of_thought,
     parse,
     thought_prompt,
 )
@@ -179,6 +180,31 @@ def test_parse_never_invents(style, output: str, truncated: bool) -> None:
 
 def test_the_outcomes_that_are_malformed() -> None:
     assert set(OUTCOMES) - set(WELL_FORMED) == {"no_marker", "empty_response", "truncated"}
+
+
+@pytest.mark.parametrize(
+    ("style", "output", "rest"),
+    [
+        (GENERIC, f"{THOUGHT} z", f"\n\n{RESPOND}"),
+        (GENERIC, f"{THOUGHT} z\n", f"\n{RESPOND}"),
+        (GENERIC, f"{THOUGHT} z.\n\n\n", RESPOND),
+        (GENERIC, "", f"\n\n{RESPOND}"),
+        (GENERIC, f"{THOUGHT} z\n\nHere is my resp", "onse:"),
+        (GENERIC, f"{THOUGHT} z\n\nHere is my response", ":"),
+        (GENERIC, f"{THOUGHT} z\n\nHere is", f"\n\n{RESPOND}"),
+        (GENERIC, f"{THOUGHT} z {RESPOND}", ""),
+        (GENERIC, f"{THOUGHT} z {RESPOND} y", ""),
+        (SPECIFIC, "z", "\n\n<R>"),
+        (SPECIFIC, "z <R", ">"),
+        (THINK, "<think>\nz", "\n\n</think>"),
+        (THINK, "<think>\nz\n</thi", "nk>"),
+        (DIRECT, "y", ""),
+    ],
+)
+def test_how_a_thought_is_ended(style, output: str, rest: str) -> None:
+    assert end_of_thought(style, output) == rest
+    if rest:
+        assert parse(style, f"{output}{rest} y", truncated=False).response == "y"
 
 
 def _plain(text: str) -> bool:

@@ -39,7 +39,7 @@ class ValidationResults(SelectFigures):
     checked: int
     """Instructions with an answer to check against."""
     parse: dict[Outcome, int]
-    """First outputs by outcome; well-formed are ok, no_thought_marker, empty_thought and marker_twice."""
+    """First outputs by outcome; all are well-formed but no_marker, empty_response and truncated."""
     thought_tokens: float | None
     """Mean length of well-formed thoughts in tokens; null without any."""
     response_tokens: float | None
@@ -69,7 +69,7 @@ class IterationResults(Figures):
     shift: float | None
     """Mean KL(sampler || trainer) in nats per token; null unless engine gguf samples."""
     parse: dict[Outcome, int]
-    """Samples by outcome; well-formed are ok, no_thought_marker, empty_thought and marker_twice."""
+    """Samples by outcome; all are well-formed but no_marker, empty_response and truncated."""
     thought_tokens: float | None
     """Mean length of well-formed thoughts in tokens; null without any."""
     response_tokens: float | None

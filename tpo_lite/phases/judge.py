@@ -17,7 +17,7 @@ from tpo_lite.machine.device import Device
 from tpo_lite.phases.figures import judge_figures
 from tpo_lite.phases.summaries import JudgeSummary
 from tpo_lite.preferences.length_control import auto_rho
-from tpo_lite.preferences.pairs import score_prompt
+from tpo_lite.preferences.pairs import score_prompt, trained_on
 from tpo_lite.preferences.play import judge_prompts
 from tpo_lite.preferences.tournament import Adaptive, RoundRobin, Single, Tournament, round_robin, saved_calls
 from tpo_lite.progress import progress
@@ -33,7 +33,8 @@ Rated = list[tuple[list[float], list[int]]]
 def run(folder: RunFolder, recipe: SettledRecipe, arm: Arm, iteration: int, device: Device) -> JudgeSummary:
     """Write judgements.jsonl, and name the prompts with comparisons that are too long for the judge."""
     here = folder.iteration(arm, iteration)
-    prompts = {prompt.instruction.id: prompt for prompt in read_jsonl(here / "samples.jsonl", PromptSamples)}
+    sampled = trained_on(read_jsonl(here / "samples.jsonl", PromptSamples), recipe.pairs.budget_forced)
+    prompts = {prompt.instruction.id: prompt for prompt in sampled}
     path = here / "judgements.jsonl"
     finished = {record.id: record for record in read_jsonl(path, PromptJudgements)}
     judge = open_judge(recipe.judge, device, folder.root / "judge-calls", folder.load_day())

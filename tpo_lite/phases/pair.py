@@ -14,7 +14,7 @@ from tpo_lite.kinds import Arm
 from tpo_lite.machine.device import Device
 from tpo_lite.phases.figures import pair_figures
 from tpo_lite.phases.summaries import PairSummary
-from tpo_lite.preferences.pairs import make_pairs, score_prompts
+from tpo_lite.preferences.pairs import make_pairs, score_prompts, trained_on
 from tpo_lite.records import PairCount, PromptJudgements, PromptSamples, read_jsonl, write_jsonl
 from tpo_lite.run import RunFolder
 from tpo_lite.settled import SettledRecipe
@@ -23,7 +23,7 @@ from tpo_lite.settled import SettledRecipe
 def run(folder: RunFolder, recipe: SettledRecipe, arm: Arm, iteration: int, device: Device) -> PairSummary:
     """Write scores.jsonl and pairs.jsonl. Raises `TpoError` if no prompt has a pair."""
     here = folder.iteration(arm, iteration)
-    samples = list(read_jsonl(here / "samples.jsonl", PromptSamples))
+    samples = trained_on(read_jsonl(here / "samples.jsonl", PromptSamples), recipe.pairs.budget_forced)
     judgements = {record.id: record for record in read_jsonl(here / "judgements.jsonl", PromptJudgements)}
     rho = recipe.length_control.rho
     scored = score_prompts(
@@ -67,7 +67,7 @@ def _remedy(counts: Mapping[PairCount, int]) -> str:
     if counts["no_well_formed"] * 2 > counts["prompts"]:
         return (
             "The model does not follow the thought prompt: look at samples.jsonl, raise sampling.max_new_tokens if "
-            "outputs are truncated, or use another thought.style."
+            "outputs are truncated or thought.budget if they are budget_forced, or use another thought.style."
         )
     if counts["not_judged"] * 2 > counts["prompts"]:
         return "The responses are too long for the judge: raise judge.context, or set judge.overlong: truncate."

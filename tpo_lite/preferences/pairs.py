@@ -7,9 +7,8 @@ rejected in a small share of the pairs.
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -94,13 +93,27 @@ def _bradley_terry_ratings(
 
 def _raw_scores(samples: PromptSamples, scores: Sequence[ResponseScore]) -> tuple[list[int], np.ndarray]:
     """Return the ks of the samples whose response has a score, and these scores."""
-    by_text = {samples.samples[each.k].response: each.score for each in scores if each.score is not None}
+    by_text = {samples.sample(each.k).response: each.score for each in scores if each.score is not None}
     rated = {
         sample.k: by_text[sample.response]
         for sample in samples.samples
         if sample.well_formed and sample.response in by_text
     }
     return list(rated), np.array(list(rated.values()), dtype=np.float64)
+
+
+def trained_on(samples: Iterable[PromptSamples], budget_forced: bool) -> list[PromptSamples]:
+    """Return the prompts with the samples that are judged, rated and paired (`pairs.budget_forced`).
+
+    A response after a thought that its budget has ended says little about thinking. So by default such a sample is
+    neither chosen nor rejected, and it is not malformed either.
+    """
+    if budget_forced:
+        return list(samples)
+    return [
+        replace(prompt, samples=[sample for sample in prompt.samples if sample.outcome != "budget_forced"])
+        for prompt in samples
+    ]
 
 
 def score_prompts(
@@ -122,14 +135,13 @@ def score_prompts(
         automatic = auto_rho(
             ((score.ratings, score.lengths) for score in scores),
             (
-                [_fits(prompt, prompt.samples[k], max_tokens) for k in score.ks]
+                [_fits(prompt, prompt.sample(k), max_tokens) for k in score.ks]
                 for prompt, score in zip(samples, scores, strict=True)
             ),
         )
         rho, reached = automatic.rho, automatic.reached
         scores = [
-            dataclasses.replace(score, controlled=length_controlled(score.ratings, score.lengths, rho).tolist())
-            for score in scores
+            replace(score, controlled=length_controlled(score.ratings, score.lengths, rho).tolist()) for score in scores
         ]
     return Scored({score.id: score for score in scores}, rho, reached)
 

@@ -39,7 +39,7 @@ def judge_prompts(judge: Judge, prompts: Sequence[PromptSamples], tournament: To
 def _score(judge: PointwiseJudge, prompts: Sequence[PromptSamples]) -> Iterator[PromptJudgements]:
     ks = [distinct_responses(prompt) for prompt in prompts]
     items = [
-        (text, prompt.samples[k].response)
+        (text, prompt.sample(k).response)
         for prompt, distinct in zip(prompts, ks, strict=True)
         for text in [prompt.instruction.conversation()]
         for k in distinct
@@ -61,7 +61,7 @@ def _judgements(prompt: PromptSamples, comparisons: list[Comparison]) -> PromptJ
 def _play(judge: Judge, prompts: Sequence[PromptSamples], matches: Sequence[list[Match]]) -> list[list[Comparison]]:
     """Return the comparisons of these matches, one list per prompt."""
     requests = [
-        JudgeRequest(text, prompt.samples[first].response, prompt.samples[second].response)
+        JudgeRequest(text, prompt.sample(first).response, prompt.sample(second).response)
         for prompt, pairs in zip(prompts, matches, strict=True)
         for text in [prompt.instruction.conversation()]
         for first, second in pairs

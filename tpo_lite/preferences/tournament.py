@@ -114,10 +114,10 @@ class Adaptive:
         """
         sample_ks, wins = win_matrix(PromptJudgements(prompt.instruction.id, list(played), 0, 0), prompt, self.soft)
         strengths = bradley_terry(wins, self.prior)
-        samples = [prompt.samples[k] for k in sample_ks]
+        samples = [prompt.sample(k) for k in sample_ks]
         lengths = z_scores([sample.response_tokens for sample in samples])
         responses = [sample.response for sample in samples]
-        copies = np.array([responses.count(prompt.samples[k].response) for k in ks])
+        copies = np.array([responses.count(prompt.sample(k).response) for k in ks])
         rows = [sample_ks.index(k) for k in ks]
         games = (wins + wins.T)[np.ix_(rows, rows)]
         # Proportional to s = z(strength) - rho * z(length).

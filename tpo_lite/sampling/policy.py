@@ -10,6 +10,7 @@ from pathlib import Path
 
 from tpo_lite.chat import Chat, load_tokenizer, stop_ids
 from tpo_lite.errors import TpoError
+from tpo_lite.insertion import Insertion
 from tpo_lite.kinds import Arm
 from tpo_lite.machine.device import Device, check_torch
 from tpo_lite.recipe import Recipe
@@ -19,7 +20,7 @@ from tpo_lite.sampling import engines
 from tpo_lite.sampling.base import base_model
 from tpo_lite.sampling.sampler import batches
 from tpo_lite.settled import SettledRecipe
-from tpo_lite.thoughts import ThoughtStyle, parse, thought_prompt
+from tpo_lite.thoughts import WELL_FORMED, ThoughtStyle, end_of_thought, parse, thought_prompt
 
 PROBE_FLOOR = 1e-5
 """A live adapter changes some log-probability by more than this; an ignored one by exactly 0."""
@@ -93,7 +94,7 @@ class LoadedPolicy:
         """Sample each instruction K times; yield a prompt once it and all before it in its batch are complete.
 
         Sample k of a prompt is seeded by (`key`, instruction, k). With `retries` (and K = 1), an instruction whose
-        last sample is malformed is sampled again, up to `retries` times.
+        last sample is malformed is sampled again, up to `retries` times. The recipe's `thought.budget` bounds thoughts.
 
         Batches are planned over all `instructions`. A batch is skipped if every prompt in it is in `finished`, by
         instruction id; otherwise the whole batch is sampled and only its unfinished prompts are yielded. So a resumed
@@ -115,18 +116,38 @@ class LoadedPolicy:
         """Sample a whole batch, in rounds; yield its prompts in their order, each once it is complete."""
         waiting = deque(batch)
         while rows := [(prompt, number) for prompt in waiting for number in prompt.missing(k, retries)]:
+            forced: set[int] = set()
             stream = self.sampler.stream(
                 [prompt.ids for prompt, _ in rows],
                 [f"{key}/{prompt.instruction.id}/{number}" for prompt, number in rows],
+                self._thought_budget(style, forced),
             )
             for row, ids in stream:
                 prompt, number = rows[row]
-                prompt.samples.append(self.read(number, ids, style))
+                prompt.samples.append(self.read(number, ids, style, row in forced))
                 while waiting and not waiting[0].missing(k, retries):
                     yield waiting.popleft()
 
-    def read(self, k: int, ids: list[int], style: ThoughtStyle) -> Sample:
-        """Return sample `k` of a prompt from its token ids, with its thought and response."""
+    def _thought_budget(self, style: ThoughtStyle, forced: set[int]) -> Insertion | None:
+        """Return what ends a thought that is longer than its budget; the rows where it does are added to `forced`."""
+        budget = self.recipe.thought.budget
+        if budget is None or style.response_marker is None:
+            return None
+
+        def marker(row: int, output: list[int]) -> list[int]:
+            text = end_of_thought(style, self.chat.text(output))
+            if not text:
+                return []
+            forced.add(row)
+            return self.chat.text_ids(text)
+
+        return Insertion(budget, marker)
+
+    def read(self, k: int, ids: list[int], style: ThoughtStyle, forced: bool = False) -> Sample:
+        """Return sample `k` of a prompt from its token ids, with its thought and response.
+
+        `forced`: the thought's budget put the response marker in.
+        """
         ended = bool(ids) and ids[-1] in self.stops
         text = self.chat.text(ids[:-1] if ended else ids)
         parsed = parse(style, text, truncated=not ended)
@@ -134,7 +155,7 @@ class LoadedPolicy:
             k=k,
             token_ids=ids,
             text=text,
-            outcome=parsed.outcome,
+            outcome="budget_forced" if forced and parsed.outcome in WELL_FORMED else parsed.outcome,
             thought=parsed.thought,
             response=parsed.response,
             thought_tokens=self.chat.count(parsed.thought),

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import zscore
 
-from tpo_lite.preferences.pairs import DROP_REASONS, make_pairs, score_prompt, score_prompts
+from tpo_lite.preferences.pairs import DROP_REASONS, make_pairs, score_prompt, score_prompts, trained_on
 from tpo_lite.preferences.tournament import round_robin
 from tpo_lite.records import (
     Comparison,
@@ -75,12 +75,27 @@ def test_best_and_worst() -> None:
 
 def test_unusual_outputs_are_paired_like_others_and_those_of_older_runs_stay_malformed() -> None:
     samples = prompt("x", "aa", "b", "ccc", None).samples
-    unusual = [replace(sample, outcome=outcome) for sample, outcome in zip(samples, WELL_FORMED[1:], strict=False)]
+    unusual = [replace(sample, outcome=outcome) for sample, outcome in zip(samples[:3], WELL_FORMED[1:4], strict=True)]
     made = pairs_of((PromptSamples(Instruction("x", "?", "test"), [7, 8], [*unusual, samples[3]]), (0.0, -1.0, 1.0)))
     assert made.pairs == [Pair("x", "best-worst", [7, 8], [2, 2, 2], [1, 1, 1], 2, 1, 3, 1)]
     old = [replace(sample, outcome="empty_thought", response="") for sample in samples[:2]]
     made = pairs_of((PromptSamples(Instruction("x", "?", "test"), [7, 8], [*old, samples[2]]), (1.0,)), share=1.0)
     assert [(pair.kind, pair.chosen_k) for pair in made.pairs] == [("malformed", 2)]
+
+
+@pytest.mark.parametrize("budget_forced", [False, True])
+def test_an_output_whose_thought_was_cut_is_trained_on_only_if_the_recipe_says_so(budget_forced: bool) -> None:
+    """By default it is neither chosen, nor rejected, nor malformed."""
+    sampled = prompt("x", "aaaa", "b", "ccc", "dd", None)
+    samples = [replace(s, outcome="budget_forced") if s.k in (0, 1) else s for s in sampled.samples]
+    (kept,) = trained_on([replace(sampled, samples=samples)], budget_forced)
+    assert [sample.k for sample in kept.samples] == ([0, 1, 2, 3, 4] if budget_forced else [2, 3, 4])
+    judgements = PromptJudgements("x", [Comparison(a, b, float(a < b), "A") for a, b in round_robin(kept)], 0, 0)
+    score = score_prompt(kept, judgements, soft=True, prior=0.1, rho=0.0)
+    (pair,) = make_pairs([kept], {"x": score}, malformed_share=0.0, max_tokens=99, seed=0).pairs
+    assert (pair.chosen_k, pair.rejected_k) == ((0, 3) if budget_forced else (2, 3))
+    made = make_pairs([kept], {"x": score}, malformed_share=1.0, max_tokens=99, seed=0)
+    assert [(pair.kind, pair.rejected_k) for pair in made.pairs] == [("malformed", 4)]
 
 
 def test_ties_go_to_the_lowest_k() -> None:
