@@ -1,4 +1,4 @@
-"""Whole files, written so that a crash never leaves half of one, and the JSON in them.
+"""Whole files, written so that a crash never leaves half of one, and the JSON and YAML in them.
 
 A file is written under another name (`NAME.tmp`), flushed to the disk (fsync) and only then renamed. Renaming replaces
 the old file in one step (POSIX `rename`), so a reader sees the old file or the new one, never a mixture. After a power
@@ -14,6 +14,8 @@ import os
 import re
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from tpo_lite.errors import InputError
 
@@ -40,6 +42,16 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(f"{path} cannot be read ({error}). Delete it and run the same command again.") from error
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read YAML that this project wrote into a run folder. Raises `InputError` if it is damaged."""
+    try:
+        return dict(yaml.safe_load(path.read_text(encoding="utf-8")))
+    except (OSError, TypeError, ValueError, yaml.YAMLError) as error:
+        raise InputError(
+            f"{path} is damaged ({' '.join(str(error).split())}). Fix it, or use --new to move the folder aside."
+        ) from error
 
 
 _SURROGATES = re.compile(r"[\ud800-\udfff]")

@@ -8,12 +8,17 @@ PHASES = ("generate", "judge", "pair", "dpo", "validate", "select", "fold", "tes
 """The order within an iteration; "prepare" comes once, before the first."""
 
 SAMPLED = ("generate", "validate", "test")
-"""Phases that load the policy to sample."""
+"""Phases of an iteration that load the policy to sample."""
 JUDGED = ("judge", "select", "match")
 """Phases that load the judge."""
 
+WARM_PHASES = ("warm_sample", "warm_start")
+"""What each arm does before its first iteration, in a folder of its own, if the recipe may warm-start."""
+
 OUTPUTS = {
     "prepare": ["*.jsonl"],
+    "warm_sample": ["*.jsonl"],
+    "warm_start": ["adapter/*", "log.json"],
     "generate": ["../base-validation.jsonl", "../base-test.jsonl", "samples.jsonl"],
     "judge": ["judgements.jsonl"],
     "pair": ["scores.jsonl", "pairs.jsonl"],
@@ -25,6 +30,12 @@ OUTPUTS = {
     "match": ["../base-*-vs-*.jsonl", "test/*-vs-*.jsonl"],
 }
 """What each phase leaves for later ones. A phase is not finished while anything that it left is missing."""
+
+
+def warm_phases(recipe: Recipe) -> tuple[str, ...]:
+    """Return the phases of a warm start that a recipe has; none for direct answers alone, unless it asks for one."""
+    kind = recipe.warm_start.kind
+    return () if kind == "none" or (kind == "auto" and "thinking" not in recipe.arms) else WARM_PHASES
 
 
 def phases_of(recipe: Recipe) -> tuple[str, ...]:

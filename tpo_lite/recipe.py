@@ -32,6 +32,7 @@ from tpo_lite.recipe_keys import (
     Thought,
     TournamentSettings,
     Train,
+    WarmStart,
 )
 from tpo_lite.thoughts import DIRECT, GENERIC, SPECIFIC, THINK, ThoughtStyle, custom_style
 
@@ -53,6 +54,7 @@ class Recipe(Section):
     """Also train the direct baseline: the same seed, judge, loss and data, without thoughts."""
     instructions: Instructions = Instructions()
     thought: Thought = Thought()
+    warm_start: WarmStart = WarmStart()
     sampling: Sampling = Sampling()
     judge: JudgeSettings = JudgeSettings()
     tournament: TournamentSettings = TournamentSettings()
@@ -166,6 +168,11 @@ def parse_as(kind: type[AnyRecipe], data: dict[str, Any], source: str) -> AnyRec
         raise InputError(
             f"thought.budget: {budget} leaves nothing of sampling.max_new_tokens ({longest}) for a response. "
             "Lower the budget, or raise sampling.max_new_tokens."
+        )
+    if (recipe.warm_start.kind == "file") != (recipe.warm_start.file is not None):
+        raise InputError(
+            f"warm_start.kind is {recipe.warm_start.kind} and warm_start.file is {recipe.warm_start.file}: give a file "
+            "with kind: file, and only then."
         )
     batch, micro_batch = recipe.train.batch, recipe.train.micro_batch
     if micro_batch != "auto" and batch % min(micro_batch, batch):

@@ -61,6 +61,32 @@ class Thought(Section):
     The whole output stays within `sampling.max_new_tokens`."""
 
 
+class WarmStart(Section):
+    """Supervised training before the first iteration, for a model that does not follow the thought prompt."""
+
+    kind: Literal["auto", "none", "self", "file"] = "auto"
+    """Learn from own outputs into which the markers are put (self), or from `file`; auto: self, where fewer than half
+    of 32 outputs are well-formed."""
+    file: str | None = None
+    """kind file: JSONL with "instruction", "thought" and "response" in each line."""
+    prompts: Positive = 96
+    """Instructions to sample from; they are in no other slice."""
+    samples: Positive = 4
+    """Outputs per instruction."""
+    thought_tokens: Positive = 64
+    """A sampled thought ends with its last whole sentence within so many tokens; then the response marker is put in."""
+    response_tokens: Positive = 256
+    """Longer responses fill up the examples, each cut after its last whole sentence within so many tokens."""
+    examples: Positive = 192
+    """The most outputs that are trained on."""
+    epochs: Positive = 2
+    """Passes over them."""
+    batch: Positive = 8
+    """Outputs per optimizer step."""
+    learning_rate: Annotated[float, Field(gt=0.0)] = 5e-4
+    """Peak learning rate; schedule, warm-up and optimizer are those of `train`."""
+
+
 class Sampling(Section):
     """How the K outputs of an instruction are sampled (the paper's data and sampling)."""
 

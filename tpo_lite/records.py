@@ -257,6 +257,18 @@ class Pair(UnitRecord):
 
 
 @dataclass(frozen=True)
+class Example(UnitRecord):
+    """One output that a warm start trains on: p+x -> z+y."""
+
+    k: int
+    """Which sample of the prompt it is."""
+    prompt_ids: list[int]
+    """Token ids of p + x."""
+    output_ids: list[int]
+    """Token ids of the output: sampled, but for the markers that were put in; it ends the turn."""
+
+
+@dataclass(frozen=True)
 class MatchResult(UnitRecord):
     """One validation instruction: a checkpoint's response against another model's."""
 

@@ -12,6 +12,10 @@
     RUN/<arm>/base-test.jsonl               and to the test slice
     RUN/direct/base-thinking-vs-direct.jsonl
                                             the judge's verdicts on those of the two arms
+    RUN/<arm>/warm_start/                   from the base to M_0, with `warm_start`
+        probe.jsonl before.jsonl            what the base answers before: a few instructions, and a held-out slice
+        samples.jsonl examples.jsonl        outputs with markers put in, and those that are trained on
+        train/ log.json adapter/            their training, and M_0's adapter
     RUN/<arm>/iteration-<t>/                made from M_t, ends in M_{t+1}
         samples.jsonl judgements.jsonl scores.jsonl pairs.jsonl
         train/checkpoint-<step>/ train/log.json
@@ -48,10 +52,10 @@ from typing import Any, NamedTuple, get_args
 import yaml
 
 from tpo_lite.errors import DISK_FULL, InputError, TpoError
-from tpo_lite.files import read_json, write_atomically, write_json
+from tpo_lite.files import read_json, read_yaml, write_atomically, write_json
 from tpo_lite.kinds import Arm, HeldOut
 from tpo_lite.machine.device import Place, default_place
-from tpo_lite.phase_order import OUTPUTS
+from tpo_lite.phase_order import OUTPUTS, PHASES, WARM_PHASES
 from tpo_lite.recipe import Recipe, differences, parse_as, parse_recipe, with_keys
 from tpo_lite.settled import AUTO_KEYS, Limits, SettledRecipe, as_settled, limited, open_keys, unknown_before
 
@@ -84,7 +88,7 @@ class RunFolder:
                 f"{self.root} is not a run folder: it has no recipe.yaml. "
                 f"Start one with `tpo-lite train --out {self.root}`."
             )
-        data = _read_yaml(path)
+        data = read_yaml(path)
         return with_keys(parse_recipe(data, str(path)), unknown_before(data))
 
     def as_begun(self, recipe: Recipe) -> Recipe:
@@ -96,7 +100,7 @@ class RunFolder:
         path = self.root / "recipe.yaml"
         if not path.exists() or not self.computed():
             return recipe
-        return with_keys(recipe, {k: v for k, v in unknown_before(_read_yaml(path)).items() if k not in AUTO_KEYS})
+        return with_keys(recipe, {k: v for k, v in unknown_before(read_yaml(path)).items() if k not in AUTO_KEYS})
 
     def load_started(self) -> SettledRecipe:
         """Read the settled recipe that the run was started with.
@@ -145,7 +149,7 @@ class RunFolder:
         if not self._settled_path.exists():
             return None
         data: dict[str, Any] = {"version": None, "device": None, "gpu": None, "date": None, "recipe": None}
-        data |= _read_yaml(self._settled_path)
+        data |= read_yaml(self._settled_path)
         if data["version"] != SETTLED_VERSION:
             raise InputError(
                 f"{self._settled_path} has version {data['version']}, and this tpo_lite reads version "
@@ -271,8 +275,17 @@ class RunFolder:
         """Return the folder of iteration t, from M_t to M_{t+1}."""
         return self.root / arm / f"iteration-{iteration}"
 
+    def warm_start(self, arm: Arm) -> Path:
+        """Return the folder of an arm's warm start."""
+        return self.root / arm / "warm_start"
+
+    def warm_adapter(self, arm: Arm) -> Path | None:
+        """Return M_0's adapter, or None where M_0 is the base itself."""
+        adapter = self.warm_start(arm) / "adapter"
+        return adapter if adapter.exists() else None
+
     def instructions(self, name: str) -> Path:
-        """Return the file of an instruction slice: "validation", "test" or "iteration-<t>"."""
+        """Return the file of an instruction slice: "validation", "test", "warm_start" or "iteration-<t>"."""
         return self.root / "instructions" / f"{name}.jsonl"
 
     def chosen(self, arm: Arm, iteration: int) -> str:
@@ -323,7 +336,10 @@ class RunFolder:
 
     def done_path(self, phase: str, arm: Arm | None, iteration: int) -> Path:
         """Return the file that says that a phase is finished."""
-        folder = self.iteration(arm, iteration) if arm else self.root / "instructions"
+        if arm is None:
+            folder = self.root / "instructions"
+        else:
+            folder = self.warm_start(arm) if phase in WARM_PHASES else self.iteration(arm, iteration)
         return folder / "done" / f"{phase}.json"
 
     def is_done(self, phase: str, arm: Arm | None, iteration: int) -> bool:
@@ -348,17 +364,17 @@ class RunFolder:
 
     def record_seconds(self, phase: str, arm: Arm | None, iteration: int, seconds: float) -> None:
         """Add the wall time of one process of a phase; a killed and resumed phase has several."""
-        total = self.seconds(arm, iteration)
+        total = self.seconds(arm, iteration, phase)
         total[phase] = total.get(phase, 0.0) + seconds
-        write_json(self._seconds_path(arm, iteration), total)
+        write_json(self._seconds_path(arm, iteration, phase), total)
 
-    def seconds(self, arm: Arm | None, iteration: int) -> dict[str, float]:
-        """Read the wall time of each phase, in seconds."""
-        path = self._seconds_path(arm, iteration)
+    def seconds(self, arm: Arm | None, iteration: int, beside: str = PHASES[0]) -> dict[str, float]:
+        """Read the wall time in seconds of each phase in the folder of the phase `beside`."""
+        path = self._seconds_path(arm, iteration, beside)
         return dict(read_json(path)) if path.exists() else {}
 
-    def _seconds_path(self, arm: Arm | None, iteration: int) -> Path:
-        return self.done_path("seconds", arm, iteration)
+    def _seconds_path(self, arm: Arm | None, iteration: int, beside: str) -> Path:
+        return self.done_path(beside, arm, iteration).with_name("seconds.json")
 
     @contextlib.contextmanager
     def lock(self, name: str) -> Iterator[None]:
@@ -378,13 +394,3 @@ class RunFolder:
             file.write(str(os.getpid()))
             file.flush()
             yield
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    """Read YAML that this project wrote. Raises `InputError` if it is damaged."""
-    try:
-        return dict(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except (OSError, TypeError, ValueError, yaml.YAMLError) as error:
-        raise InputError(
-            f"{path} is damaged ({' '.join(str(error).split())}). Fix it, or use --new to move the folder aside."
-        ) from error

@@ -13,7 +13,7 @@ from tpo_lite.errors import InputError
 from tpo_lite.kinds import Dtype, Engine, KvType, Precision, Quantize
 from tpo_lite.machine.device import Device
 from tpo_lite.recipe import Keys, Recipe, parse_as, value_of, with_keys
-from tpo_lite.recipe_keys import JudgeSettings, Positive, Sampling, Train
+from tpo_lite.recipe_keys import JudgeSettings, Positive, Sampling, Train, WarmStart
 
 AUTO_KEYS = (
     "engine",
@@ -26,7 +26,7 @@ AUTO_KEYS = (
 )
 """Keys that may be "auto" in a recipe and never are in a settled one."""
 
-BEFORE: Keys = {"instructions.test": 0, "quantize": "nf4"}
+BEFORE: Keys = {"instructions.test": 0, "quantize": "nf4", "warm_start": WarmStart(kind="none").model_dump()}
 """Keys that recipes did not always have, with the value that leaves a run as the version without the key made it."""
 
 Limits = dict[str, int]

@@ -12,6 +12,8 @@ from tpo_lite.phases.options import phase_options
 
 SUMMARIES = {
     "prepare": "Read instructions and cut them into slices.",
+    "warm_sample": "Sample what a warm start trains on.",
+    "warm_start": "Train the model to follow the thought prompt.",
     "generate": "Sample K thoughts and responses per instruction.",
     "pair": "Rate responses, control length, make pairs.",
     "dpo": "Train on the pairs.",
@@ -26,7 +28,7 @@ SUMMARIES = {
 def commands() -> Iterator[click.Command]:
     """Yield one command per phase, apart from the judge's."""
     for name, summary in SUMMARIES.items():
-        yield _command(name, name, summary)
+        yield _command(name, name.replace("_", "-"), summary)
 
 
 def judge_phase(shown: str) -> click.Command:

@@ -113,5 +113,10 @@ def run_phases(folder: RunFolder, *, debug: bool) -> None:
     recipe = folder.load_started()
     for arm in recipe.arms:
         model = folder.trained(arm, recipe.iterations)
-        made = folder.iteration(arm, model - 1) / ("model" if recipe.merge == "requantize" else "adapter")
-        click.echo(f"{arm} M_{recipe.iterations}: {made if model else 'M_0 itself; the judge preferred no checkpoint'}")
+        made = str(folder.iteration(arm, model - 1) / ("model" if recipe.merge == "requantize" else "adapter"))
+        if model == 0:
+            warm = folder.warm_adapter(arm)
+            made = "M_0 itself; the judge preferred no checkpoint" + (
+                f". M_0 is the warm start, {warm}" if warm else ""
+            )
+        click.echo(f"{arm} M_{recipe.iterations}: {made}")

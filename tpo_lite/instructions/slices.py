@@ -37,6 +37,8 @@ class Slices:
     """Held out too, and from every choice: on it models are reported."""
     iterations: list[list[Instruction]]
     """One list per iteration. No instruction is used twice."""
+    warm_start: list[Instruction]
+    """What is left for a warm start, as far as it goes."""
 
 
 def prepare(
@@ -92,13 +94,21 @@ def _tokens(instruction: Instruction, token_count: Callable[[str], int]) -> int:
 
 
 def slices(
-    instructions: list[Instruction], *, seed: int, iterations: int, per_iteration: int, validation: int, test: int
+    instructions: list[Instruction],
+    *,
+    seed: int,
+    iterations: int,
+    per_iteration: int,
+    validation: int,
+    test: int,
+    warm_start: int = 0,
 ) -> Slices:
     """Draw a validation slice, a test slice and one slice of `per_iteration` instructions per iteration, all disjoint.
 
     Instructions are drawn in the order of `keyed_hash(seed, id)`: the validation slice first, then the iterations, and
     the test slice from the end. So the order of the input does not matter, more iterations leave the earlier slices
-    unchanged, and a test slice leaves all others unchanged. Raises `InputError` if there are too few instructions.
+    unchanged, and a test slice leaves all others unchanged. A warm start gets at most `warm_start` of those that are
+    left. Raises `InputError` if there are too few instructions.
     """
     needed = validation + test + iterations * per_iteration
     if len(instructions) < needed:
@@ -108,6 +118,7 @@ def slices(
         validation=drawn[:validation],
         test=drawn[len(drawn) - test :],
         iterations=[drawn[start : start + per_iteration] for start in range(validation, needed - test, per_iteration)],
+        warm_start=drawn[needed - test : len(drawn) - test][:warm_start],
     )
 
 

@@ -20,9 +20,9 @@ PROMPT_MARGIN = 256
 
 def smaller(phase: str, recipe: SettledRecipe) -> Limits:
     """Return the limits for `phase` after it ran out of memory under `recipe`; none if nothing is left to halve."""
-    if phase == "dpo":
+    if phase in ("dpo", "warm_start"):
         return _micro_batch(recipe)
-    samples = phase in SAMPLED or (phase == "fold" and recipe.merge == "requantize")
+    samples = phase in ("warm_sample", *SAMPLED) or (phase == "fold" and recipe.merge == "requantize")
     if samples:
         return _halved("sampling.batch", recipe.sampling.batch, 1)
     if phase in ("prepare", *JUDGED):

@@ -26,7 +26,7 @@ from tpo_lite.kinds import Arm
 from tpo_lite.loop.back_off import smaller
 from tpo_lite.loop.results import write_results
 from tpo_lite.machine import memory
-from tpo_lite.phase_order import phases_of
+from tpo_lite.phase_order import phases_of, warm_phases
 from tpo_lite.recipe import Recipe
 from tpo_lite.run import RunFolder
 
@@ -67,6 +67,9 @@ def train(folder: RunFolder, after_iteration: Callable[[int], None], *, debug: b
 def steps(recipe: Recipe) -> Iterator[tuple[str, Arm | None, int]]:
     """Yield every phase of a run in order, as (phase, arm, iteration)."""
     yield "prepare", None, 0
+    for arm in recipe.arms:
+        for phase in warm_phases(recipe):
+            yield phase, arm, 0
     for iteration in range(recipe.iterations):
         for arm in recipe.arms:
             for phase in phases_of(recipe):

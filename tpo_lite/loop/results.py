@@ -14,8 +14,9 @@ from tpo_lite.loop.results_schema import (
     IterationResults,
     Results,
     ValidationResults,
+    WarmStartResults,
 )
-from tpo_lite.phase_order import phases_of
+from tpo_lite.phase_order import WARM_PHASES, phases_of
 from tpo_lite.phases.summaries import (
     AnswerSummary,
     DpoSummary,
@@ -32,6 +33,7 @@ from tpo_lite.phases.summaries import (
     ValidateSummary,
     read_summary,
 )
+from tpo_lite.phases.warm_summaries import WarmSampleSummary, WarmStartSummary
 from tpo_lite.recipe import Recipe
 from tpo_lite.run import RunFolder
 from tpo_lite.version import __version__
@@ -71,9 +73,21 @@ def collect(folder: RunFolder) -> Results:
 def _arm(folder: RunFolder, recipe: Recipe, arm: Arm) -> ArmResults:
     generated = read_summary(GenerateSummary, folder, arm, 0) if folder.is_done("generate", arm, 0) else None
     return ArmResults(
+        warm_start=_warm_start(folder, arm),
         base=generated.base if generated else None,
         base_test=generated.base_test if generated else None,
         iterations=[_iteration(folder, recipe, arm, t) for t in _finished(folder, recipe, arm)],
+    )
+
+
+def _warm_start(folder: RunFolder, arm: Arm) -> WarmStartResults | None:
+    if not all(folder.is_done(phase, arm, 0) for phase in WARM_PHASES):
+        return None
+    return WarmStartResults(
+        samples=read_summary(WarmSampleSummary, folder, arm, 0),
+        training=read_summary(WarmStartSummary, folder, arm, 0),
+        seconds=folder.seconds(arm, 0, WARM_PHASES[0]),
+        peak_bytes={phase: folder.done(phase, arm, 0)["peak_bytes"] for phase in WARM_PHASES},
     )
 
 

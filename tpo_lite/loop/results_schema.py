@@ -25,6 +25,7 @@ from tpo_lite.phases.summaries import (
     ShareFigures,
     ValidationFigures,
 )
+from tpo_lite.phases.warm_summaries import WarmSampleSummary, WarmStartSummary
 from tpo_lite.thoughts import Outcome
 
 SCHEMA_VERSION: Literal[1] = 1
@@ -100,9 +101,25 @@ class IterationResults(Figures):
 
 
 @dataclass(frozen=True, kw_only=True)
+class WarmStartResults(Figures):
+    """From the base to M_0: the base before, the examples, and supervised training on them."""
+
+    samples: WarmSampleSummary
+    """The base before, and the examples."""
+    training: WarmStartSummary
+    """The course of training."""
+    seconds: dict[str, float]
+    """Wall time of each phase in seconds."""
+    peak_bytes: dict[str, dict[str, int]]
+    """Peak memory of each phase in bytes, as in an iteration."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class ArmResults(Figures):
     """One arm of a run."""
 
+    warm_start: WarmStartResults | None = None
+    """How the base became M_0; null where the recipe has no warm start, or it is not finished."""
     base: ValidationFigures | None
     """M_0 on the validation slice; null until it was sampled."""
     base_test: HeldOutFigures | None = None

@@ -84,8 +84,15 @@ def _parse_ok(shown: ValidationFigures | ValidationResults) -> str:
     return percent(well_formed_share(shown.parse))
 
 
+BASE = -1
+"""The number of M_base, before the warm start that made M_0 of it."""
+
+
 def print_final(results: Results, console: Console) -> None:
-    """Print every model, M_0 to the last: on the test slice, or on the validation slice in a run without one."""
+    """Print every model to the last: on the test slice, or on the validation slice in a run without one.
+
+    Where a warm start made M_0, the first is M_base, which had one attempt per instruction.
+    """
     tested = [arm.base_test for arm in results.arms.values() if arm.base_test is not None]
     console.print(_test_table(results, tested[0]) if tested else _validation_table(results))
     for key, value in results.limits.items():
@@ -106,24 +113,25 @@ def _test_table(results: Results, base: HeldOutFigures) -> Table:
     shown = [name for name in shown if "thought" not in name or "thinking" in results.arms]
     for heading in shown:
         table.add_column(heading, justify="right", no_wrap=True)
-    for model in range(1 + max(len(arm.iterations) for arm in results.arms.values())):
+    for model in range(BASE, 1 + max(len(arm.iterations) for arm in results.arms.values())):
         for name, arm in results.arms.items():
             if (cells := _tested_cells(results, name, arm, model)) is not None:
-                table.add_row(f"M_{model} {name}", *(cells[heading] for heading in shown))
+                row = "M_base" if model == BASE else f"M_{model}"
+                table.add_row(f"{row} {name}", *(cells[heading] for heading in shown))
     return table
 
 
 def _tested_cells(results: Results, name: Arm, arm: ArmResults, model: int) -> dict[str, str] | None:
     """Return the cells of one model by heading; None if it has not been tested yet."""
     tested = arm.iterations[model - 1].test if 0 < model <= len(arm.iterations) else None
-    answered = arm.base_test if model == 0 else tested
+    answered = {BASE: _before(arm), 0: arm.base_test}.get(model, tested)
     if answered is None:
         return None
     against = results.thinking_vs_direct
     return {
         "accuracy": whole(answered.accuracy),
         "beats M_0": whole(tested.win_rate) if tested else "-",
-        "beats\ndirect": whole(against[model]) if name == "thinking" and model < len(against) else "-",
+        "beats\ndirect": whole(against[model]) if name == "thinking" and 0 <= model < len(against) else "-",
         "parse ok": whole(answered.parse_ok),
         "thought\ntokens": length(answered.thought_tokens) if name == "thinking" else "-",
         "response\ntokens": length(answered.response_tokens),
@@ -152,6 +160,10 @@ def _validation_table(results: Results) -> Table:
             table.add_column(f"{heading}\n{name}", justify="right", no_wrap=True)
     if "thinking" in arms:
         table.add_column("thought\ntokens", justify="right", no_wrap=True)
+    if any(_before(arm) for arm in arms.values()):
+        before = [_before_cells(_before(arm)) for arm in arms.values()]
+        row = [figure for figures in zip(*before, strict=True) for figure in figures]
+        table.add_row("M_base", *row[: len(table.columns) - 1])
     for model in range(1 + max(len(arm.iterations) for arm in arms.values())):
         cells = [_model_cells(arm, model) for arm in arms.values()]
         row = [figure for figures in zip(*cells, strict=True) for figure in figures]
@@ -168,6 +180,18 @@ def _model_cells(arm: ArmResults, model: int) -> tuple[str, str, str, str]:
     data = arm.iterations[model - 1]
     win = percent(data.validation.win_rate["M_0"].value)
     return percent(data.accuracy), win, _parse_ok(data.validation), number(data.validation.thought_tokens)
+
+
+def _before_cells(figures: HeldOutFigures | None) -> tuple[str, str, str, str]:
+    """Return the same of the base before a warm start."""
+    if figures is None:
+        return "-", "-", "-", "-"
+    return percent(figures.accuracy.value), "-", percent(figures.parse_ok.value), number(figures.thought_tokens.value)
+
+
+def _before(arm: ArmResults) -> HeldOutFigures | None:
+    """Return what the base answered before a warm start; None without one."""
+    return arm.warm_start.samples.before if arm.warm_start else None
 
 
 def number(value: float | None) -> str:

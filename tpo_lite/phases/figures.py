@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
@@ -17,10 +17,11 @@ from tpo_lite.phases.summaries import (
     PairFigures,
     ShareFigures,
     ValidationFigures,
+    well_formed_share,
 )
 from tpo_lite.preferences.pairs import Pairs
 from tpo_lite.records import PromptJudgements, PromptSamples, Sample
-from tpo_lite.thoughts import OUTCOMES, Outcome
+from tpo_lite.thoughts import OUTCOMES, WELL_FORMED, Outcome
 
 
 def average(values: Sequence[float]) -> float | None:
@@ -49,6 +50,22 @@ def output_figures(samples: Sequence[Sample]) -> Outputs:
         thought_tokens=average([sample.thought_tokens for sample in well_formed]),
         response_tokens=average([sample.response_tokens for sample in well_formed]),
     )
+
+
+ENOUGH = 0.5
+"""The share of well-formed outputs that the loop needs to find pairs for most prompts."""
+
+
+def own_share(outcomes: dict[Outcome, int]) -> float:
+    """Return the share of outputs that are well-formed by themselves: no thought's budget put the marker in."""
+    return well_formed_share(outcomes) - outcomes.get("budget_forced", 0) / max(1, sum(outcomes.values()))
+
+
+def shown(outcomes: Mapping[Outcome, int]) -> str:
+    """Return how many outputs are well-formed, and what the others are."""
+    good = sum(outcomes.get(outcome, 0) for outcome in WELL_FORMED)
+    named = ", ".join(f"{count} {outcome}" for outcome, count in outcomes.items() if count and outcome != "ok")
+    return f"{good} of {sum(outcomes.values())} well-formed" + (f" ({named})" if named else "")
 
 
 def validation_figures(prompts: Sequence[PromptSamples]) -> ValidationFigures:

@@ -15,6 +15,7 @@ from tpo_lite.instructions.load import load
 from tpo_lite.instructions.slices import Slices, prepare, slices
 from tpo_lite.judges.open import check_judge
 from tpo_lite.machine.device import Device
+from tpo_lite.phase_order import warm_phases
 from tpo_lite.phases.summaries import PrepareSummary
 from tpo_lite.recipe import Recipe
 from tpo_lite.records import Instruction, write_jsonl
@@ -55,9 +56,10 @@ def cut(recipe: Recipe, model: str) -> tuple[Slices, PrepareSummary]:
         per_iteration=settings.per_iteration,
         validation=settings.validation,
         test=settings.test,
+        warm_start=recipe.warm_start.prompts if warm_phases(recipe) else 0,
     )
     # A chat template may refuse a system prompt or a history: better now than in a later phase.
-    used = [x for part in (parts.validation, parts.test, *parts.iterations) for x in part]
+    used = [x for part in (parts.validation, parts.test, *parts.iterations, parts.warm_start) for x in part]
     for turns in {tuple(turn["role"] for turn in x.context): x.context for x in used if x.context}.values():
         chat.prompt_ids("", turns)
     return parts, PrepareSummary(bad=bad, **prepared.counts)
@@ -70,6 +72,8 @@ def run(folder: RunFolder, recipe: SettledRecipe, device: Device) -> PrepareSumm
     write_jsonl(folder.instructions("validation"), parts.validation)
     if parts.test:
         write_jsonl(folder.instructions("test"), parts.test)
+    if warm_phases(recipe):
+        write_jsonl(folder.instructions("warm_start"), parts.warm_start)
     for t, part in enumerate(parts.iterations):
         write_jsonl(folder.instructions(f"iteration-{t}"), part)
     print(f"instructions: {summary.kept} kept of {summary.read}{_reasons(summary)}", flush=True)

@@ -23,7 +23,7 @@ import click
 from tpo_lite.errors import DISK_FULL, InputError, OutOfMemory, TpoError, first_line, is_out_of_memory
 from tpo_lite.kinds import Arm
 from tpo_lite.machine.memory import PeakMemory, gpu
-from tpo_lite.phase_order import PHASES, phases_of
+from tpo_lite.phase_order import PHASES, WARM_PHASES, phases_of, warm_phases
 from tpo_lite.phases.options import phase_options
 from tpo_lite.recipe import Recipe
 from tpo_lite.run import RunFolder
@@ -96,14 +96,20 @@ def run_phase(name: str, root: Path, arm_name: str | None, iteration: int) -> No
 def check_order(folder: RunFolder, recipe: Recipe, name: str, arm: Arm, iteration: int) -> None:
     """Raise `InputError` naming the first phase that has to be finished before this one and is not."""
     before: list[tuple[str, Arm | None, int]] = [("prepare", None, 0)]
-    phases = phases_of(recipe)
+    # The direct arm's warm start follows the thinking arm's.
+    warm: list[tuple[str, Arm | None, int]] = [
+        (phase, other, 0) for other in recipe.arms[: recipe.arms.index(arm) + 1] for phase in warm_phases(recipe)
+    ]
+    before += warm[: warm.index((name, arm, 0))] if name in WARM_PHASES else warm
+    phases = phases_of(recipe) if name not in WARM_PHASES else ()
     before += [(phase, arm, t) for t in range(iteration) for phase in phases]
     before += [(phase, arm, iteration) for phase in (phases[: phases.index(name)] if name in phases else phases)]
     if name == "match" and arm == recipe.arms[-1]:
         before += [("test", other, iteration) for other in recipe.arms]
     for phase, its_arm, t in before:
         if not folder.is_done(phase, its_arm, t):
-            what = phase if its_arm is None else f"{phase} of iteration {t}"
+            alone = its_arm is None or phase in WARM_PHASES
+            what = phase if alone else f"{phase} of iteration {t}"
             what += f" of {its_arm}" if its_arm not in (None, arm) else ""
             raise InputError(
                 f"{name} of {arm}, iteration {iteration}, comes after {what}, which is not finished. "

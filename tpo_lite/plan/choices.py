@@ -215,7 +215,7 @@ def _smaller(recipe: SettledRecipe, phase: str) -> dict[str, list[Any]]:
         return smaller
 
     quantize = ["nf4"] if recipe.quantize == "none" else []
-    if phase in SAMPLED:
+    if phase in ("warm_sample", *SAMPLED):
         k = recipe.sampling.k
         batches = list(range((recipe.sampling.batch - 1) // k * k, 0, -k))
         if recipe.engine != "unsloth":  # unsloth samples all K outputs of a prompt together

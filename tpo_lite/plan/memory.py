@@ -12,6 +12,7 @@ import math
 from tpo_lite.kinds import Precision
 from tpo_lite.llamacpp.leaves import whole_cells
 from tpo_lite.machine.cards import Card
+from tpo_lite.phase_order import warm_phases
 from tpo_lite.plan.shapes import JudgeShape, ModelShape
 from tpo_lite.plan.weights import Terms, base, compute_bytes, dequantized, gguf_bits, held_in
 from tpo_lite.sampling.room import gguf_room, longest_prompt
@@ -48,14 +49,20 @@ GGUF_DECODE = 512
 
 
 def sampled_rank(recipe: SettledRecipe, iteration: int) -> int:
-    """Return the rank of M_t's adapter."""
-    rank = recipe.lora.rank
-    return {"fold": iteration * rank, "continue": min(iteration, 1) * rank, "requantize": 0}[recipe.merge]
+    """Return the rank of M_t's adapter. A warm start, if the recipe may have one, makes M_0's."""
+    rank, blocks = recipe.lora.rank, iteration + warm_blocks(recipe)
+    warm = rank * warm_blocks(recipe) if iteration == 0 else 0
+    return {"fold": blocks * rank, "continue": min(blocks, 1) * rank, "requantize": warm}[recipe.merge]
 
 
 def trained_rank(recipe: SettledRecipe, iteration: int) -> int:
     """Return the rank of the adapter that iteration t trains."""
-    return recipe.lora.rank * (iteration + 1 if recipe.merge == "fold" else 1)
+    return recipe.lora.rank * (iteration + 1 + warm_blocks(recipe) if recipe.merge == "fold" else 1)
+
+
+def warm_blocks(recipe: SettledRecipe) -> int:
+    """Return how many blocks of ranks a warm start adds: 1, or 0 for a recipe without."""
+    return 1 if warm_phases(recipe) else 0
 
 
 def with_overhead(weights: Terms, working: Terms, card: Card) -> Terms:
@@ -203,15 +210,27 @@ def saved_bytes(model: ModelShape, rank: int, compute: int, length: int) -> int:
     return 8 * h + 8 + 4 * model.heads + compute * (2 * h + 4 * q + length + 4 * i + 7 * rank)
 
 
+def supervising(recipe: SettledRecipe, model: ModelShape, card: Card) -> Terms:
+    """Return the terms of a warm start's training: like those of DPO, with the rows and the length of its examples."""
+    warm = recipe.warm_start
+    rows = min(2 * recipe.train.micro_batch, warm.batch)
+    length = min(longest_pair(recipe), longest_prompt(recipe) + warm.thought_tokens + warm.response_tokens)
+    return learning(recipe, model, card, recipe.lora.rank, rows, length)
+
+
 def training(recipe: SettledRecipe, model: ModelShape, card: Card, rank: int) -> Terms:
     """Return the terms of DPO on the longest pairs, with both sides of `train.micro_batch` pairs in one pass.
 
     Adapters and their gradients are float32, Adam's moments float32 or 8-bit. With CUDA, autocast keeps a bfloat16
     copy of the adapters. The pass for the reference comes before all this and has no gradients.
     """
+    rows = 2 * min(recipe.train.micro_batch, recipe.train.batch)
+    return learning(recipe, model, card, rank, rows, longest_pair(recipe))
+
+
+def learning(recipe: SettledRecipe, model: ModelShape, card: Card, rank: int, rows: int, length: int) -> Terms:
+    """Return the terms of training an adapter on `rows` sequences of `length` tokens in one pass."""
     settings = recipe.train
-    length = longest_pair(recipe)
-    rows = 2 * min(settings.micro_batch, settings.batch)
     weights = model.lora_parameters(rank)
     precision = held_in(recipe, card)
     c = compute_bytes(card, precision)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from tpo_lite.hub import is_gguf
 from tpo_lite.machine.cards import Card
-from tpo_lite.phase_order import JUDGED, SAMPLED, phases_of
+from tpo_lite.phase_order import JUDGED, SAMPLED, phases_of, warm_phases
 from tpo_lite.plan.memory import (
     OPTIMIZER_BYTES,
     folding,
@@ -14,18 +14,24 @@ from tpo_lite.plan.memory import (
     judging,
     sampled_rank,
     sampling,
+    supervising,
     trained_rank,
     training,
 )
 from tpo_lite.plan.shapes import JudgeShape, ModelShape
 from tpo_lite.plan.weights import Terms, gguf_kind
-from tpo_lite.sampling.room import CHARACTERS_A_TOKEN
+from tpo_lite.sampling.room import CHARACTERS_A_TOKEN, PROBE_PROMPTS
 from tpo_lite.settled import SettledRecipe
 from tpo_lite.training.room import KL_POSITIONS, KL_PROMPTS
 
+_SAMPLED = ("warm_sample", *SAMPLED)
 LIBRARIES = {
-    "CPU": {"dpo": 0.45e9, "fold": 0.35e9, **dict.fromkeys(SAMPLED, 0.35e9), **dict.fromkeys(JUDGED, 0.05e9)},
-    "CUDA": {"dpo": 3e9, "fold": 3e9, **dict.fromkeys(SAMPLED, 3e9), **dict.fromkeys(JUDGED, 1e9)},
+    "CPU": {
+        **dict.fromkeys(("warm_start", "dpo"), 0.45e9),
+        **dict.fromkeys((*_SAMPLED, "fold"), 0.35e9),
+        **dict.fromkeys(JUDGED, 0.05e9),
+    },
+    "CUDA": {**dict.fromkeys(("warm_start", "dpo", *_SAMPLED, "fold"), 3e9), **dict.fromkeys(JUDGED, 1e9)},
 }
 """RAM of a phase's process with its libraries and without models, in bytes. Measured on a CPU after the imports,
 assumed for CUDA."""
@@ -56,7 +62,7 @@ class Need:
 
 
 def needs(recipe: SettledRecipe, model: ModelShape, judge: JudgeShape | None, card: Card) -> dict[str, Need]:
-    """Return what each phase needs, in the order of the phases, in the last iteration."""
+    """Return what each phase needs, in the order of the phases, in the last iteration; a warm start comes first."""
     last = recipe.iterations - 1
     sampled, trained = sampled_rank(recipe, last), trained_rank(recipe, last)
     # Float32 rows of one model; for one sequence also those of the other model, and four products in float64.
@@ -72,6 +78,8 @@ def needs(recipe: SettledRecipe, model: ModelShape, judge: JudgeShape | None, ca
         fold = max(fold, sampling(recipe, model, card, 1, 0), key=lambda terms: sum(terms.values()))
     judged = (judging(recipe, judge, card), judge_ram(recipe, judge, card))
     phases: dict[str, tuple[Terms, float]] = {
+        "warm_sample": (sampling(recipe, model, card, recipe.warm_start.samples, 0), 0),
+        "warm_start": (supervising(recipe, model, card), 0),
         "generate": (sampling(recipe, model, card, recipe.sampling.k, sampled), 0),
         "judge": judged,
         "dpo": (training(recipe, model, card, trained), 0),
@@ -94,6 +102,11 @@ def needs(recipe: SettledRecipe, model: ModelShape, judge: JudgeShape | None, ca
     return found
 
 
+def planned_warm(recipe: SettledRecipe) -> tuple[str, ...]:
+    """Return the phases of a warm start that is sure to come. `auto` finds out in the run."""
+    return () if recipe.warm_start.kind == "auto" else warm_phases(recipe)
+
+
 def kept(recipe: SettledRecipe, model: ModelShape, iteration: int) -> dict[str, float]:
     """Return the bytes that each phase of iteration t of one arm leaves on disk, with outputs of the longest length.
 
@@ -106,7 +119,10 @@ def kept(recipe: SettledRecipe, model: ModelShape, iteration: int) -> dict[str, 
     output_bytes = recipe.sampling.max_new_tokens * (8 + 2 * CHARACTERS_A_TOKEN)
     call_bytes = 80 + (recipe.judge.explain_tokens * CHARACTERS_A_TOKEN if recipe.judge.mode == "explain" else 0)
     adapter = 4 * model.lora_parameters(trained_rank(recipe, iteration))
+    warm = recipe.warm_start
     left = {
+        "warm_sample": (PROBE_PROMPTS + (sizes.test or sizes.validation) + warm.prompts * warm.samples) * output_bytes,
+        "warm_start": (warm.epochs + 1) * 4 * model.lora_parameters(recipe.lora.rank),
         "generate": outputs * output_bytes,
         "judge": outputs * (recipe.sampling.k - 1) * call_bytes,
         "dpo": epochs * adapter,
@@ -116,7 +132,9 @@ def kept(recipe: SettledRecipe, model: ModelShape, iteration: int) -> dict[str, 
         "test": sizes.test * output_bytes,
         "match": sizes.test * len(recipe.arms) * 80,
     }
-    return {phase: left[phase] for phase in phases_of(recipe) if phase in left}  # "pair" leaves next to nothing
+    return {
+        phase: left[phase] for phase in (*planned_warm(recipe), *phases_of(recipe)) if phase in left
+    }  # "pair" leaves next to nothing
 
 
 def passing(recipe: SettledRecipe, model: ModelShape) -> float:

@@ -22,7 +22,7 @@ from tpo_lite.judges.room import longest_comparison, prompt_tokens
 from tpo_lite.kinds import Engine
 from tpo_lite.machine.cards import CARDS, Card, cpu
 from tpo_lite.machine.device import Device
-from tpo_lite.phase_order import phases_of
+from tpo_lite.phase_order import phases_of, warm_phases
 from tpo_lite.plan.memory import (
     KV_BYTES,
     rows_sampled,
@@ -30,6 +30,7 @@ from tpo_lite.plan.memory import (
     share_on_card,
     trained_rank,
 )
+from tpo_lite.plan.needs import planned_warm
 from tpo_lite.plan.shapes import JudgeShape, ModelShape, converts_to_gguf, judge_shape, model_shape
 from tpo_lite.plan.weights import compute_bytes, gguf_bits, held_in, linear_bytes
 from tpo_lite.recipe import Recipe, load_recipe, with_keys
@@ -66,6 +67,8 @@ PROMPT_TOKENS, OUTPUT_TOKENS, RESPONSE_SHARE, EXPLAIN_SHARE = 150, 600, 0.7, 0.6
 an explanation takes. Assumed, and capped by the recipe's limits."""
 
 UNITS = {
+    "warm_sample": "outputs",
+    "warm_start": "examples",
     "generate": "outputs",
     "judge": "prompts",
     "dpo": "pairs",
@@ -193,6 +196,9 @@ def seconds_of(run: RunFolder) -> dict[str, float]:
     taken: dict[str, list[float]] = {}
     recipe = run.load_started()
     for arm in recipe.arms:
+        for phase in warm_phases(recipe):
+            if run.is_done(phase, arm, 0):
+                taken.setdefault(phase, []).append(run.seconds(arm, 0, phase)[phase])
         for iteration in range(recipe.iterations):
             for phase, seconds in run.seconds(arm, iteration).items():
                 if run.is_done(phase, arm, iteration):
@@ -213,7 +219,12 @@ def roofline(recipe: SettledRecipe, model: ModelShape, judge: JudgeShape | None,
     merge = 0.0
     if recipe.merge == "requantize":  # reads, writes and loads 16-bit weights; the merged model is validated
         merge = 4 * load + sample_seconds(recipe, model, card, sizes.validation, 1, 0)
-    found = {
+    found: dict[str, tuple[float, float]] = {
+        "warm_sample": (warm_outputs(recipe), load + warm_sample_seconds(recipe, model, card)),
+        "warm_start": (
+            recipe.warm_start.epochs * recipe.warm_start.examples,
+            load + warm_train_seconds(recipe, model, card),
+        ),
         "generate": (outputs, load + sample_seconds(recipe, model, card, outputs, k, sampled_rank(recipe, last))),
         "judge": (sizes.per_iteration, judge_seconds(recipe, judge, card, sizes.per_iteration, k)),
         "dpo": (epochs * sizes.per_iteration, load + train_seconds(recipe, model, card, trained_rank(recipe, last))),
@@ -232,7 +243,7 @@ def roofline(recipe: SettledRecipe, model: ModelShape, judge: JudgeShape | None,
     return {
         phase: Time(work, START + seconds, "estimate")
         for phase, (work, seconds) in found.items()
-        if phase in phases_of(recipe)
+        if phase in (*planned_warm(recipe), *phases_of(recipe))
     }
 
 
@@ -323,11 +334,38 @@ def train_seconds(recipe: SettledRecipe, model: ModelShape, card: Card, rank: in
     adapter's weights. With gradient checkpointing, the forward pass is computed twice.
     """
     settings = recipe.train
-    tokens = 2 * sum(lengths(recipe))
-    pairs = recipe.instructions.per_iteration
     passes = 1 + settings.epochs * (3 if settings.gradient_checkpointing else 2)
-    operations = 2 * (model.linear_parameters + 2 * model.lora_parameters(rank) + model.embedding_parameters)
     micro_batch = min(settings.micro_batch, settings.batch)
+    step = _pass_seconds(recipe, model, card, rank, 2 * micro_batch * sum(lengths(recipe)))
+    return recipe.instructions.per_iteration / micro_batch * passes * step
+
+
+def _pass_seconds(recipe: SettledRecipe, model: ModelShape, card: Card, rank: int, tokens: int) -> float:
+    """Return the seconds of one forward or backward pass over `tokens` tokens."""
+    operations = 2 * (model.linear_parameters + 2 * model.lora_parameters(rank) + model.embedding_parameters)
     launch = model.layers * LAUNCH["transformers"]
-    step = _bound(card, "torch", 2 * model.parameters, micro_batch * tokens * operations, launch)
-    return pairs / micro_batch * passes * step
+    return _bound(card, "torch", 2 * model.parameters, tokens * operations, launch)
+
+
+def warm_outputs(recipe: SettledRecipe) -> int:
+    """Return how many outputs a warm start samples: those of a held-out slice, and with markers."""
+    sizes = recipe.instructions
+    return (sizes.test or sizes.validation) + recipe.warm_start.prompts * recipe.warm_start.samples
+
+
+def warm_sample_seconds(recipe: SettledRecipe, model: ModelShape, card: Card) -> float:
+    """Return the seconds of sampling them; those with markers put in are shorter."""
+    warm = recipe.warm_start
+    marked = warm.prompts * warm.samples
+    shorter = min(1.0, (warm.thought_tokens + warm.response_tokens) / lengths(recipe)[1])
+    outputs = warm_outputs(recipe) - (1 - shorter) * marked
+    return sample_seconds(recipe, model, card, outputs, warm.samples, 0)
+
+
+def warm_train_seconds(recipe: SettledRecipe, model: ModelShape, card: Card) -> float:
+    """Return the seconds of a warm start's training, with forward and backward passes as in DPO."""
+    warm = recipe.warm_start
+    rows = min(2 * recipe.train.micro_batch, warm.batch)
+    tokens = rows * (lengths(recipe)[0] + warm.thought_tokens + warm.response_tokens)
+    passes = warm.epochs * (3 if recipe.train.gradient_checkpointing else 2)
+    return warm.examples / rows * passes * _pass_seconds(recipe, model, card, recipe.lora.rank, tokens)

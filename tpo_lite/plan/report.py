@@ -14,6 +14,7 @@ from tpo_lite.hub import is_gguf
 from tpo_lite.judges.room import longest_comparison
 from tpo_lite.kinds import Precision
 from tpo_lite.machine.cards import GIB, Card
+from tpo_lite.phase_order import WARM_PHASES, warm_phases
 from tpo_lite.plan.choices import (
     LIMIT,
     MEMORY_KEYS,
@@ -28,6 +29,7 @@ from tpo_lite.plan.rates import UNITS, Time, times
 from tpo_lite.plan.shapes import GGUF_BITS, JudgeShape, ModelShape, gguf_shape, judge_shape, model_shape, taken_by_name
 from tpo_lite.plan.weights import gguf_kind, held_in
 from tpo_lite.recipe import Keys, Recipe, value_of, with_keys
+from tpo_lite.sampling.room import PROBE_PROMPTS
 from tpo_lite.settled import SettledRecipe, filled_from, open_keys
 
 GB = 1e9
@@ -53,7 +55,9 @@ class Plan:
     @property
     def seconds(self) -> float:
         """Seconds of the whole run."""
-        return sum(time.seconds for time in self.times.values()) * self.recipe.iterations * len(self.recipe.arms)
+        warm = sum(time.seconds for phase, time in self.times.items() if phase in WARM_PHASES)
+        iteration = sum(time.seconds for time in self.times.values()) - warm
+        return (warm + iteration * self.recipe.iterations) * len(self.recipe.arms)
 
     @property
     def held_in(self) -> Precision:
@@ -70,7 +74,8 @@ class Plan:
         if self.recipe.engine == "gguf":  # the base once, and each merged model, which answers the validation slice
             bases = (0 if from_gguf else 1) + (iterations * arms if self.recipe.merge == "requantize" else 0)
             made += bases * self.model.parameters * GGUF_BITS[gguf_kind(self.recipe)] / 8
-        return arms * sum(sum(kept(self.recipe, self.model, t).values()) for t in range(iterations)) + made
+        phases = [(phase, t) for t in range(iterations) for phase in self.needs if t == 0 or phase not in WARM_PHASES]
+        return arms * sum(kept(self.recipe, self.model, t)[phase] for phase, t in phases) + made
 
     @property
     def downloads(self) -> float:
@@ -198,6 +203,11 @@ def notes(plan: Plan) -> Iterator[str]:
     if plan.judge is not None and plan.recipe.judge.mode != "reward-model" and context < longest:
         what = "cut" if plan.recipe.judge.overlong == "truncate" else "left out"
         yield f"judge.context={context} does not hold the longest comparisons, of {longest} tokens; those are {what}."
+    if plan.recipe.warm_start.kind == "auto" and warm_phases(plan.recipe):
+        yield (
+            f"warm_start.kind=auto: if fewer than half of {PROBE_PROMPTS} first outputs are well-formed, there is a "
+            "warm start besides; see the plan with --set warm_start.kind=self."
+        )
 
 
 def short_of(plan: Plan, free: int, memory: int) -> Iterator[str]:

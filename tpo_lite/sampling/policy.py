@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date
 from pathlib import Path
 
@@ -33,7 +33,7 @@ class Policy:
     model: str
     """The base: a hub id or a folder."""
     adapter: Path | None
-    """The adapter on it; none for M_0 and after `merge: requantize`."""
+    """The adapter on it; none for M_0 without a warm start, and after `merge: requantize`."""
     work: Path
     """Where an engine keeps the base in a format of its own."""
     gguf: Path | None = None
@@ -44,12 +44,18 @@ class Policy:
 
 def policy(folder: RunFolder, recipe: Recipe, arm: Arm, iteration: int) -> Policy:
     """Return M_t of an arm."""
-    model, day = folder.trained(arm, iteration), folder.load_day()
+    model = folder.trained(arm, iteration)
     made_in = folder.iteration(arm, model - 1) if model > 0 else None
     if made_in and recipe.merge == "requantize":
-        return Policy(str(made_in / "model"), None, made_in, day=day)
+        return Policy(str(made_in / "model"), None, made_in, day=folder.load_day())
+    adapter = made_in / "adapter" if made_in else folder.warm_adapter(arm)
+    return replace(bare_base(folder, recipe), adapter=adapter)
+
+
+def bare_base(folder: RunFolder, recipe: Recipe) -> Policy:
+    """Return the base without an adapter: M_0, or what a warm start makes M_0 of."""
     base = base_model(recipe.model, folder.root)
-    return Policy(base.model, made_in and made_in / "adapter", folder.root, base.gguf, day)
+    return Policy(base.model, None, folder.root, base.gguf, folder.load_day())
 
 
 class LoadedPolicy:

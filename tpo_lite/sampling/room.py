@@ -11,6 +11,9 @@ from tpo_lite.thoughts import thought_prompt
 CHAT_TOKENS = 40
 """What a chat template puts around a prompt: headers, date, end of turn."""
 
+PROBE_PROMPTS = 32
+"""Validation prompts on which the base shows whether it needs a warm start (`warm_start.kind: auto`)."""
+
 CHARACTERS_A_TOKEN = 4
 """Of English text, roughly."""
 

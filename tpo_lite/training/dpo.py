@@ -110,7 +110,7 @@ class MarkComplete(TrainerCallback):
 
 
 class ShowProgress(TrainerCallback):
-    """Shows the loss and the margin of each optimizer step in a progress display."""
+    """Shows the loss, and the margin if there is one, of each optimizer step in a progress display."""
 
     def __init__(self, advance: Advance):
         self.advance = advance
@@ -118,7 +118,8 @@ class ShowProgress(TrainerCallback):
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
         """Advance the display by one step."""
         if logs and "loss" in logs:
-            self.advance(1, f"loss {logs['loss']:.3f} margin {logs['rewards/margins']:+.2f}")
+            margin = f" margin {logs['rewards/margins']:+.2f}" if "rewards/margins" in logs else ""
+            self.advance(1, f"loss {logs['loss']:.3f}{margin}")
 
 
 def trainable(base: Any, rank: int, scale: float) -> Any:
@@ -143,12 +144,18 @@ def freeze_older_blocks(model: Any, older_rank: int) -> None:
 
 def arguments(settings: SettledTrain, seed: int, out: Path, device: Device) -> dict[str, Any]:
     """Return the arguments of TRL's `DPOConfig` for one iteration. Checkpoints go to `out`, one per epoch."""
-    micro_batch = min(settings.micro_batch, settings.batch)
-    return {
-        "output_dir": str(out),
+    return shared_arguments(settings, seed, out, device) | {
         "loss_type": ["sigmoid"] if settings.loss == "dpo" else ["sigmoid", "sft"],
         "beta": settings.beta,
         "max_length": None,  # over-long pairs were dropped earlier; truncating would cut the response that was judged
+    }
+
+
+def shared_arguments(settings: SettledTrain, seed: int, out: Path, device: Device) -> dict[str, Any]:
+    """Return the arguments that every training has. Checkpoints go to `out`, one per epoch."""
+    micro_batch = min(settings.micro_batch, settings.batch)
+    return {
+        "output_dir": str(out),
         "learning_rate": settings.learning_rate,
         "lr_scheduler_type": settings.schedule,
         "warmup_steps": settings.warmup,
@@ -163,6 +170,7 @@ def arguments(settings: SettledTrain, seed: int, out: Path, device: Device) -> d
         "seed": seed,
         "data_seed": seed,
         "logging_steps": 1,
+        "logging_nan_inf_filter": False,  # it would log 0 for a loss that is not finite
         "save_strategy": "epoch",
         "report_to": "none",
         "disable_tqdm": True,

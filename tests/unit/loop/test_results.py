@@ -76,8 +76,18 @@ DATA = {
     "instructions": None,
     "limits": {"sampling.batch": 16},
     "arms": {
-        "thinking": {"base": BASE, "base_test": None, "iterations": [iteration(0.5, 0.6), iteration(0.75, 0.7)]},
-        "direct": {"base": BASE, "base_test": None, "iterations": [iteration(None, 0.4, chosen="M_t")]},
+        "thinking": {
+            "warm_start": None,
+            "base": BASE,
+            "base_test": None,
+            "iterations": [iteration(0.5, 0.6), iteration(0.75, 0.7)],
+        },
+        "direct": {
+            "warm_start": None,
+            "base": BASE,
+            "base_test": None,
+            "iterations": [iteration(None, 0.4, chosen="M_t")],
+        },
     },
     "thinking_vs_direct": [],
 }
@@ -86,8 +96,13 @@ DATA = {
 RESULTS = Results.from_dict(DATA)
 WITH_TEST = DATA | {
     "arms": {
-        "thinking": {"base": BASE, "base_test": TESTED, "iterations": [iteration(0.5, 0.6, tested=TESTED)]},
-        "direct": {"base": BASE, "base_test": TESTED, "iterations": []},
+        "thinking": {
+            "warm_start": None,
+            "base": BASE,
+            "base_test": TESTED,
+            "iterations": [iteration(0.5, 0.6, tested=TESTED)],
+        },
+        "direct": {"warm_start": None, "base": BASE, "base_test": TESTED, "iterations": []},
     },
     "thinking_vs_direct": [{"value": 0.25, "low": 0.112, "high": 0.469, "n": 20}],
 }

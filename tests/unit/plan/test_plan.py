@@ -54,7 +54,9 @@ def test_what_a_reader_is_told_besides(tmp_path, monkeypatch):
     notes = json.loads(run_plan("--card-gb", 24, "--json").output)["notes"]
     assert notes == [
         "the shape is llama-3.1-8b's, by the name meta-llama/Llama-3.1-8B-Instruct: its config.json is not in the "
-        "hub's cache."
+        "hub's cache.",
+        "warm_start.kind=auto: if fewer than half of 32 first outputs are well-formed, there is a warm start besides; "
+        "see the plan with --set warm_start.kind=self.",
     ]
     arguments = ["--cpu", "--set", "judge.context=600"]
     assert (

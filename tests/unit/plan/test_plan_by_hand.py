@@ -77,15 +77,18 @@ def test_judging_llama_3_1_8b_by_hand():
 
 
 @pytest.mark.parametrize(
-    ("merge", "sampled", "trained"),
+    ("merge", "warm_start", "sampled", "trained"),
     [
-        ("fold", [0, 16, 32], [16, 32, 48]),
-        ("continue", [0, 16, 16], [16, 16, 16]),
-        ("requantize", [0, 0, 0], [16, 16, 16]),
+        ("fold", "none", [0, 16, 32], [16, 32, 48]),
+        ("continue", "none", [0, 16, 16], [16, 16, 16]),
+        ("requantize", "none", [0, 0, 0], [16, 16, 16]),
+        ("fold", "auto", [16, 32, 48], [32, 48, 64]),
+        ("continue", "self", [16, 16, 16], [16, 16, 16]),
+        ("requantize", "self", [16, 0, 0], [16, 16, 16]),
     ],
 )
-def test_adapters_grow_by_merge(merge, sampled, trained):
-    recipe = load_recipe(DEFAULT, [f"merge={merge}"])
+def test_adapters_grow_by_merge(merge, warm_start, sampled, trained):
+    recipe = load_recipe(DEFAULT, [f"merge={merge}", f"warm_start.kind={warm_start}"])
     assert [memory.sampled_rank(recipe, t) for t in range(3)] == sampled
     assert [memory.trained_rank(recipe, t) for t in range(3)] == trained
 
@@ -131,7 +134,7 @@ def test_a_cpu_holds_more_of_a_4_bit_base_than_its_weights():
 
 
 def test_disk_by_hand():
-    recipe, model, _ = planned(DEFAULT, "iterations=2", "train.epochs=3")
+    recipe, model, _ = planned(DEFAULT, "iterations=2", "train.epochs=3", "warm_start.kind=none")
     adapter = 4 * 41_943_040  # of rank 16; 32 in the second iteration
     assert [kept(recipe, model, t)["dpo"] for t in (0, 1)] == [3 * adapter, 3 * 2 * adapter]
     assert [kept(recipe, model, t)["fold"] for t in (0, 1)] == [adapter, 2 * adapter]
@@ -154,7 +157,7 @@ def test_disk_and_downloads_of_a_gguf_as_m_0_by_hand():
     bits16, q4, q6 = 16_060_522_496, 8_030_261_248 * 4.894 / 8, int(8_030_261_248 * 6.563 / 8)
 
     def disk(*overrides):
-        recipe, model, _ = planned(DEFAULT, "iterations=2", *overrides)
+        recipe, model, _ = planned(DEFAULT, "iterations=2", "warm_start.kind=none", *overrides)
         assert 2 * model.parameters == bits16
         plan = make_plan(recipe, CARD)
         left = sum(sum(kept(recipe, model, t).values()) for t in (0, 1))

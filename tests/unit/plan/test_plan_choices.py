@@ -112,7 +112,7 @@ def test_no_key_of_the_smallest_changes_goes_further_than_it_must(overrides, gib
 @pytest.mark.parametrize("gib", [16, 20])
 def test_what_changes_no_result_goes_first(gib):
     keys = ["train.micro_batch=4", "train.batch=8", "train.optimizer=adamw_torch", "lora.rank=64", "iterations=4"]
-    recipe, model, judge = planned(DEFAULT, *keys, "train.gradient_checkpointing=true", "engine=transformers")
+    recipe, model, judge = planned(DEFAULT, *keys, "train.gradient_checkpointing=true", "warm_start.kind=none")
     card = choose_card(gib)
     changes = smallest_changes(recipe, model, judge, card)
     assert {"train.micro_batch", "train.optimizer"} & changes.keys()
