@@ -234,6 +234,27 @@ def test_transformers_samples_with_a_live_adapter_and_stops_with_a_dead_one(tiny
         run_phase("generate", dead, "direct", 1)
 
 
+@pytest.mark.parametrize(("merge", "ranks"), [("fold", [32, 48]), ("continue", [16, 16]), ("requantize", [16, 16])])
+def test_a_loop_that_begins_with_a_warm_start(merge, ranks, tiny_arguments, tmp_path):
+    """M_0 has an adapter; it is what DPO starts from and measures against."""
+    keys = {
+        "instructions.per_iteration": 6,
+        "merge": merge,
+        "warm_start.kind": "self",
+        "warm_start.batch": 2,
+        "warm_start.learning_rate": 1e-3,
+    }
+    run = finished_run(tmp_path / "run", [*tiny_arguments, *(f"--set={key}={keys[key]}" for key in keys)])
+    results = read_results(RunFolder(run)).arms["direct"]
+    assert results.warm_start.training.steps > 0
+    assert results.warm_start.samples.before.prompts == 2
+    first, second = results.iterations
+    assert first.probe > 1e-4
+    assert first.dpo.first_loss == pytest.approx(math.log(2), abs=1e-3)
+    assert [first.dpo.rank, second.dpo.rank] == ranks
+    assert rank_of(read_adapter(run / "direct/warm_start/adapter")[0]) == 16
+
+
 SAMPLE_BOTH = """
 import sys
 from pathlib import Path

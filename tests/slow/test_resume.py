@@ -34,6 +34,9 @@ BEGUN = {
 }
 """What a phase has written when it is in the middle of its work. ("pair" takes no time and writes whole files.)"""
 
+WARM_BEGUN = {"warm_sample": "samples.jsonl", "warm_start": "train/checkpoint-*/complete"}
+"""The same for a warm start."""
+
 Train = subprocess.Popen[str] | WarmTrain
 
 
@@ -94,12 +97,15 @@ def kill_in_every_phase(
     """
     run = RunFolder(root)
     for number, (arm, iteration, phase) in enumerate(kills):
-        folder = run.iteration(arm, iteration)
+        folder = run.done_path(phase, arm, iteration).parent.parent
 
         def begun(folder: Path = folder, phase: str = phase) -> bool:
             # The test slice of a tiny run is answered at one go, so there the kill comes before the first line.
             early = phase in ("test", "match")
-            return any(early or path.stat().st_size or path.name == "complete" for path in folder.glob(BEGUN[phase]))
+            return any(
+                early or path.stat().st_size or path.name == "complete"
+                for path in folder.glob((BEGUN | WARM_BEGUN)[phase])
+            )
 
         process = wait_until(start(arguments, root), begun)
         pid = phase_pid(root)
@@ -131,7 +137,7 @@ def figures(root: Path) -> dict[str, Any]:
     """results.json without what depends on the clock and the machine."""
     results = read_json(root / "results.json")
     for arm in results["arms"].values():
-        for data in arm["iterations"]:
+        for data in [*arm["iterations"], *([arm["warm_start"]] if arm["warm_start"] else [])]:
             del data["seconds"], data["peak_bytes"]
     return results
 
@@ -143,6 +149,16 @@ def test_a_run_killed_in_every_phase_ends_as_if_it_had_not_been(tiny_arguments, 
     data = read_json(tmp_path / "run" / "results.json")["arms"]["direct"]["iterations"][1]
     assert all(seconds > 0 for seconds in data["seconds"].values())
     assert set(data["seconds"]) == set(data["peak_bytes"])
+
+
+def test_a_warm_start_killed_in_both_phases_ends_as_if_it_had_not_been(tiny_arguments, tmp_path):
+    keys = {"kind": "self", "prompts": 8, "batch": 2, "response_tokens": 24}
+    arguments = [*tiny_arguments, "--iterations=1", *(f"--set=warm_start.{key}={keys[key]}" for key in keys)]
+    whole = finished_run(tmp_path / "whole", arguments)
+    kill_in_every_phase(arguments, tmp_path / "killed", [("direct", 0, phase) for phase in WARM_BEGUN])
+    check_same_run(tmp_path / "killed", whole)
+    adapter = "direct/warm_start/adapter/adapter_model.safetensors"
+    assert (tmp_path / "killed" / adapter).read_bytes() == (whole / adapter).read_bytes()
 
 
 def test_a_run_of_cold_processes_killed_while_it_validates_goes_on(tiny_arguments, tiny_run, tmp_path):
