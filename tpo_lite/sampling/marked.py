@@ -18,7 +18,13 @@ from tpo_lite.insertion import Insertion
 from tpo_lite.records import Instruction, PromptSamples
 from tpo_lite.sampling.policy import LoadedPolicy
 from tpo_lite.sampling.sampler import batches
-from tpo_lite.thoughts import ThoughtStyle
+from tpo_lite.thoughts import ThoughtStyle, thought_prompt
+
+BRIEF = "\n\nBe brief: one or two sentences of thought, then a response of one to three sentences."
+"""What is asked for on top of the thought prompt while examples are sampled; they are trained on without it. Of
+SmolLM2-135M's responses, 48 % then end within 64 tokens. Without it 17 % end within 72."""
+BRIEF_DIRECT = "\n\nBe brief: one to three sentences."
+"""The same for direct answers."""
 
 _SENTENCE_END = re.compile(r"[^\d\W].*[.!?][\"')*\]]*\s*$", re.DOTALL)
 """Text with a word in it that ends as a sentence does."""
@@ -36,6 +42,9 @@ def draw_marked(
 ) -> Iterator[PromptSamples]:
     """Sample each instruction K times, with markers; yield the prompts in batches as `LoadedPolicy.draw` does.
 
+    While it samples, the model is also asked to be brief (`BRIEF`), since small models seldom end long responses. The
+    prompts that are yielded do not ask for that.
+
     A response that does not end within `response_tokens` is truncated (`cut_to_sentences` can end it), and so is an
     output whose thought has no whole sentence within `thought_tokens`. The random numbers of thoughts and responses are
     seeded by (`key`, "thought" or "response", instruction, k). Without markers (the direct style) there is only the
@@ -43,18 +52,20 @@ def draw_marked(
     """
     opening, closing = marker_ids(loaded.chat, style)
     prompts = [loaded.prompt_ids(instruction, style) for instruction in instructions]
+    brief = BRIEF if style.response_marker else BRIEF_DIRECT
+    asked = [loaded.chat.prompt_ids(thought_prompt(style, x.text) + brief, x.context or ()) for x in instructions]
     for indices in batches(prompts, max(1, loaded.sampler.rows // k)):
         if all(instructions[index].id in finished for index in indices):
             continue
         rows = [(index, number) for index in indices for number in range(k)]
         begun: list[list[int]] = [[] for _ in rows]
         if style.response_marker is not None:
-            starts = [prompts[index] + opening for index, _ in rows]
+            starts = [asked[index] + opening for index, _ in rows]
             keys = [f"{key}/thought/{instructions[index].id}/{number}" for index, number in rows]
             thoughts = [whole_thought(loaded, ids) for ids in _bounded(loaded, starts, keys, thought_tokens)]
             begun = [[*opening, *thought, *closing] if thought else [] for thought in thoughts]
         going = [row for row, start in enumerate(begun) if start or style.response_marker is None]
-        starts = [prompts[rows[row][0]] + begun[row] for row in going]
+        starts = [asked[rows[row][0]] + begun[row] for row in going]
         keys = [f"{key}/response/{instructions[rows[row][0]].id}/{rows[row][1]}" for row in going]
         for row, ids in zip(going, _bounded(loaded, starts, keys, response_tokens), strict=True):
             begun[row] = begun[row] + ids
@@ -80,7 +91,10 @@ def whole_thought(loaded: LoadedPolicy, ids: list[int]) -> list[int]:
 def whole_sentences(chat: Chat, ids: list[int]) -> list[int]:
     """Return the beginning of `ids` up to the end of its last whole sentence; empty if there is none."""
     ends = (end for end in range(len(ids), 0, -1) if _SENTENCE_END.search(chat.text(ids[:end])))
-    return ids[: next(ends, 0)]
+    end = next(ends, 0)
+    while end > 1 and chat.text(ids[: end - 1]).rstrip() == chat.text(ids[:end]).rstrip():
+        end -= 1  # white space after the sentence
+    return ids[:end]
 
 
 def cut_to_sentences(loaded: LoadedPolicy, style: ThoughtStyle, prompt: PromptSamples) -> PromptSamples:

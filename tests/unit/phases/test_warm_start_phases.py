@@ -70,6 +70,7 @@ def test_examples_hold_the_markers_and_end(warm, tiny_model):
     examples = list(read_jsonl(warm.warm_start("thinking") / "examples.jsonl", Example))
     assert {x.id for x in examples} <= prompts
     for example in examples:
+        assert "Be brief" not in tokenizer.decode(example.prompt_ids)
         ids = example.output_ids
         assert ids[: len(opening)] == opening
         assert ids[-1] == tokenizer.eos_token_id
