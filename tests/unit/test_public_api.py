@@ -55,10 +55,10 @@ def test_instructions_of_a_gguf_are_counted_with_its_tokenizer(tiny_model, tmp_p
     from tpo_lite.llamacpp.convert import convert
 
     convert(tiny_model, tmp_path / "model.gguf")
-    sizes = [f"instructions.{name}=4" for name in ("per_iteration", "validation", "test")]
+    sizes = [f"instructions.{name}=3" for name in ("per_iteration", "validation", "test")]
     recipe = tpo_lite.load_recipe(
         "embedded", [*sizes, "iterations=1", "thought.style=generic", f"model={tmp_path / 'model.gguf'}"]
     )
     slices = tpo_lite.load_instructions(recipe, tmp_path / "run")
-    assert len(slices.iterations[0]) == len(slices.validation) == len(slices.test) == 4
+    assert len(slices.iterations[0]) == len(slices.validation) == len(slices.test) == 3
     assert tpo_lite.base_policy(recipe, tmp_path / "run").model == str(tmp_path / "run" / "base")
