@@ -67,6 +67,8 @@ def tiny_arguments(tiny_model, tiny_judge, tiny_prompts, tmp_path_factory):
         },
         "train": {"learning_rate": 5e-4, "schedule": "constant", "epochs": 2, "batch": 4, "micro_batch": 4},
     }
+    # The second judge is the first once more: so the same checkpoints are chosen, and every phase runs.
+    recipe["select"] = {"judge": dict(recipe["judge"])}
     path = tmp_path_factory.mktemp("recipe") / "tiny.yaml"
     path.write_text(yaml.safe_dump(recipe))
     return ["--recipe", str(path), "--cpu"]

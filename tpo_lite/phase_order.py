@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from tpo_lite.recipe import Recipe
+from tpo_lite.recipe import AnyRecipe, Recipe, value_of
 
-PHASES = ("generate", "judge", "pair", "dpo", "validate", "select", "fold", "test", "match")
+PHASES = ("generate", "judge", "pair", "dpo", "validate", "select", "crosscheck", "fold", "test", "match")
 """The order within an iteration; "prepare" comes once, before the first."""
 
 SAMPLED = ("generate", "validate", "test")
 """Phases of an iteration that load the policy to sample."""
-JUDGED = ("judge", "select", "match")
-"""Phases that load the judge."""
+JUDGED = ("judge", "select", "crosscheck", "match")
+"""Phases that load a judge."""
+CHOOSING = ("select", "match")
+"""Those of them that load `select.judge`, if there is one: they choose checkpoints and report."""
 
 WARM_PHASES = ("warm_sample", "warm_start")
 """What each arm does before its first iteration, in a folder of its own, if the recipe may warm-start."""
@@ -25,6 +27,7 @@ OUTPUTS = {
     "dpo": ["train/checkpoint-*/adapter_model.safetensors", "train/log.json"],
     "validate": ["validation/checkpoint-*.jsonl"],
     "select": ["validation/*-vs-*.jsonl", "validation.json"],
+    "crosscheck": ["crosscheck/*-vs-*.jsonl"],
     "fold": ["adapter/*", "model/*"],
     "test": ["test/answers.jsonl"],
     "match": ["../base-*-vs-*.jsonl", "test/*-vs-*.jsonl"],
@@ -39,5 +42,24 @@ def warm_phases(recipe: Recipe) -> tuple[str, ...]:
 
 
 def phases_of(recipe: Recipe) -> tuple[str, ...]:
-    """Return the phases of an iteration of `recipe`, in order; without a test slice nothing follows "fold"."""
-    return PHASES if recipe.instructions.test else PHASES[: PHASES.index("test")]
+    """Return the phases of an iteration of `recipe`, in order."""
+    return tuple(phase for phase in PHASES if missing(recipe, phase) is None)
+
+
+def missing(recipe: Recipe, phase: str) -> str | None:
+    """Return what `recipe` would need to have this phase; None if it has it."""
+    if phase == "crosscheck" and recipe.select.judge is None:
+        return "no second judge (select.judge)"
+    if phase in ("test", "match") and not recipe.instructions.test:
+        return "no test slice (instructions.test is 0)"
+    return None
+
+
+def judge_key(recipe: Recipe, phase: str) -> str:
+    """Return the key of the judge that a phase asks: "judge" or "select.judge"."""
+    return "select.judge" if phase in CHOOSING and recipe.select.judge is not None else "judge"
+
+
+def as_asked(recipe: AnyRecipe, phase: str) -> AnyRecipe:
+    """Return `recipe` with the judge that `phase` asks as its `judge`."""
+    return recipe.model_copy(update={"judge": value_of(recipe, judge_key(recipe, phase))})

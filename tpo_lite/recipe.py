@@ -10,7 +10,7 @@ import difflib
 from collections.abc import Sequence
 from functools import reduce
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, Field, ValidationError
@@ -29,6 +29,7 @@ from tpo_lite.recipe_keys import (
     Rating,
     Sampling,
     Section,
+    Selection,
     Thought,
     TournamentSettings,
     Train,
@@ -67,6 +68,7 @@ class Recipe(Section):
     """How M_{t+1} carries the update on: see README, "Between iterations"."""
     merge_base: MergeBase = "w16"
     """With `merge: requantize`: what to merge into; nf4 loses most of small updates (benchmarks/results/merging.md)."""
+    select: Selection = Selection()
     evaluation: Evaluation = Evaluation()
 
     @property
@@ -183,7 +185,9 @@ def parse_as(kind: type[AnyRecipe], data: dict[str, Any], source: str) -> AnyRec
             "merge_base: nf4 merges into dequantized 4-bit weights, which quantize: none does not have. "
             "Use merge_base: w16."
         )
-    _check_judge_prompt(recipe.judge)
+    _check_judge_prompt(recipe.judge, "judge")
+    if recipe.select.judge is not None:
+        _check_judge_prompt(recipe.select.judge, "select.judge")
     if recipe.model == "embedded" and recipe.thought.style not in ("generic", "direct"):
         raise InputError(
             f"thought.style: {recipe.thought.style!r} does not fit the embedded policy, which only knows the generic "
@@ -192,21 +196,21 @@ def parse_as(kind: type[AnyRecipe], data: dict[str, Any], source: str) -> AnyRec
     return recipe
 
 
-def _check_judge_prompt(judge: JudgeSettings) -> None:
+def _check_judge_prompt(judge: JudgeSettings, section: str) -> None:
     """Raise `InputError` for a judge prompt that the judge would not get, or that does not fit it."""
     own = next((key for key in ("template", "system") if getattr(judge, key) is not None), None)
-    named = f"judge.prompt: {judge.prompt}"
+    named = f"{section}.prompt: {judge.prompt}"
     if judge.mode == "reward-model" and (own or judge.prompt != "seed"):
-        given = f"judge.{own}" if own else named
+        given = f"{section}.{own}" if own else named
         raise InputError(f"{given} is given, but a reward model is not asked anything. Leave it out.")
     if judge.prompt == "seed":
         return
     if own:
-        raise InputError(f"judge.{own} is given, but {named} has a text of its own. Leave out one of them.")
+        raise InputError(f"{section}.{own} is given, but {named} has a text of its own. Leave out one of them.")
     if judge.mode == "score":
-        raise InputError(f"{named} compares two responses, but judge.mode is score. Set it to verdict.")
+        raise InputError(f"{named} compares two responses, but {section}.mode is score. Set it to verdict.")
     if judge.mode == "explain" and judge.prompt == "skywork-critic":
-        raise InputError(f"{named} asks for no explanation, but judge.mode is explain. Set it to verdict.")
+        raise InputError(f"{named} asks for no explanation, but {section}.mode is explain. Set it to verdict.")
     if judge.model == "embedded" and judge.mode != "openai":
         raise InputError(f"{named} does not fit the embedded judge, which only knows its own. Leave it out.")
 
@@ -234,15 +238,18 @@ def _keys(section: type[BaseModel], prefix: str = "") -> list[str]:
     keys = []
     for name, field in section.model_fields.items():
         keys.append(prefix + name)
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            keys += _keys(field.annotation, f"{prefix}{name}.")
+        for kind in (field.annotation, *get_args(field.annotation)):  # a section may be one of a union, with None
+            if isinstance(kind, type) and issubclass(kind, BaseModel):
+                keys += _keys(kind, f"{prefix}{name}.")
     return keys
 
 
 def differences(old: Recipe, new: Recipe) -> list[str]:
     """Return which keys differ, as "key: old -> new" lines."""
     values = [(key, value_of(old, key), value_of(new, key)) for key in _keys(Recipe)]
-    return [f"{key}: {a!r} -> {b!r}" for key, a, b in values if a != b and not isinstance(a, Section)]
+    sections = [key for key, a, b in values if isinstance(a, Section) and isinstance(b, Section)]
+    within = [(key, a, b) for key, a, b in values if key.rpartition(".")[0] in ("", *sections)]
+    return [f"{key}: {a!r} -> {b!r}" for key, a, b in within if a != b and key not in sections]
 
 
 Keys = dict[str, Any]
@@ -254,10 +261,15 @@ def with_keys(recipe: AnyRecipe, keys: Keys) -> AnyRecipe:
     data = recipe.model_dump()
     for key, value in keys.items():
         *sections, name = key.split(".")
-        reduce(lambda section, part: section.setdefault(part, {}), sections, data)[name] = value
+        section = data
+        for part in sections:
+            if section.setdefault(part, {}) is None:
+                section[part] = {}
+            section = section[part]
+        section[name] = value
     return parse_as(type(recipe), data, f"with {', '.join(f'{key}={value}' for key, value in keys.items())}")
 
 
 def value_of(recipe: Recipe, key: str) -> Any:
-    """Return the value at a key.path."""
-    return reduce(getattr, key.split("."), recipe)
+    """Return the value at a key.path; None in a section that the recipe does not have."""
+    return reduce(lambda section, part: None if section is None else getattr(section, part), key.split("."), recipe)

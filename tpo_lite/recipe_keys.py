@@ -220,6 +220,13 @@ class Train(Section):
     """With `merge: fold`: whether older blocks keep learning (benchmarks/results/embedded-settings.md)."""
 
 
+class Selection(Section):
+    """Which judge chooses checkpoints and reports; the keys of `judge` again."""
+
+    judge: JudgeSettings | None = None
+    """Another judge than the one that trains, so that a model which only learns to please that one shows; none: it."""
+
+
 class Evaluation(Section):
     """Sampling on the validation slice."""
 

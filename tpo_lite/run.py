@@ -8,6 +8,8 @@
     RUN/instructions/                       validation.jsonl, test.jsonl, iteration-0.jsonl, ...
         done/prepare.json done/seconds.json
     RUN/judge-calls RUN/judge-replies.jsonl with an openai judge: the number of requests, and its verdicts
+    RUN/select-judge-calls RUN/select-judge-replies.jsonl
+                                            the same of `select.judge`
     RUN/<arm>/base-validation.jsonl         M_0's answers to the validation slice
     RUN/<arm>/base-test.jsonl               and to the test slice
     RUN/direct/base-thinking-vs-direct.jsonl
@@ -23,6 +25,8 @@
         validation/<checkpoint>-vs-M_<n>.jsonl
                                             the judge's verdicts on them against those of M_t and M_0
         validation.json                     win rates and the chosen checkpoint
+        crosscheck/<checkpoint>-vs-M_<n>.jsonl
+                                            with `select.judge`: the training judge's verdicts on the same
         adapter/                            M_{t+1}'s adapter; with `merge: requantize` instead:
         model/ base-Q4_K_M.gguf             the merged M_{t+1}, and the same as engine gguf samples it
         validation/merged.jsonl             the merged M_{t+1}'s answers to the validation slice

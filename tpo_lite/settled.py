@@ -13,13 +13,15 @@ from tpo_lite.errors import InputError
 from tpo_lite.kinds import Dtype, Engine, KvType, Precision, Quantize
 from tpo_lite.machine.device import Device
 from tpo_lite.recipe import Keys, Recipe, parse_as, value_of, with_keys
-from tpo_lite.recipe_keys import JudgeSettings, Positive, Sampling, Train, WarmStart
+from tpo_lite.recipe_keys import JudgeSettings, Positive, Sampling, Selection, Train, WarmStart
 
 AUTO_KEYS = (
     "engine",
     "quantize",
     "judge.kv_type",
     "judge.context",
+    "select.judge.kv_type",
+    "select.judge.context",
     "sampling.batch",
     "train.gradient_checkpointing",
     "train.micro_batch",
@@ -46,6 +48,12 @@ class SettledJudge(JudgeSettings):
     kv_type: KvType = "f16"
 
 
+class SettledSelection(Selection):
+    """`Selection` without "auto"."""
+
+    judge: SettledJudge | None = None
+
+
 class SettledTrain(Train):
     """`Train` without "auto"."""
 
@@ -65,6 +73,7 @@ class SettledRecipe(Recipe):
     """With `quantize: none`, the type of the base's weights on a CPU. On a GPU it is bfloat16."""
     sampling: SettledSampling = SettledSampling()
     judge: SettledJudge = SettledJudge()
+    select: SettledSelection = SettledSelection()
     train: SettledTrain = SettledTrain()
 
     def precision(self, device: Device) -> Precision:
@@ -98,7 +107,9 @@ def as_settled(recipe: Recipe, source: str = "with its values as they are") -> S
 
 def filled_from(earlier: SettledRecipe, recipe: Recipe) -> SettledRecipe:
     """Return `recipe` with what it leaves open as `earlier` has it: a run that goes on keeps what was chosen for it."""
-    filled = as_settled(with_keys(recipe, {key: value_of(earlier, key) for key in open_keys(recipe)}))
+    known = {key: value_of(earlier, key) for key in open_keys(recipe)}
+    # What `earlier` has no section for stays open.
+    filled = as_settled(with_keys(recipe, {key: value for key, value in known.items() if value is not None}))
     return with_keys(filled, {"dtype": earlier.dtype})
 
 

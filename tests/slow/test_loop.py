@@ -60,7 +60,7 @@ def test_results_hold_what_their_schema_documents(tiny_run):
                 "pairs",
                 "rho",
             ),
-            *("rho_reached", "dpo", "merge", "validation", "accuracy", "test", "seconds", "peak_bytes"),
+            *("rho_reached", "dpo", "merge", "validation", "accuracy", "crosscheck", "test", "seconds", "peak_bytes"),
         }
         assert set(data["parse"]) == set(OUTCOMES)
         assert sum(data["parse"].values()) == 8 * 4
@@ -73,6 +73,11 @@ def test_results_hold_what_their_schema_documents(tiny_run):
         assert set(data["validation"]) == answers | {"chosen", "checkpoints", "win_rate"}
         assert set(data["validation"]["win_rate"]) == {"M_t", "M_0"}
         assert set(data["test"]) == tested | {"win_rate", "overlong"} and data["test"]["win_rate"]["n"] == 2
+        crosscheck = data["crosscheck"]  # the judge that chose is asked again
+        rates = {name: rate["value"] for name, rate in crosscheck["checkpoints"].items()}
+        assert rates | {"M_t": 0.5} == data["validation"]["checkpoints"]
+        assert crosscheck["win_rate"] == data["validation"]["win_rate"]
+        assert crosscheck["would_choose"] == data["validation"]["chosen"] and crosscheck["partings"] == []
         assert set(data["peak_bytes"]) == set(PHASES)
         assert all(peak["host"] > 2**20 for peak in data["peak_bytes"].values())
 

@@ -4,6 +4,7 @@ import pytest
 
 from tpo_lite.errors import InputError
 from tpo_lite.recipe import Recipe, differences, load_recipe, recipe_path, shipped
+from tpo_lite.recipe_keys import JudgeSettings
 
 SHIPPED = ["embedded", "llama-3.1-8b-24gb", "llama-3.1-8b-24gb-paper", "llama-3.2-3b-12gb"]
 
@@ -87,6 +88,23 @@ def test_a_file_of_the_users_own_and_overrides(tmp_path):
     path.write_text("seed: 3\nmodel: some/model\ntrain:\n  epochs: 4\n")
     recipe = load_recipe(str(path), ["train.beta=0.2", "thought.style=specific"])
     assert (recipe.seed, recipe.train.epochs, recipe.train.beta, recipe.thought.style) == (3, 4, 0.2, "specific")
+
+
+def test_a_second_judge_has_the_keys_of_the_first():
+    recipe = load_recipe("embedded", ["select.judge.model=b.gguf", "select.judge.mode=verdict"])
+    assert recipe.select.judge == JudgeSettings(model="b.gguf", mode="verdict")
+    assert load_recipe("embedded").select.judge is None
+    with pytest.raises(InputError, match=r"select.judge.modell: unknown key .*; did you mean select.judge.model\?"):
+        load_recipe("embedded", ["select.judge.modell=b.gguf"])
+    with pytest.raises(InputError, match=r"select.judge.prompt: skywork-critic .* but select.judge.mode is explain"):
+        load_recipe("embedded", ["select.judge.model=b.gguf", "select.judge.prompt=skywork-critic"])
+
+
+def test_differences_of_a_second_judge():
+    one, two = (load_recipe("embedded", [f"select.judge.model={name}.gguf"]) for name in "ab")
+    assert differences(one, two) == ["select.judge.model: 'a.gguf' -> 'b.gguf'"]
+    (line,) = differences(load_recipe("embedded"), one)
+    assert line.startswith("select.judge: None -> JudgeSettings(model='a.gguf'")
 
 
 def test_differences_are_named_by_key():

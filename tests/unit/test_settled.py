@@ -29,7 +29,8 @@ def test_open_keys_are_named_where_nothing_settles_them():
 
 
 def test_what_is_open_is_filled_from_an_earlier_recipe_and_the_rest_stays():
-    earlier = with_keys(as_settled(RECIPE), {"engine": "gguf", "sampling.batch": 24, "train.micro_batch": 2, "seed": 9})
+    keys = {"engine": "gguf", "sampling.batch": 24, "train.micro_batch": 2, "seed": 9, "select.judge.context": 1024}
+    earlier = with_keys(as_settled(RECIPE), keys)
     filled = filled_from(earlier, with_keys(AUTO, {"sampling.batch": 16}))
     assert {key: value_of(filled, key) for key in AUTO_KEYS} == {key: value_of(earlier, key) for key in AUTO_KEYS} | {
         "sampling.batch": 16

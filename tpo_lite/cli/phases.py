@@ -19,6 +19,7 @@ SUMMARIES = {
     "dpo": "Train on the pairs.",
     "validate": "Sample every checkpoint on the validation slice.",
     "select": "Let the judge choose the checkpoint.",
+    "crosscheck": "Let the training judge play the matches by which select.judge chose.",
     "fold": "Make the checkpoint M_{t+1}.",
     "test": "Sample M_{t+1} on the test slice.",
     "match": "Let the judge compare M_{t+1} with M_0, and the arms, on the test slice.",

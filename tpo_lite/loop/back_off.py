@@ -8,7 +8,7 @@ that holds the judge's comparisons is only reduced to what the longest of them m
 from __future__ import annotations
 
 from tpo_lite.judges.room import longest_comparison
-from tpo_lite.phase_order import JUDGED, SAMPLED
+from tpo_lite.phase_order import JUDGED, SAMPLED, as_asked, judge_key
 from tpo_lite.recipe import divisors
 from tpo_lite.settled import Limits, SettledRecipe
 
@@ -26,7 +26,7 @@ def smaller(phase: str, recipe: SettledRecipe) -> Limits:
     if samples:
         return _halved("sampling.batch", recipe.sampling.batch, 1)
     if phase in ("prepare", *JUDGED):
-        return _judge(recipe)
+        return _judge(as_asked(recipe, phase), judge_key(recipe, phase))
     return {}
 
 
@@ -44,11 +44,11 @@ def _micro_batch(recipe: SettledRecipe) -> Limits:
     return {"train.micro_batch": fits[0]} if fits else {}
 
 
-def _judge(recipe: SettledRecipe) -> Limits:
+def _judge(recipe: SettledRecipe, key: str) -> Limits:
     """Return a smaller KV cache (or batch of a reward model) and fewer tokens per decode, which take work space."""
     judge = recipe.judge
     least = int(JUDGE_TOKENS * longest_comparison(recipe)) + PROMPT_MARGIN
-    context = _halved("judge.context", judge.context, least)
+    context = _halved(f"{key}.context", judge.context, least)
     if judge.mode == "reward-model":
         return context
-    return _halved("judge.batch", judge.batch, judge.sequences) | context
+    return _halved(f"{key}.batch", judge.batch, judge.sequences) | context

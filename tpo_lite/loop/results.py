@@ -17,13 +17,13 @@ from tpo_lite.loop.results_schema import (
     WarmStartResults,
 )
 from tpo_lite.phase_order import WARM_PHASES, phases_of
+from tpo_lite.phases.judges_summaries import CrosscheckSummary, MatchSummary
 from tpo_lite.phases.summaries import (
     AnswerSummary,
     DpoSummary,
     FoldSummary,
     GenerateSummary,
     JudgeSummary,
-    MatchSummary,
     MergeFigures,
     PairFigures,
     PairSummary,
@@ -138,6 +138,7 @@ def _iteration(folder: RunFolder, recipe: Recipe, arm: Arm, iteration: int) -> I
             rejected_tokens=paired.rejected_tokens,
         ),
         dpo=read_summary(DpoSummary, folder, arm, iteration),
+        crosscheck=read_summary(CrosscheckSummary, folder, arm, iteration) if recipe.select.judge else None,
         merge=MergeFigures(merge=folded.merge, rank=folded.rank, update_norm=folded.update_norm, kl=folded.kl),
         accuracy=validated.accuracy,
         validation=ValidationResults(

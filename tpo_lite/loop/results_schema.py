@@ -13,6 +13,7 @@ from typing import Any, Literal
 from pydantic import TypeAdapter
 
 from tpo_lite.kinds import Arm, Engine
+from tpo_lite.phases.judges_summaries import CrosscheckSummary
 from tpo_lite.phases.summaries import (
     DpoSummary,
     Figures,
@@ -85,6 +86,8 @@ class IterationResults(Figures):
     """The pairs made."""
     dpo: DpoSummary
     """The course of training."""
+    crosscheck: CrosscheckSummary | None = None
+    """What the training judge says of the choice of `select.judge`; null in a run without a second judge."""
     merge: MergeFigures
     """How M_{t+1} was made."""
     accuracy: float | None

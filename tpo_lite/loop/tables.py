@@ -6,6 +6,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
+
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -36,6 +39,19 @@ def print_iteration(results: Results, iteration: int, console: Console) -> None:
     for name in next(iter(columns.values()), {}):
         table.add_row(name, *(column[name] for column in columns.values()))
     console.print(table)
+    for arm in columns:
+        for line in _partings(results, results.arms[arm].iterations[iteration]):
+            console.print(f"judge hacking?: {arm}: {line}", style="bold", highlight=False, soft_wrap=True)
+
+
+def _partings(results: Results, data: IterationResults) -> Iterator[str]:
+    """Yield a line for each model that the training judge prefers and the second one does not."""
+    if data.crosscheck is None:
+        return
+    second = Path(results.recipe["select"]["judge"]["model"]).name
+    for parting in data.crosscheck.partings:
+        preferred = f"prefers {parting.model} to {parting.against} ({percent(parting.training)})"
+        yield f"the training judge {preferred}, {second} does not ({percent(parting.second)})"
 
 
 def _rows(data: IterationResults) -> dict[str, str]:

@@ -12,8 +12,9 @@ from pathlib import Path
 from tpo_lite.kinds import Arm
 from tpo_lite.machine.device import Device
 from tpo_lite.phases.figures import share_figures
+from tpo_lite.phases.judges_summaries import MatchSummary
 from tpo_lite.phases.matches import final_responses, open_referee
-from tpo_lite.phases.summaries import MatchSummary, ShareFigures
+from tpo_lite.phases.summaries import ShareFigures
 from tpo_lite.progress import progress
 from tpo_lite.run import RunFolder
 from tpo_lite.settled import SettledRecipe
@@ -24,7 +25,7 @@ def run(folder: RunFolder, recipe: SettledRecipe, arm: Arm, iteration: int, devi
 
     The arms meet in the phase of the last arm: by then both have their M_{t+1}, and in iteration 0 both M_0.
     """
-    referee = open_referee(folder, recipe, device, "test")
+    referee = open_referee(folder, recipe, "match", device, "test")
     model = iteration + 1
     both = [0, model] if iteration == 0 else [model]
     meet = both if len(recipe.arms) > 1 and arm == recipe.arms[-1] else []

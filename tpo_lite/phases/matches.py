@@ -11,6 +11,7 @@ from tpo_lite.judges.open import open_judge, too_long
 from tpo_lite.judges.protocol import Judge
 from tpo_lite.kinds import HeldOut
 from tpo_lite.machine.device import Device
+from tpo_lite.phase_order import as_asked, judge_key
 from tpo_lite.phases.figures import final_response
 from tpo_lite.preferences.play import head_to_head
 from tpo_lite.progress import Advance
@@ -28,6 +29,8 @@ class Referee:
 
     judge: Judge
     settings: SettledJudge
+    key: str
+    """Where the recipe has these settings."""
     instructions: dict[str, Instruction]
     """The slice, by id."""
     at_once: int
@@ -62,17 +65,22 @@ class Referee:
         """Print a line on the matches that did not fit the judge, if there are any."""
         if ids := self.overlong:
             what = f"{len(ids)} of {len(self.played)} matches, counted as ties"
-            print(too_long(what, list(dict.fromkeys(ids)), self.settings, self.judge, "judge.context"), flush=True)
+            print(
+                too_long(what, list(dict.fromkeys(ids)), self.settings, self.judge, f"{self.key}.context"), flush=True
+            )
 
 
-def open_referee(folder: RunFolder, recipe: SettledRecipe, device: Device, held_out: HeldOut) -> Referee:
-    """Load the judge for the matches on a slice. Raises as `open_judge` does."""
+def open_referee(folder: RunFolder, recipe: SettledRecipe, phase: str, device: Device, held_out: HeldOut) -> Referee:
+    """Load the judge that `phase` asks, for the matches on a slice. Raises as `open_judge` does."""
+    key, settings = judge_key(recipe, phase), as_asked(recipe, phase).judge
+    calls = folder.root / f"{key.replace('.', '-')}-calls"
     return Referee(
-        judge=open_judge(recipe.judge, device, folder.root / "judge-calls", folder.load_day()),
-        settings=recipe.judge,
+        judge=open_judge(settings, device, calls, folder.load_day()),
+        settings=settings,
+        key=key,
         instructions={x.id: x for x in read_jsonl(folder.instructions(held_out), Instruction)},
         # One match per prompt here, where a tournament has K responses, so more prompts at a time.
-        at_once=recipe.judge.prompts_at_once * recipe.sampling.k,
+        at_once=settings.prompts_at_once * recipe.sampling.k,
     )
 
 

@@ -68,7 +68,8 @@ def cut(recipe: Recipe, model: str) -> tuple[Slices, PrepareSummary]:
 def run(folder: RunFolder, recipe: SettledRecipe, device: Device) -> PrepareSummary:
     """Write instructions/validation.jsonl, instructions/test.jsonl and instructions/iteration-<t>.jsonl."""
     parts, summary = cut(recipe, base_model(recipe.model, folder.root).model)
-    check_judge(recipe.judge, device)
+    for judge in filter(None, (recipe.judge, recipe.select.judge)):
+        check_judge(judge, device)
     write_jsonl(folder.instructions("validation"), parts.validation)
     if parts.test:
         write_jsonl(folder.instructions("test"), parts.test)

@@ -23,7 +23,7 @@ import click
 from tpo_lite.errors import DISK_FULL, InputError, OutOfMemory, TpoError, first_line, is_out_of_memory
 from tpo_lite.kinds import Arm
 from tpo_lite.machine.memory import PeakMemory, gpu
-from tpo_lite.phase_order import PHASES, WARM_PHASES, phases_of, warm_phases
+from tpo_lite.phase_order import WARM_PHASES, missing, phases_of, warm_phases
 from tpo_lite.phases.options import phase_options
 from tpo_lite.recipe import Recipe
 from tpo_lite.run import RunFolder
@@ -77,8 +77,8 @@ def run_phase(name: str, root: Path, arm_name: str | None, iteration: int) -> No
     arm = None if name == "prepare" else _known_arm(recipe, arm_name)
     if iteration >= recipe.iterations:
         raise InputError(f"this run has no iteration {iteration}; it has 0 to {recipe.iterations - 1}.")
-    if name in PHASES and name not in phases_of(recipe):
-        raise InputError(f"this run has no test slice (instructions.test is 0), so it has no {name} phase.")
+    if lacks := missing(recipe, name):
+        raise InputError(f"this run has {lacks}, so it has no {name} phase.")
     with folder.lock("phase"):
         if folder.is_done(name, arm, iteration):
             return

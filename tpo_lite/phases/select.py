@@ -35,7 +35,7 @@ def run(folder: RunFolder, recipe: SettledRecipe, arm: Arm, iteration: int, devi
     checkpoints = checkpoint_responses(here)
     reference = final_responses(folder.validation_of(arm, iteration))
     base = final_responses(folder.validation_of(arm, 0))
-    referee = open_referee(folder, recipe, device, "validation")
+    referee = open_referee(folder, recipe, "select", device, "validation")
     total = (len(checkpoints) + (iteration > 0)) * len(referee.instructions)
     with progress(f"{arm} {iteration + 1} select", total, "matches") as advance:
         wins = {KEPT: [0.5] * len(referee.instructions)}

@@ -345,22 +345,6 @@ class AnswerSummary(PhaseSummary, HeldOutFigures):
     phase: ClassVar[str] = "test"
 
 
-@dataclass(frozen=True, kw_only=True)
-class MatchSummary(PhaseSummary):
-    """What the judge says of M_{t+1}'s answers to the test slice. A match that does not fit the judge is a tie."""
-
-    phase: ClassVar[str] = "match"
-    optional: ClassVar[tuple[str, ...]] = ("base_thinking_vs_direct", "thinking_vs_direct")
-    win_rate: ShareFigures
-    """Against M_0, a tie counting 0.5."""
-    overlong: int
-    """Matches that did not fit the judge."""
-    base_thinking_vs_direct: ShareFigures | None = None
-    """The thinking arm's M_0 against the direct arm's; in iteration 0 of the last arm of two."""
-    thinking_vs_direct: ShareFigures | None = None
-    """The thinking arm's M_{t+1} against the direct arm's; in the last arm of two."""
-
-
 MergeVariant = Literal["none", "fold", "continue", "requantize w16", "requantize nf4"]
 """What a merge report tries; "none" is M_t, the result of a merge that loses the whole update."""
 

@@ -10,7 +10,7 @@ from tpo_lite.judges.room import longest_comparison
 from tpo_lite.kinds import Engine, Precision
 from tpo_lite.llamacpp.leaves import whole_cells
 from tpo_lite.machine.cards import Card
-from tpo_lite.phase_order import JUDGED, SAMPLED
+from tpo_lite.phase_order import JUDGED, SAMPLED, as_asked, judge_key
 from tpo_lite.plan.needs import Need, needs
 from tpo_lite.plan.precision import describe, layers_of, measure, seconds
 from tpo_lite.plan.rates import choose_engine
@@ -27,13 +27,10 @@ LIMIT = 0.97
 LARGEST_BATCH, LARGEST_MICRO_BATCH = 256, 8
 """Larger ones gain nothing: by then the card, not Python, is the limit."""
 
-GROUPS = [JUDGED, SAMPLED, ("dpo",)]
-"""Phases whose memory the same keys decide, of those that may be `auto`."""
-
 MEMORY_KEYS = [key for key in AUTO_KEYS if key not in ("engine", "quantize")]
 """Keys that may be `auto` and decide memory, but not what is computed."""
 
-HARMLESS = (*MEMORY_KEYS, "judge.batch", "train.optimizer")
+HARMLESS = (*MEMORY_KEYS, "judge.batch", "select.judge.batch", "train.optimizer")
 """Keys that leave a run's results as they are, but for rounding."""
 
 
@@ -52,7 +49,7 @@ def settle(
     if precision is None:
         precision, _ = fastest_precision(recipe, model, judge, card)
     recipe = with_keys(recipe, {"quantize": "nf4" if precision == "nf4" else "none"})
-    candidates = {phases: list(_candidates(recipe, phases[0])) for phases in GROUPS}
+    candidates = {phases: list(_candidates(recipe, phases[0])) for phases in _groups(recipe)}
     # Begin with the smallest of each group, so that no key is open while another is chosen.
     smallest = {key: value for options in candidates.values() for key, value in options[-1].items()}
     settled = as_settled(with_keys(recipe, smallest))
@@ -114,20 +111,28 @@ def fastest_precision(recipe: Recipe, model: ModelShape, judge: JudgeShape | Non
     return min(taken, key=lambda precision: taken[precision]), describe(taken)
 
 
+def _groups(recipe: Recipe) -> Iterator[tuple[str, ...]]:
+    """Yield groups of phases whose memory the same keys decide, of those that may be `auto`."""
+    for key in dict.fromkeys(judge_key(recipe, phase) for phase in JUDGED):
+        yield tuple(phase for phase in JUDGED if judge_key(recipe, phase) == key)
+    yield from (SAMPLED, ("dpo",))
+
+
 def _candidates(recipe: Recipe, phase: str) -> Iterator[Keys]:
     """Yield values for a group's open keys, the best first."""
 
     def options(key: str, values: list[Any]) -> list[Any]:
         return values if value_of(recipe, key) == "auto" else [value_of(recipe, key)]
 
-    if phase == "judge":
-        least = whole_cells(longest_comparison(recipe))
-        contexts = [least * sequences for sequences in range(recipe.judge.sequences, 0, -1)]
-        contexts = options("judge.context", contexts)
-        types = options("judge.kv_type", ["f16", "q8_0"])
-        yield from ({"judge.kv_type": kv, "judge.context": contexts[0]} for kv in types)
-        yield from ({"judge.kv_type": types[-1], "judge.context": context} for context in contexts[1:])
-    elif phase == "generate":
+    if phase in JUDGED:
+        key, asked = judge_key(recipe, phase), as_asked(recipe, phase)
+        least = whole_cells(longest_comparison(asked))
+        contexts = [least * sequences for sequences in range(asked.judge.sequences, 0, -1)]
+        contexts = options(f"{key}.context", contexts)
+        types = options(f"{key}.kv_type", ["f16", "q8_0"])
+        yield from ({f"{key}.kv_type": kv, f"{key}.context": contexts[0]} for kv in types)
+        yield from ({f"{key}.kv_type": types[-1], f"{key}.context": context} for context in contexts[1:])
+    elif phase in SAMPLED:
         k = recipe.sampling.k
         for rows in options("sampling.batch", list(range(max(k, LARGEST_BATCH // k * k), 0, -k))):
             yield {"sampling.batch": rows}
@@ -165,7 +170,7 @@ def smallest_changes(recipe: SettledRecipe, model: ModelShape, judge: JudgeShape
 
     def fits(keys: Keys) -> bool:
         changed = with_keys(recipe, keys)
-        shorter = changed.judge.context < min(recipe.judge.context, longest_comparison(changed))
+        shorter = any(_too_short(as_asked(recipe, phase), as_asked(changed, phase)) for phase in ("judge", "select"))
         return not shorter and not too_large(needs(changed, model, judge, card), card)
 
     for key in sorted(changes, key=lambda key: key in HARMLESS):
@@ -174,6 +179,11 @@ def smallest_changes(recipe: SettledRecipe, model: ModelShape, judge: JudgeShape
                 changes[key] = value
                 break
     return {key: value for key, value in changes.items() if value != value_of(recipe, key)}
+
+
+def _too_short(recipe: SettledRecipe, changed: SettledRecipe) -> bool:
+    """Return whether the changed judge's context holds less than the longest comparison, and the recipe's held more."""
+    return changed.judge.context < min(recipe.judge.context, longest_comparison(changed))
 
 
 def smallest_change(
@@ -225,9 +235,10 @@ def _smaller(recipe: SettledRecipe, phase: str) -> dict[str, list[Any]]:
         shorter = halves("sampling.max_new_tokens", 256)
         return {"sampling.batch": batches, "quantize": quantize, "sampling.max_new_tokens": shorter}
     if phase in JUDGED:
-        kv = ["q8_0"] if recipe.judge.kv_type == "f16" else []
-        contexts = [size for size in halves("judge.context", 1) if size >= longest_comparison(recipe)]
-        return {"judge.kv_type": kv, "judge.context": contexts, "judge.batch": halves("judge.batch", 128)}
+        key, asked = judge_key(recipe, phase), as_asked(recipe, phase)
+        kv = ["q8_0"] if asked.judge.kv_type == "f16" else []
+        contexts = [size for size in halves(f"{key}.context", 1) if size >= longest_comparison(asked)]
+        return {f"{key}.kv_type": kv, f"{key}.context": contexts, f"{key}.batch": halves(f"{key}.batch", 128)}
     ranks: dict[str, list[Any]] = {"quantize": quantize, "lora.rank": halves("lora.rank", 4)}
     if phase == "fold":
         return ranks

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from tpo_lite.hub import is_gguf
 from tpo_lite.machine.cards import Card
-from tpo_lite.phase_order import JUDGED, SAMPLED, phases_of, warm_phases
+from tpo_lite.phase_order import CHOOSING, JUDGED, SAMPLED, as_asked, phases_of, warm_phases
 from tpo_lite.plan.memory import (
     OPTIMIZER_BYTES,
     folding,
@@ -18,7 +18,7 @@ from tpo_lite.plan.memory import (
     trained_rank,
     training,
 )
-from tpo_lite.plan.shapes import JudgeShape, ModelShape
+from tpo_lite.plan.shapes import JudgeShape, ModelShape, choosing_shape
 from tpo_lite.plan.weights import Terms, gguf_kind
 from tpo_lite.sampling.room import CHARACTERS_A_TOKEN, PROBE_PROMPTS
 from tpo_lite.settled import SettledRecipe
@@ -77,6 +77,8 @@ def needs(recipe: SettledRecipe, model: ModelShape, judge: JudgeShape | None, ca
     if merged:  # the merged model answers the validation slice in the same process
         fold = max(fold, sampling(recipe, model, card, 1, 0), key=lambda terms: sum(terms.values()))
     judged = (judging(recipe, judge, card), judge_ram(recipe, judge, card))
+    choosing, second = as_asked(recipe, "select"), choosing_shape(recipe, judge)
+    chosen = (judging(choosing, second, card), judge_ram(choosing, second, card))
     phases: dict[str, tuple[Terms, float]] = {
         "warm_sample": (sampling(recipe, model, card, recipe.warm_start.samples, 0), 0),
         "warm_start": (supervising(recipe, model, card), 0),
@@ -84,17 +86,19 @@ def needs(recipe: SettledRecipe, model: ModelShape, judge: JudgeShape | None, ca
         "judge": judged,
         "dpo": (training(recipe, model, card, trained), 0),
         "validate": (sampling(recipe, model, card, 1, trained), 0),
-        "select": judged,
+        "select": chosen,
+        "crosscheck": judged,
         "fold": (fold, max(kl_ram, 2 * min(SHARD, weights) if merged else 0)),
         "test": (sampling(recipe, model, card, 1, sampled_rank(recipe, last + 1)), 0),
-        "match": judged,
+        "match": chosen,
     }
     disk = kept(recipe, model, last)
     found = {}
     for phase in disk:
         terms, ram = phases[phase]
         libraries = LIBRARIES["CUDA" if card.cuda else "CPU"][phase]
-        tokenizer = tokenizer_bytes(recipe, model, judge, phase)
+        asked = second if phase in CHOOSING else judge
+        tokenizer = tokenizer_bytes(as_asked(recipe, phase), model, asked, phase)
         if not card.cuda:
             terms = {"libraries": libraries, "tokenizer": tokenizer} | terms | ({"comparison": ram} if ram else {})
         ram = libraries + tokenizer + ram if card.cuda else sum(terms.values())
@@ -128,6 +132,7 @@ def kept(recipe: SettledRecipe, model: ModelShape, iteration: int) -> dict[str, 
         "dpo": epochs * adapter,
         "validate": sizes.validation * epochs * output_bytes,
         "select": sizes.validation * (epochs + 1) * 80,
+        "crosscheck": sizes.validation * (epochs + 1) * 80,
         "fold": 2 * model.parameters if recipe.merge == "requantize" else adapter,
         "test": sizes.test * output_bytes,
         "match": sizes.test * len(recipe.arms) * 80,

@@ -22,7 +22,7 @@ from tpo_lite.judges.room import longest_comparison, prompt_tokens
 from tpo_lite.kinds import Engine
 from tpo_lite.machine.cards import CARDS, Card, cpu
 from tpo_lite.machine.device import Device
-from tpo_lite.phase_order import phases_of, warm_phases
+from tpo_lite.phase_order import as_asked, phases_of, warm_phases
 from tpo_lite.plan.memory import (
     KV_BYTES,
     rows_sampled,
@@ -31,7 +31,7 @@ from tpo_lite.plan.memory import (
     trained_rank,
 )
 from tpo_lite.plan.needs import planned_warm
-from tpo_lite.plan.shapes import JudgeShape, ModelShape, converts_to_gguf, judge_shape, model_shape
+from tpo_lite.plan.shapes import JudgeShape, ModelShape, choosing_shape, converts_to_gguf, judge_shape, model_shape
 from tpo_lite.plan.weights import compute_bytes, gguf_bits, held_in, linear_bytes
 from tpo_lite.recipe import Recipe, load_recipe, with_keys
 from tpo_lite.run import RunFolder
@@ -74,14 +74,15 @@ UNITS = {
     "dpo": "pairs",
     "validate": "outputs",
     "select": "matches",
+    "crosscheck": "matches",
     "fold": "merges",
     "test": "outputs",
     "match": "matches",
 }
 """What a phase repeats, and what its rate counts. A pair counts once per epoch."""
 
-LIKE = {"test": "validate", "match": "select"}
-"""Phases that do the same work on another slice: until they are measured, the level of the other is theirs."""
+LIKE = {"test": "validate", "match": "select", "crosscheck": "select"}
+"""Phases that do the same work as another: until they are measured, the level of the other is theirs."""
 
 MEASURED = Path(__file__).with_name("measured.yaml")
 
@@ -216,6 +217,7 @@ def roofline(recipe: SettledRecipe, model: ModelShape, judge: JudgeShape | None,
     outputs = sizes.per_iteration * k + (sizes.validation + sizes.test) / recipe.iterations
     tested = sizes.test * (2 - 1 / len(recipe.arms))  # against M_0; and one arm against the other
     matches = sizes.validation * (epochs + 1)
+    choosing, second = as_asked(recipe, "select"), choosing_shape(recipe, judge)
     merge = 0.0
     if recipe.merge == "requantize":  # reads, writes and loads 16-bit weights; the merged model is validated
         merge = 4 * load + sample_seconds(recipe, model, card, sizes.validation, 1, 0)
@@ -232,13 +234,14 @@ def roofline(recipe: SettledRecipe, model: ModelShape, judge: JudgeShape | None,
             epochs * sizes.validation,
             load + sample_seconds(recipe, model, card, epochs * sizes.validation, 1, trained_rank(recipe, last)),
         ),
-        "select": (matches, judge_seconds(recipe, judge, card, matches, 2)),
+        "select": (matches, judge_seconds(choosing, second, card, matches, 2)),
+        "crosscheck": (matches, judge_seconds(recipe, judge, card, matches, 2)),
         "fold": (1, load + merge),
         "test": (
             sizes.test,
             load + sample_seconds(recipe, model, card, sizes.test, 1, sampled_rank(recipe, last + 1)),
         ),
-        "match": (tested, judge_seconds(recipe, judge, card, tested, 2)),
+        "match": (tested, judge_seconds(choosing, second, card, tested, 2)),
     }
     return {
         phase: Time(work, START + seconds, "estimate")

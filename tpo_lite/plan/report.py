@@ -14,7 +14,7 @@ from tpo_lite.hub import is_gguf
 from tpo_lite.judges.room import longest_comparison
 from tpo_lite.kinds import Precision
 from tpo_lite.machine.cards import GIB, Card
-from tpo_lite.phase_order import WARM_PHASES, warm_phases
+from tpo_lite.phase_order import WARM_PHASES, as_asked, judge_key, warm_phases
 from tpo_lite.plan.choices import (
     LIMIT,
     MEMORY_KEYS,
@@ -26,7 +26,16 @@ from tpo_lite.plan.choices import (
 )
 from tpo_lite.plan.needs import Need, kept, needs, passing
 from tpo_lite.plan.rates import UNITS, Time, times
-from tpo_lite.plan.shapes import GGUF_BITS, JudgeShape, ModelShape, gguf_shape, judge_shape, model_shape, taken_by_name
+from tpo_lite.plan.shapes import (
+    GGUF_BITS,
+    JudgeShape,
+    ModelShape,
+    choosing_shape,
+    gguf_shape,
+    judge_shape,
+    model_shape,
+    taken_by_name,
+)
 from tpo_lite.plan.weights import gguf_kind, held_in
 from tpo_lite.recipe import Keys, Recipe, value_of, with_keys
 from tpo_lite.sampling.room import PROBE_PROMPTS
@@ -82,7 +91,8 @@ class Plan:
         """Bytes of the models."""
         name = self.recipe.model
         model = gguf_shape(name, "model").file_bytes if is_gguf(name) else 2 * self.model.parameters
-        return model + (self.judge.file_bytes if self.judge else 0)
+        second = choosing_shape(self.recipe, None)
+        return model + sum(judge.file_bytes for judge in (self.judge, second) if judge)
 
     def refusal(self) -> str | None:
         """Say which phases do not fit, and the smallest change with which all do; None if all fit."""
@@ -199,10 +209,14 @@ def notes(plan: Plan) -> Iterator[str]:
     known = taken_by_name(plan.recipe.model)
     if known is not None:
         yield f"the shape is {known}'s, by the name {plan.recipe.model}: its config.json is not in the hub's cache."
-    context, longest = plan.recipe.judge.context, longest_comparison(plan.recipe)
-    if plan.judge is not None and plan.recipe.judge.mode != "reward-model" and context < longest:
-        what = "cut" if plan.recipe.judge.overlong == "truncate" else "left out"
-        yield f"judge.context={context} does not hold the longest comparisons, of {longest} tokens; those are {what}."
+    shapes = {"judge": plan.judge, judge_key(plan.recipe, "select"): choosing_shape(plan.recipe, plan.judge)}
+    for key, shape in shapes.items():
+        asked = as_asked(plan.recipe, "judge" if key == "judge" else "select")
+        context, longest = asked.judge.context, longest_comparison(asked)
+        if shape is not None and asked.judge.mode != "reward-model" and context < longest:
+            what = "cut" if asked.judge.overlong == "truncate" else "left out"
+            held = f"{key}.context={context} does not hold the longest comparisons"
+            yield f"{held}, of {longest} tokens; those are {what}."
     if plan.recipe.warm_start.kind == "auto" and warm_phases(plan.recipe):
         yield (
             f"warm_start.kind=auto: if fewer than half of {PROBE_PROMPTS} first outputs are well-formed, there is a "

@@ -8,7 +8,7 @@ import mmap
 import re
 import struct
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from tpo_lite.hub import (
     local_file,
     model_folder,
 )
+from tpo_lite.recipe import Recipe
 from tpo_lite.recipe_keys import JudgeSettings
 
 _LLAMA = {"model_type": "llama", "num_key_value_heads": 8, "vocab_size": 128256}
@@ -227,6 +228,17 @@ def judge_shape(settings: JudgeSettings) -> JudgeShape | None:
         model = model_shape(settings.model.removeprefix("hub:"), "judge.model")
         return JudgeShape(model, 2 * model.parameters, 2 * model.parameters)
     return gguf_shape(settings.model, "judge.model")
+
+
+def choosing_shape(recipe: Recipe, judge: JudgeShape | None) -> JudgeShape | None:
+    """Return the shape of the judge that chooses checkpoints: of `select.judge`, or else `judge`, the training one."""
+    return _second_shape(recipe.select.judge) if recipe.select.judge is not None else judge
+
+
+@cache
+def _second_shape(settings: JudgeSettings) -> JudgeShape | None:
+    """Do the same as `judge_shape`, once: the plan asks for many versions of one recipe."""
+    return judge_shape(settings)
 
 
 def gguf_shape(name: str, key: str) -> JudgeShape:

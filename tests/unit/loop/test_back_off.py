@@ -64,6 +64,15 @@ def test_the_judge_keeps_room_for_the_longest_comparison(phase):
     assert tried == [(64, 4096), (32, 2048), (None, needed)]
 
 
+@pytest.mark.parametrize(("phase", "key"), [("select", "select.judge"), ("match", "select.judge"), ("judge", "judge")])
+def test_the_judge_that_a_phase_asks_gets_less(phase, key):
+    judged = recipe(judge={"context": 32768}, select={"judge": {"mode": "verdict", "context": 65536}})
+    limits = smaller(phase, judged)
+    assert limits == {f"{key}.batch": 256, f"{key}.context": value_of(judged, key).context // 2}
+    other = {"judge": "select.judge", "select.judge": "judge"}[key]
+    assert value_of(limited(judged, limits), other) == value_of(judged, other)
+
+
 @pytest.mark.parametrize(
     ("mode", "limits", "needed"),
     [

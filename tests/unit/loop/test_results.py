@@ -39,6 +39,7 @@ def iteration(accuracy, win, chosen="checkpoint-4", tested=None):
             **{"first_loss": 0.693147, "last_loss": 0.5, "last_margin": 0.75, "last_accuracy": 1.0},
             **{"steps": 4, "pairs": 2, "rank": 16, "reference": "M_0"},
         },
+        "crosscheck": None,
         "merge": {"merge": "fold", "rank": 16, "update_norm": 0.0123, "kl": 2e-9},
         "validation": {
             "prompts": 10,
@@ -173,6 +174,23 @@ def test_the_final_table_reports_the_test_slice_with_intervals_in_eighty_columns
     assert "M_1 direct" not in text  # its iteration is not finished
 
 
+def test_an_iteration_warns_where_the_second_judge_does_not_share_a_preference():
+    parted = json.loads(json.dumps(DATA)) | {"recipe": {"select": {"judge": {"model": "hub:owner/models/other.gguf"}}}}
+    rate = {"value": 0.62, "low": 0.53, "high": 0.7}
+    parted["arms"]["thinking"]["iterations"][0]["crosscheck"] = {
+        "would_choose": "checkpoint-4",
+        "checkpoints": {"checkpoint-4": rate},
+        "win_rate": {"M_t": rate, "M_0": rate},
+        "partings": [{"model": "checkpoint-4", "against": "M_0", "training": 0.62, "second": 0.47}],
+    }
+    warning = (
+        "judge hacking?: thinking: the training judge prefers checkpoint-4 to M_0 (62.0 %), "
+        "other.gguf does not (47.0 %)"
+    )
+    assert warning in printed(print_iteration, 0, results=Results.from_dict(parted))
+    assert "judge hacking" not in printed(print_iteration, 0)
+
+
 def test_a_run_without_a_test_slice_says_that_its_table_is_of_the_one_that_chose():
     assert "which also chose the checkpoints\n(this run has no test slice)" in re.sub(
         " +\n", "\n", printed(print_final)
@@ -185,7 +203,7 @@ def test_results_of_a_version_without_a_test_slice_are_read():
     for arm in older["arms"].values():
         del arm["base_test"]
         for data in arm["iterations"]:
-            del data["test"]
+            del data["test"], data["crosscheck"]
     assert Results.from_dict(older) == RESULTS
 
 

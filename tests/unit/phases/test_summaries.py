@@ -11,11 +11,11 @@ import pytest
 from tpo_lite.errors import InputError
 from tpo_lite.files import read_json, write_json
 from tpo_lite.phase_order import PHASES, WARM_PHASES
-from tpo_lite.phases import summaries, warm_summaries
+from tpo_lite.phases import judges_summaries, summaries, warm_summaries
 from tpo_lite.phases.summaries import GenerateSummary, PhaseSummary, read_summary
 from tpo_lite.run import RunFolder
 
-assert warm_summaries  # two more kinds
+assert judges_summaries and warm_summaries  # more kinds
 KINDS = {kind.phase: kind for kind in PhaseSummary.__subclasses__()}
 
 

@@ -54,6 +54,24 @@ def test_what_is_not_auto_stays():
     assert settled == as_settled(with_keys(recipe, {"judge.context": settled.judge.context}))
 
 
+def test_a_second_judge_is_planned_for_itself():
+    """A larger one than the training judge, on a card that it does not fill."""
+    second = "hub:QuantFactory/Skywork-Critic-Llama-3.1-8B-GGUF/*Q8_0.gguf"
+    more = [f"select.judge.model={second}", "select.judge.mode=verdict", "select.judge.context=auto"]
+    recipe, model, judge = planned(DEFAULT)
+    settled = settle(asked(DEFAULT, *more)[0], model, judge, CARD)
+    alone, both = needs(recipe, model, judge, CARD), needs(settled, model, judge, CARD)
+    assert both["judge"].peak == alone["judge"].peak == both["crosscheck"].peak
+    assert both["select"].peak == both["match"].peak > alone["select"].peak
+    assert "crosscheck" not in alone and both["select"].peak <= AIM * CARD.memory
+    first, plan = make_plan(recipe, CARD), make_plan(settled, CARD)
+    assert plan.downloads > first.downloads + 8e9
+    assert plan.times["crosscheck"].seconds == pytest.approx(first.times["select"].seconds)
+    assert plan.times["select"].seconds > first.times["select"].seconds
+    change = smallest_change(settled, model, judge, choose_card(10), "select")
+    assert change is None or set(change) <= {f"select.judge.{key}" for key in ("kv_type", "context", "batch")}
+
+
 def test_a_started_run_keeps_its_picks():
     recipe, model, judge = asked(DEFAULT, *OPEN)
     there = settle(recipe, model, judge, choose_card(80))
