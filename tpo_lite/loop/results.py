@@ -92,8 +92,9 @@ def _warm_start(folder: RunFolder, arm: Arm) -> WarmStartResults | None:
 
 
 def _finished(folder: RunFolder, recipe: Recipe, arm: Arm) -> list[int]:
-    """Return the iterations whose phases are all finished."""
-    return [t for t in range(recipe.iterations) if folder.is_done(phases_of(recipe)[-1], arm, t)]
+    """Return the iterations whose phases are all finished, and nothing that they left is missing."""
+    phases = phases_of(recipe)
+    return [t for t in range(recipe.iterations) if all(folder.is_done(phase, arm, t) for phase in phases)]
 
 
 def _arms_against_each_other(folder: RunFolder, recipe: Recipe) -> list[ShareFigures]:

@@ -105,7 +105,7 @@ def test_a_finished_run_is_shown_again(tiny_run, tiny_arguments):
     done = invoke("train", *tiny_arguments, "--out", tiny_run)
     assert done.exit_code == 0, done.output
     assert f"run folder: {tiny_run}" in done.output
-    assert "On the test slice: 2 instructions; %" in done.output
+    assert "On the test slice: 2 instructions" in done.output
     assert f"direct M_2: {tiny_run}/direct/iteration-1/adapter" in done.output.replace("\n", "")
 
 
@@ -152,7 +152,8 @@ def test_status_of_a_run_that_has_nothing_yet(tiny_run, tmp_path):
     assert done.output.rstrip().endswith("next: prepare")
     data = json.loads(invoke("status", tmp_path, "--json").output)
     assert data["next"] == {"phase": "prepare", "arm": None, "iteration": 0}
-    assert data["arms"] == {"direct": {"base": None, "iterations": []}}
+    nothing = {"warm_start": None, "base": None, "base_test": None, "iterations": []}
+    assert data["arms"] == {"direct": nothing}
 
 
 def test_a_phase_by_hand(tiny_run, tmp_path):
