@@ -14,7 +14,6 @@ from large batches of uneven parts, which streams cannot decode together.
 from __future__ import annotations
 
 import ctypes
-import os
 import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -27,6 +26,7 @@ from tpo_lite.errors import InputError, OutOfMemory, TpoError
 from tpo_lite.llamacpp.leaves import CELLS
 from tpo_lite.llamacpp.model import GgufModel, clear_log, last_log, memory_ran_out
 from tpo_lite.llamacpp.prefix_tree import Segment
+from tpo_lite.machine.threads import cores
 
 ALLOC_FAILED = -2
 """What `llama_decode` returns if memory ran out (ggml's GGML_STATUS_ALLOC_FAILED)."""
@@ -43,7 +43,7 @@ class LlamaContext(GgufModel):
     `n_ctx` is the number of KV cells that all sequences in flight hold together, `n_batch` the most tokens in one
     decode, `n_seq_max` the most sequences in flight (at most 256, a limit of llama.cpp, and at most `n_batch`).
     `n_gpu_layers` is the number of layers on the GPU (-1: all). `kv_type` is the type of keys and values; q8_0 needs
-    `flash_attn`. `n_threads` None uses the CPUs that this process may use, and one for a model smaller than
+    `flash_attn`. `n_threads` None uses the cores that this process may use, and one for a model smaller than
     SMALL_MODEL. `adapter` is a LoRA in a GGUF file (`tpo_lite.llamacpp.adapter`), attached. `kv_unified` None chooses a
     unified cache on a GPU and for a model smaller than SMALL_MODEL.
 
@@ -74,7 +74,7 @@ class LlamaContext(GgufModel):
         small = llama_cpp.llama_model_size(self._model) < SMALL_MODEL
         self.kv_unified = (small or n_gpu_layers != 0) if kv_unified is None else kv_unified
         if n_threads is None:
-            n_threads = 1 if small else len(os.sched_getaffinity(0))
+            n_threads = 1 if small else cores()
         self.tokens_decoded = 0
         """Tokens evaluated by all `decode` calls so far."""
         self.check_context(n_ctx, kv_type, on_gpu=n_gpu_layers != 0)

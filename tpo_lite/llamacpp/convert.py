@@ -22,6 +22,7 @@ import numpy as np
 
 from tpo_lite.errors import InputError, TpoError
 from tpo_lite.llamacpp.pre_tokenizers import pre_tokenizer
+from tpo_lite.machine.threads import cores
 from tpo_lite.safetensors_files import read_header
 
 LAYER_NAMES = {
@@ -97,7 +98,7 @@ def convert(folder: Path, out: Path, type: Literal["F16", "F32"] = "F16", name: 
 
 
 def quantize(f16: Path, out: Path, type: Literal["Q4_K_M", "Q8_0"]) -> None:
-    """Quantize the GGUF file `f16` to `out` with llama.cpp, on all cores.
+    """Quantize the GGUF file `f16` to `out` with llama.cpp, on all cores that this process may use.
 
     `out` appears only when it is complete. For rows whose width is not a multiple of 256, llama.cpp chooses a larger
     type than Q4_K. Raises `TpoError` with llama.cpp's last messages if it fails.
@@ -113,6 +114,7 @@ def quantize(f16: Path, out: Path, type: Literal["Q4_K_M", "Q8_0"]) -> None:
     params = llama_cpp.llama_model_quantize_default_params()
     params.ftype = getattr(llama_cpp, f"LLAMA_FTYPE_MOSTLY_{type}")
     params.max_buf_size = _QUANTIZE_BUFFER
+    params.nthread = cores()
     temporary = out.with_name(out.name + ".tmp")
     before, its_data = llama_cpp.llama_log_callback(), ctypes.c_void_p()
     llama_cpp.llama_log_get(ctypes.byref(before), ctypes.byref(its_data))

@@ -22,6 +22,7 @@ import click
 
 from tpo_lite.errors import DISK_FULL, InputError, OutOfMemory, TpoError, first_line, is_out_of_memory
 from tpo_lite.kinds import Arm
+from tpo_lite.machine import threads
 from tpo_lite.machine.memory import PeakMemory, gpu
 from tpo_lite.phase_order import WARM_PHASES, missing, phases_of, warm_phases
 from tpo_lite.phases.options import phase_options
@@ -52,10 +53,12 @@ def keep_libraries_quiet() -> None:
 
 
 def start_phase(name: str, root: Path, arm: str | None, iteration: int) -> None:
-    """Run one phase as a process begins, with the run's one GPU, or none, visible to it. Raises as `run_phase` does."""
+    """Run one phase as a process begins, which sees the run's one GPU, or none. Raises as `run_phase` does."""
     folder = RunFolder(root)
     folder.settle_old()
     folder.load_place().pin(os.environ)
+    if slower := threads.limit(os.environ):
+        print(f"{name}: {slower}", flush=True)
     run_phase(name, root, arm, iteration)
 
 
@@ -86,6 +89,7 @@ def run_phase(name: str, root: Path, arm_name: str | None, iteration: int) -> No
             check_order(folder, recipe, name, arm, iteration)
         with PeakMemory(gpu(place.gpu)) as peak:
             module = importlib.import_module(f"tpo_lite.phases.{name}")
+            threads.limit_torch()
             if arm is None:
                 summary = module.run(folder, recipe, place.device)
             else:

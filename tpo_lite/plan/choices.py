@@ -94,15 +94,14 @@ def fastest_precision(recipe: Recipe, model: ModelShape, judge: JudgeShape | Non
             return "nf4", "as merge_base says"
         candidates = ["nf4", *candidates]
     settled = {precision: settle(recipe, model, judge, card, precision) for precision in candidates}
-    fitting = [
-        precision
+    peaks = {
+        precision: max(need.peak for need in needs(tried, model, judge, card).values())
         for precision, tried in settled.items()
-        if all(need.peak <= AIM * card.memory for need in needs(tried, model, judge, card).values())
-    ]
-    smallest: Precision = "nf4" if recipe.quantize == "auto" else "bfloat16"
+    }
+    fitting = [precision for precision, peak in peaks.items() if peak <= AIM * card.memory]
     if len(fitting) < 2:
-        return smallest, "nothing larger fits the memory"
-    layers = layers_of(settled[smallest], model)
+        return min(peaks, key=lambda precision: peaks[precision]), "nothing else fits the memory"
+    layers = layers_of(settled[fitting[0]], model)
     try:
         passes = measure(layers, fitting)
     except TpoError as error:

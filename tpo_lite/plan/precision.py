@@ -9,6 +9,7 @@ model's layers (`tpo_lite.plan.layer_probe`), in seconds.
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ from dataclasses import asdict, dataclass
 
 from tpo_lite.errors import TpoError
 from tpo_lite.kinds import Precision
+from tpo_lite.machine import threads
 from tpo_lite.plan.memory import rows_sampled
 from tpo_lite.plan.rates import lengths
 from tpo_lite.plan.shapes import ModelShape
@@ -69,9 +71,13 @@ def layers_of(recipe: SettledRecipe, model: ModelShape) -> Layers:
 def measure(layers: Layers, precisions: Sequence[Precision]) -> dict[Precision, Passes]:
     """Time the layers in each precision, in a process of its own. Raises `TpoError` if that fails."""
     command = [sys.executable, "-m", "tpo_lite.plan.layer_probe"]
+    environment = dict(os.environ)
+    threads.limit(environment)  # as in a phase
     asked = json.dumps(asdict(layers) | {"precisions": list(precisions)})
     try:
-        done = subprocess.run(command, input=asked, capture_output=True, text=True, timeout=PROBE_SECONDS, check=True)
+        done = subprocess.run(
+            command, input=asked, env=environment, capture_output=True, text=True, timeout=PROBE_SECONDS, check=True
+        )
         return {precision: Passes(**passes) for precision, passes in json.loads(done.stdout).items()}
     except subprocess.TimeoutExpired:
         raise TpoError(f"no answer within {PROBE_SECONDS} s") from None
