@@ -58,7 +58,7 @@ def start_phase(name: str, root: Path, arm: str | None, iteration: int) -> None:
     folder.settle_old()
     folder.load_place().pin(os.environ)
     if slower := threads.limit(os.environ):
-        print(f"{name}: {slower}", flush=True)
+        print(f"{name}: {slower}", file=sys.stderr, flush=True)
     run_phase(name, root, arm, iteration)
 
 
