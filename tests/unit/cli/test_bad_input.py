@@ -71,7 +71,7 @@ def test_malformed_lines_can_be_counted_instead(tiny_run, tiny_prompts, tmp_path
     assert "prompts.jsonl:25: not JSON" in invoke("prepare", run).output
     start(RunFolder(run), with_keys(recipe, {"instructions.skip_bad": True}))
     done = invoke("prepare", run)
-    assert done.output == "instructions: 24 kept of 24 (2 bad)\n"
+    assert done.stdout == "instructions: 24 kept of 24 (2 bad)\n"
     assert read_json(run / "instructions" / "done" / "prepare.json")["summary"]["bad"] == 2
 
 
