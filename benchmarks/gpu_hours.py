@@ -30,10 +30,14 @@ Seconds = dict[str, float | None]
 
 
 def recipe_as_measured(name: str, engine: str, batch: int, judge: dict[str, Any]) -> SettledRecipe:
-    """Return a shipped recipe with the settings that were measured instead of its own."""
+    """Return a shipped recipe with the settings that were measured instead of its own, and a GGUF as its judge."""
+    recipe = load_recipe(name)
+    if recipe.judge.mode == "reward-model":
+        critic = load_recipe(RECIPES["paper-size"]).judge.model
+        judge = {"model": critic, "mode": "verdict", "prompt": "skywork-critic"} | judge
     keys = {"sampling.batch": batch, "train.micro_batch": 1, "train.gradient_checkpointing": True}
     keys |= {f"judge.{key}": value for key, value in judge.items()}
-    return as_settled(with_keys(load_recipe(name), keys | {"engine": engine, "quantize": "nf4"}))
+    return as_settled(with_keys(recipe, keys | {"engine": engine, "quantize": "nf4"}))
 
 
 def judge_tokens(recipe: SettledRecipe, prompts: float, responses: int, calls: float) -> tuple[float, float]:

@@ -11,14 +11,22 @@ from tpo_lite.recipe import load_recipe, with_keys
 from tpo_lite.settled import as_settled
 
 DEFAULT = "llama-3.1-8b-24gb"
+CRITIC = (
+    "judge.model=hub:QuantFactory/Skywork-Critic-Llama-3.1-8B-GGUF/*Q4_K_M.gguf",
+    "judge.mode=verdict",
+    "judge.context=65536",
+    "judge.batch=2048",
+    "judge.kv_type=q8_0",
+)
+"""A GGUF judge instead of the default recipe's reward model."""
 LARGE = shape_of(PUBLISHED["llama-3.1-8b"], "8B")
 """Llama-3.1-8B."""
 CARD = choose_card(24)
 
 
 def asked(name=DEFAULT, *overrides):
-    """A recipe as a person wrote it, with its model's and judge's shapes."""
-    recipe = load_recipe(name, overrides)
+    """A recipe as a person wrote it, with its model's and judge's shapes; the default recipe with a GGUF judge."""
+    recipe = load_recipe(name, [*CRITIC, *overrides] if name == DEFAULT else overrides)
     return recipe, model_shape(recipe.model), judge_shape(recipe.judge)
 
 

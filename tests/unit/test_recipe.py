@@ -6,10 +6,16 @@ from tpo_lite.errors import InputError
 from tpo_lite.recipe import Recipe, differences, load_recipe, recipe_path, shipped
 from tpo_lite.recipe_keys import JudgeSettings
 
-SHIPPED = ["embedded", "llama-3.1-8b-24gb", "llama-3.1-8b-24gb-paper", "llama-3.2-3b-12gb"]
+SHIPPED = [
+    "embedded",
+    "llama-3.1-8b-24gb",
+    "llama-3.1-8b-24gb-paper",
+    "llama-3.1-8b-24gb-specific-rm",
+    "llama-3.2-3b-12gb",
+]
 
 
-def test_shipped_recipes_are_the_four():
+def test_shipped_recipes_are_these():
     assert [path.stem for path in shipped()] == SHIPPED
 
 
@@ -36,6 +42,13 @@ def test_the_paper_recipe_has_the_papers_sizes():
         4,
     )
     assert (recipe.sampling.temperature, recipe.sampling.top_p) == (0.8, 0.95)
+    # Its judge explains itself, and is asked as the paper's was.
+    assert (recipe.judge.mode, recipe.judge.prompt) == ("explain", "self-taught-evaluator")
+
+
+def test_the_specific_recipe_differs_from_the_default_in_its_thought_prompt():
+    old, new = (load_recipe(f"llama-3.1-8b-24gb{suffix}") for suffix in ("", "-specific-rm"))
+    assert differences(old, new) == ["thought.style: 'generic' -> 'specific'"]
 
 
 @pytest.mark.parametrize(

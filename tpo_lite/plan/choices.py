@@ -235,8 +235,11 @@ def _smaller(recipe: SettledRecipe, phase: str) -> dict[str, list[Any]]:
         return {"sampling.batch": batches, "quantize": quantize, "sampling.max_new_tokens": shorter}
     if phase in JUDGED:
         key, asked = judge_key(recipe, phase), as_asked(recipe, phase)
-        kv = ["q8_0"] if asked.judge.kv_type == "f16" else []
         contexts = [size for size in halves(f"{key}.context", 1) if size >= longest_comparison(asked)]
+        if asked.judge.mode == "reward-model":
+            in_4_bit = ["nf4"] if asked.judge.quantize == "none" else []
+            return {f"{key}.context": contexts, f"{key}.quantize": in_4_bit}
+        kv = ["q8_0"] if asked.judge.kv_type == "f16" else []
         return {f"{key}.kv_type": kv, f"{key}.context": contexts, f"{key}.batch": halves(f"{key}.batch", 128)}
     ranks: dict[str, list[Any]] = {"quantize": quantize, "lora.rank": halves("lora.rank", 4)}
     if phase == "fold":

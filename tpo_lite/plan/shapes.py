@@ -7,7 +7,7 @@ import math
 import mmap
 import re
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,9 @@ PUBLISHED: dict[str, dict[str, Any]] = {
                               "num_attention_heads": 32, "tie_word_embeddings": False},
     "llama-3.1-70b": _LLAMA | {"hidden_size": 8192, "intermediate_size": 28672, "num_hidden_layers": 80,
                                "num_attention_heads": 64, "tie_word_embeddings": False},
+    "qwen3-4b": {"model_type": "qwen3", "num_key_value_heads": 8, "vocab_size": 151936, "hidden_size": 2560,
+                 "intermediate_size": 9728, "num_hidden_layers": 36, "num_attention_heads": 32, "head_dim": 128,
+                 "tie_word_embeddings": True},
 }  # fmt: skip
 """Published configs of base models. If a model's name says which of them it is made from, a plan downloads nothing."""
 
@@ -225,7 +228,8 @@ def judge_shape(settings: JudgeSettings) -> JudgeShape | None:
     if settings.mode == "openai":
         return None
     if settings.mode == "reward-model":
-        model = model_shape(settings.model.removeprefix("hub:"), "judge.model")
+        # A reward model has a score head of one row, and no LM head.
+        model = replace(model_shape(settings.model.removeprefix("hub:"), "judge.model"), tied=True)
         return JudgeShape(model, 2 * model.parameters, 2 * model.parameters)
     return gguf_shape(settings.model, "judge.model")
 

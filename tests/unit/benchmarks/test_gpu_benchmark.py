@@ -15,7 +15,7 @@ import pytest
 
 from benchmarks import gpu
 from benchmarks.gpu import Place, chosen, describe, run_step, run_steps, watch
-from benchmarks.gpu_hours import seconds_measured
+from benchmarks.gpu_hours import recipe_as_measured, seconds_measured
 from benchmarks.gpu_report import report, results_path
 from benchmarks.gpu_results import benchmark, best_sampling
 from benchmarks.gpu_steps import MAKES, SHAPES, Step, steps
@@ -23,7 +23,7 @@ from benchmarks.shapes import SHAPES as CONFIGS
 from tests.helpers.warm_gpu import measure_warm
 from tpo_lite.errors import InputError, TpoError
 from tpo_lite.machine.cards import GIB
-from tpo_lite.recipe import load_recipe
+from tpo_lite.recipe import with_keys
 
 ROOT = Path(__file__).parents[3]
 SLEEP = [sys.executable, "-c", "import time; time.sleep(600)"]
@@ -320,7 +320,8 @@ def test_a_phase_over_its_bar_and_one_that_failed():
 
 
 def test_hours_of_the_default_recipe_by_hand():
-    recipe = load_recipe("llama-3.1-8b-24gb", ["tournament.kind=round-robin"])
+    recipe = recipe_as_measured("llama-3.1-8b-24gb", "gguf", 48, {})
+    recipe = with_keys(recipe, {"tournament.kind": "round-robin"})
     found = seconds_measured(recipe, 1000.0, 5000.0, None, 2000.0, 60.0)
     # 500 prompts, 8 samples of 600 tokens; M_0 answers 100 instructions once in 3 iterations.
     assert found["generate"] == pytest.approx((4000 + 100 / 3) * 600 / 1000)
@@ -332,7 +333,7 @@ def test_hours_of_the_default_recipe_by_hand():
     assert found["dpo"] == pytest.approx((2 + 1 / 3) * 500 * 2 * (prompt + 600) / 2000)
     assert found["fold"] == 60
     assert seconds_measured(recipe, None, None, None, None, None) == dict.fromkeys(found)
-    recipe = load_recipe("llama-3.1-8b-24gb", ["tournament.kind=round-robin", "judge.mode=explain"])
+    recipe = with_keys(recipe, {"judge.mode": "explain", "judge.prompt": "seed"})
     assert seconds_measured(recipe, 1000.0, 5000.0, None, 2000.0, 60.0)["judge"] is None
     written = 500 * 56 * 0.6 * 512
     explained = seconds_measured(recipe, 1000.0, 5000.0, 800.0, 2000.0, 60.0)

@@ -30,6 +30,15 @@ def test_the_plan_of_the_default_recipe_in_24_gb():
     assert "measured 20" not in done.output
 
 
+@pytest.mark.parametrize(
+    ("recipe", "gib"),
+    [("llama-3.1-8b-24gb-paper", 24), ("llama-3.1-8b-24gb-specific-rm", 24), ("llama-3.2-3b-12gb", 12)],
+)
+def test_every_recipe_fits_the_card_in_its_name(recipe, gib):
+    done = run_plan("--recipe", recipe, "--card-gb", gib)
+    assert (done.exit_code, "error" in done.output) == (0, False), done.output
+
+
 def test_the_plan_as_json():
     data = json.loads(run_plan("--card-gb", 24, "--json", "--set", "sampling.batch=auto").output)
     assert set(data["phases"]) == {"generate", "judge", "dpo", "validate", "select", "fold", "test", "match"}

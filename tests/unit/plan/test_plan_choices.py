@@ -107,6 +107,12 @@ def test_the_smallest_change_that_fits(phase, overrides, gib, changed):
         assert needs(one_more, model, judge, card)[phase].peak > LIMIT * card.memory
 
 
+def test_a_reward_model_that_is_too_large_is_held_in_4_bit():
+    plan = make_plan(load_recipe(DEFAULT), choose_card(12))
+    changes = smallest_changes(plan.recipe, plan.model, plan.judge, choose_card(12))
+    assert changes["judge.quantize"] == "nf4" and "judge.context" not in changes
+
+
 @pytest.mark.parametrize("gib", [8, 10, 12, 16, 20])
 @pytest.mark.parametrize("overrides", [[], ["merge=requantize"], ["engine=gguf"], ["engine=unsloth"]])
 def test_no_key_of_the_smallest_changes_goes_further_than_it_must(overrides, gib):

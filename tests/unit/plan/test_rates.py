@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers.plans import CARD, DEFAULT, planned, run_plan
+from tests.helpers.plans import CARD, CRITIC, DEFAULT, planned, run_plan
 from tests.helpers.tiny_run import start
 from tpo_lite.machine.cards import CARDS, cpu
 from tpo_lite.plan import rates
@@ -34,7 +34,8 @@ def test_the_engines_rates_are_those_of_the_results_file():
 def test_a_measured_rate_sets_the_level_and_arithmetic_scales_it():
     recipe, model, judge = planned()
     here, other = (card for card in CARDS if card.name in ("RTX 4090", "RTX 3090"))
-    table = [{"card": "RTX 4090", "date": "2027-01-01", "recipe": DEFAULT, "rates": {"dpo": 2.0, "generate": 1.0}}]
+    entry = {"card": "RTX 4090", "date": "2027-01-01", "recipe": DEFAULT, "set": [*CRITIC]}
+    table = [entry | {"rates": {"dpo": 2.0, "generate": 1.0}}]
     plain, found = roofline(recipe, model, judge, here), times(recipe, model, judge, here, table)
     assert (found["dpo"].seconds, found["dpo"].basis) == (pytest.approx(500 * 2 / 2.0), "measured 2027-01-01")
     assert found["judge"] == plain["judge"]
@@ -67,7 +68,7 @@ def test_a_measured_recipe_with_what_it_left_open():
     entry = {"card": "RTX 4090", "date": "2027-01-01", "recipe": DEFAULT, "rates": {"generate": 1.0}}
     here = next(card for card in CARDS if card.name == "RTX 4090")
     found = {}
-    for name, keys in {"bare": [], "set": ["engine=gguf"]}.items():
+    for name, keys in {"bare": [*CRITIC], "set": [*CRITIC, "engine=gguf"]}.items():
         found[name] = times(*planned(DEFAULT, "engine=gguf"), here, [entry | {"set": keys}])["generate"]
     assert found["set"].basis == "measured 2027-01-01"
     assert found["set"].seconds == pytest.approx(500 * 8 + (100 + 100) / 3)

@@ -52,9 +52,21 @@ def test_heads_may_be_wider_than_the_hidden_size():
 
 
 def test_a_judge_known_by_its_name():
-    judge = judge_shape(load_recipe(DEFAULT).judge)
+    _, _, judge = planned()
     assert judge.model == shape_of(LLAMA_3_1_8B, "8B")
     assert judge.file_bytes == pytest.approx(4.92e9, rel=0.01)  # the file on the hub
+
+
+@pytest.mark.parametrize(
+    ("recipe", "parameters"),
+    [
+        (DEFAULT, 8_030_261_248 - 128_256 * 4096),  # Llama-3.1-8B without its LM head
+        ("llama-3.2-3b-12gb", 4_022_458_880),  # Qwen3-4B, whose LM head is its embedding; norms of q and k left out
+    ],
+)
+def test_a_reward_model_known_by_its_name(recipe, parameters):
+    judge = judge_shape(load_recipe(recipe).judge)
+    assert judge.gpu_bytes == pytest.approx(2 * parameters, rel=1e-4)
 
 
 @pytest.mark.parametrize(
