@@ -323,8 +323,8 @@ def test_hours_of_the_default_recipe_by_hand():
     recipe = recipe_as_measured("llama-3.1-8b-24gb", "gguf", 48, {})
     recipe = with_keys(recipe, {"tournament.kind": "round-robin"})
     found = seconds_measured(recipe, 1000.0, 5000.0, None, 2000.0, 60.0)
-    # 500 prompts, 8 samples of 600 tokens; M_0 answers 100 instructions once in 3 iterations.
-    assert found["generate"] == pytest.approx((4000 + 100 / 3) * 600 / 1000)
+    # 500 prompts, 8 samples of 600 tokens; M_0 answers 100 instructions of each other slice once in 3 iterations.
+    assert found["generate"] == pytest.approx((4000 + 200 / 3) * 600 / 1000)
     # The judge's prompt and the instruction, 8 responses of 420 tokens, and the second one of each comparison.
     assert found["judge"] == pytest.approx(500 * (280 + 150 + 8 * 420 + 56 * 420) / 5000)
     assert found["validate"] == 2 * 100 * 600 / 1000
