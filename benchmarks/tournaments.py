@@ -32,8 +32,8 @@ from tpo_lite.preferences.tournament import (
     Single,
     Tournament,
     distinct_responses,
+    round_robin_noise,
     saved_calls,
-    uncertainty,
 )
 from tpo_lite.records import PromptSamples
 
@@ -135,9 +135,8 @@ def close_in_round_robin(case: Case, prompt: PromptSamples) -> Callable[[int, in
     texts = {sample.k: sample.response for sample in prompt.samples}
     ks = distinct_responses(prompt)
     copies = np.array([sum(texts[other] == texts[k] for other in score.ks) for k in ks])
-    n = len(ks)
     strengths = ratings[[score.ks.index(k) for k in ks]]
-    noise = uncertainty(strengths, 2.0 * (1 - np.eye(n)), np.zeros((n, n)), copies, PRIOR)[2]
+    noise = round_robin_noise(strengths, copies, PRIOR)
     row = {text: index for index, text in enumerate(texts[k] for k in ks)}
 
     def close(one: int, other: int) -> bool:

@@ -4,7 +4,8 @@ Three hashes turn a key into randomness. Which one serves what is part of every 
 pairs of all runs hang on it, down to the demo's table. Do not merge them and do not change the format of a key.
 
     SHA-256, first 16 bytes -> Philox   `seed_of`, `generator`, `uniforms`: the random numbers of one sample.
-                                        Key: "seed/arm/model/purpose/instruction/k" (`tpo_lite.sampling.policy`)
+                                        Key: "seed/arm/model/purpose/instruction/k" (`tpo_lite.sampling.policy`).
+                                        And the round robins that a tournament draws; key: "seed/tournament/instruction"
     BLAKE2b, keyed with the seed        `keyed_hash`: shuffles and coin flips, such as which instructions form a slice,
                                         which response a judge sees first, which malformed output is rejected
     SHA-256, first 8 bytes -> torch     `tpo_lite.adapters.fresh_block`: the start of a new adapter, layer by layer
@@ -26,7 +27,7 @@ def seed_of(key: str) -> int:
 
 
 def generator(seed: int) -> np.random.Generator:
-    """Return the random numbers of one sample. `random()` gives those of `uniforms` one by one.
+    """Return the random numbers of one seed. `random()` gives those of `uniforms` one by one.
 
     `seed`: from 0, at most 128 bits.
     """

@@ -2,14 +2,13 @@
 
 Of K responses only the best and the worst become a pair (`tpo_lite.preferences.pairs`). `Adaptive` asks about these two
 until a full round robin would not be expected to choose others. This is identification of the best and worst arm from
-noisy duels, with a posterior over Bradley-Terry strengths; Chen et al. 2013, "Pairwise ranking aggregation in a
-crowdsourced setting", use such a posterior to choose comparisons. A tournament keeps no state: what to ask next follows
-from the answers so far, so a resumed run asks the same.
+noisy duels, with a posterior over what a round robin would say (`tpo_lite.preferences.forecast`); Chen et al. 2013,
+"Pairwise ranking aggregation in a crowdsourced setting", use a posterior over strengths to choose comparisons. A
+tournament keeps no state: what to ask next follows from the answers so far, so a resumed run asks the same.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations, permutations
@@ -17,17 +16,18 @@ from typing import Protocol
 
 import numpy as np
 
+from tpo_lite.preferences.forecast import DRAWS, LOWEST, Forecast, concentration_of, forecast
 from tpo_lite.preferences.length_control import z_scores
 from tpo_lite.preferences.ratings import bradley_terry, win_matrix
 from tpo_lite.records import Comparison, PromptJudgements, PromptSamples
-from tpo_lite.seeds import keyed_hash
+from tpo_lite.seeds import generator, keyed_hash, seed_of
 
 Match = tuple[int, int]
 """The ks of the samples whose responses are shown first and second."""
 
 MARGIN = 0.5
-"""Ratings closer than this count as equal. The unit is the standard error of their difference in a full round robin,
-which could not tell them apart either. benchmarks/results/tournaments.md shows what this costs and saves."""
+"""Ratings closer than this count as equal. The unit is the standard error that Bradley-Terry gives their difference in
+a full round robin (`round_robin_noise`). benchmarks/results/tournaments.md shows what this costs and saves."""
 
 
 class Tournament(Protocol):
@@ -72,7 +72,8 @@ class Adaptive:
     First every response plays two others, once in each slot. Then each round asks, in both orders, the few pairs that
     tell most about the responses that may still be better than the leader or worse than the last. It ends when both are
     settled: the probability that the rating of a round robin, length control included, would put any other response
-    ahead by more than `MARGIN` is at most 1 - confidence, for the best and for the worst.
+    ahead by more than `MARGIN` is at most 1 - confidence, for the best and for the worst. That holds for hard and soft
+    wins, and for judges that prefer a slot or contradict themselves: benchmarks/results/tournaments.md counts.
     """
 
     seed: int
@@ -113,60 +114,75 @@ class Adaptive:
         `left` (n, n) counts the orders of each pair that are not asked yet.
         """
         sample_ks, wins = win_matrix(PromptJudgements(prompt.instruction.id, list(played), 0, 0), prompt, self.soft)
-        strengths = bradley_terry(wins, self.prior)
-        samples = [prompt.sample(k) for k in sample_ks]
-        lengths = z_scores([sample.response_tokens for sample in samples])
-        responses = [sample.response for sample in samples]
-        copies = np.array([responses.count(prompt.sample(k).response) for k in ks])
         rows = [sample_ks.index(k) for k in ks]
-        games = (wins + wins.T)[np.ix_(rows, rows)]
+        strengths = bradley_terry(wins, self.prior)
+        lengths = z_scores([prompt.sample(k).response_tokens for k in sample_ks])[rows]
+        responses = [prompt.sample(k).response for k in sample_ks]
+        copies = np.array([responses.count(prompt.sample(k).response) for k in ks])
         # Proportional to s = z(strength) - rho * z(length).
-        scores = (strengths - self.rho * strengths.std() * lengths)[rows]
+        scores = strengths[rows] - self.rho * strengths.std() * lengths
 
-        belief, change, noise = uncertainty(strengths[rows], games, left, copies, self.prior)
-        gain = np.zeros_like(change)
+        concentration = self._concentration(played, ks, strengths[rows])
+        expected = forecast(
+            wins[np.ix_(rows, rows)],
+            left,
+            copies,
+            self.prior,
+            concentration,
+            generator(seed_of(f"{self.seed}/tournament/{prompt.instruction.id}")),
+        )
+        spread = np.sqrt(np.average(expected.ratings**2, axis=1, weights=copies))  # their mean is zero
+        drawn = expected.ratings - self.rho * spread[:, None] * lengths
+        # Answers of 0 and 1 cannot tell such ratings apart. Probabilities can, the better the less they vary.
+        noise = round_robin_noise(expected.ratings.mean(0), copies, self.prior) * LOWEST / concentration
+        gain = np.zeros_like(noise)
         for sign in (1.0, -1.0):
             leader = int(np.argmax(sign * scores))
-            ahead = sign * (scores[leader] - scores) + MARGIN * np.sqrt(noise[leader])
-            risk = _upper_tail(ahead / np.sqrt(np.maximum(change[leader], 1e-12)))
-            risk[leader] = 0.0
-            if risk.sum() <= 1.0 - self.confidence:
-                continue
-            # The share of the variance of strength_leader - strength_j that each further comparison of (a, b) removes.
-            p_win = _p_win(strengths[rows])
-            per_game = p_win * p_win.T
-            differences = belief[leader] - belief  # (j, a): covariance of that difference with strength_a
-            variance = np.maximum(_contrasts(belief)[leader], 1e-12)
-            covariance = differences[:, :, None] - differences[:, None, :]  # (j, a, b)
-            taken = per_game * covariance**2 / (1.0 + left * per_game * _contrasts(belief))
-            gain += np.einsum("j,jab->ab", risk / variance, taken)
+            ahead = sign * (drawn - drawn[:, [leader]]) > MARGIN * np.sqrt(noise[leader])
+            # One more draw counts as ahead, since so few show no probability near 0.
+            if (ahead.any(1).sum() + 1) / (DRAWS + 1) > 1.0 - self.confidence:
+                gain += _information(expected, (ahead.sum(0) + 1) / (DRAWS + 1), leader, left)
         return np.where(left > 0, gain, 0.0)
 
+    def _concentration(self, played: Sequence[Comparison], ks: list[int], strengths: np.ndarray) -> float:
+        if not self.soft:
+            return LOWEST
+        made = [each for each in played if each.verdict != "overlong"]
+        p_win = _p_win(strengths)
+        expected = [p_win[ks.index(each.first), ks.index(each.second)] for each in made]
+        return concentration_of(np.array([each.p_first for each in made]), np.array(expected))
 
-def uncertainty(
-    strengths: np.ndarray, games: np.ndarray, left: np.ndarray, copies: np.ndarray, prior: float
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return (belief, change, noise), each (n, n), for n distinct responses with ratings `strengths` (n,).
 
-    belief: covariance of the true strengths, by Laplace's approximation at the posterior's maximum. change: variance of
-    the difference of each two ratings due to the comparisons that are left. noise: variance of that difference in a
-    full round robin, if the judge were asked anew.
+def _information(expected: Forecast, risk: np.ndarray, leader: int, left: np.ndarray) -> np.ndarray:
+    """Return how much a comparison of each pair tells of the responses that may be ahead of the leader (n, n).
 
-    `games` (n, n) counts answers, `left` (n, n) the orders of each pair that are not asked, `copies` (n,) the samples
-    with each response; `prior` as in `tpo_lite.preferences.ratings`.
+    That is the share of the variance of strength_leader - strength_j that each further comparison of (a, b) removes,
+    summed over j with the weights `risk` (n,).
     """
-    n = len(strengths)
-    p_win = _p_win(strengths)
+    p_win = _p_win(expected.strengths)
     per_game = p_win * p_win.T
-    belief = np.linalg.inv(_laplacian(games * per_game) + prior * np.eye(n))
+    belief, contrasts = expected.belief, _contrasts(expected.belief)
+    differences = belief[leader] - belief  # (j, a): covariance of that difference with strength_a
+    covariance = differences[:, :, None] - differences[:, None, :]  # (j, a, b)
+    taken = per_game * covariance**2 / (1.0 + left * per_game * contrasts)
+    told: np.ndarray = np.einsum("j,jab->ab", risk / np.maximum(contrasts[leader], 1e-12), taken)
+    return told
+
+
+def round_robin_noise(strengths: np.ndarray, copies: np.ndarray, prior: float) -> np.ndarray:
+    """Return the variance (n, n) that Bradley-Terry gives the difference of each two ratings after a full round robin.
+
+    It is that of an answer drawn with the probability that `strengths` (n,) give, carried to the ratings. A judge that
+    always answers the same has no such variance; the figure then says how finely K(K - 1) such answers can resolve
+    ratings. `copies` (n,) counts the samples with each response; `prior` as in `tpo_lite.preferences.ratings`.
+    """
+    p_win = _p_win(strengths)
+    per_game = 2 * p_win * p_win.T
     # In the ratings a comparison counts for every pair of samples with the two texts.
     weight = np.outer(copies, copies)
     # Ratings move by full^-1 times the sum over comparisons of weight * (outcome - expected outcome).
-    full = np.linalg.inv(_laplacian(2 * weight * per_game) + prior * np.diag(copies))
-    surprise = _laplacian(left * weight * per_game)
-    change = full @ (surprise @ belief @ surprise + _laplacian(left * weight**2 * per_game)) @ full
-    noise = full @ _laplacian(2 * weight**2 * per_game) @ full
-    return belief, _contrasts(change), _contrasts(noise)
+    full = np.linalg.inv(_laplacian(weight * per_game) + prior * np.diag(copies))
+    return _contrasts(full @ _laplacian(weight**2 * per_game) @ full)
 
 
 def distinct_responses(samples: PromptSamples) -> list[int]:
@@ -206,8 +222,3 @@ def _contrasts(covariance: np.ndarray) -> np.ndarray:
     variances = np.diag(covariance)
     differences: np.ndarray = variances[:, None] + variances[None, :] - 2.0 * covariance
     return differences
-
-
-def _upper_tail(z: np.ndarray) -> np.ndarray:
-    """Return P(Z > z) of a standard normal Z."""
-    return np.array([0.5 * math.erfc(value / math.sqrt(2.0)) for value in z])

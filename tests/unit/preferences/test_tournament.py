@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks.tournaments import Case, Outcome, play, simulated
@@ -20,8 +20,8 @@ from tpo_lite.preferences.tournament import (
     Single,
     Tournament,
     round_robin,
+    round_robin_noise,
     saved_calls,
-    uncertainty,
 )
 from tpo_lite.records import Comparison, Instruction, PromptJudgements, PromptSamples, Sample
 
@@ -88,6 +88,7 @@ def test_adaptive_begins_with_each_response_once_in_each_slot() -> None:
     st.sampled_from([None, "unparsed", "overlong"]),
     st.floats(0, 0.5),
 )
+@settings(deadline=None)
 def test_adaptive_ends_and_asks_nothing_twice(
     responses: list[str | None], p_first: list[float], soft: bool, label: str | None, rho: float
 ) -> None:
@@ -124,7 +125,7 @@ def test_confidence_decides_how_many_comparisons_are_made() -> None:
         for confidence in (0.05, 0.5, 0.9, 0.999999)
     ]
     assert counts == sorted(counts)
-    assert counts[0] <= 16 and 28 <= counts[2] <= 34 and counts[3] >= 50
+    assert counts[0] <= 16 and 14 <= counts[2] <= 24 and counts[3] == 56
 
 
 def test_adaptive_looks_for_the_best_after_length_control() -> None:
@@ -139,18 +140,6 @@ def test_adaptive_looks_for_the_best_after_length_control() -> None:
 
     assert max(range(8), key=games(0.0).__getitem__) == 0
     assert max(range(8), key=games(0.5).__getitem__) == 1
-
-
-def test_what_is_left_to_ask_takes_away_what_a_round_robin_does_not_leave_open() -> None:
-    """With one sample a response, the variance of the change is that of the belief now less that at the end."""
-    strengths = np.array([1.0, 0.25, -0.5, -0.75])
-    games = np.array([[0, 1, 2, 0], [1, 0, 1, 0], [2, 1, 0, 1], [0, 0, 1, 0]], dtype=float)
-    everything = 2 * (1 - np.eye(4))
-    now, change, _ = uncertainty(strengths, games, everything - games, np.ones(4), 0.1)
-    end, nothing, _ = uncertainty(strengths, everything, 0 * games, np.ones(4), 0.1)
-    less = np.diag(now - end)[:, None] + np.diag(now - end)[None, :] - 2 * (now - end)
-    assert change == pytest.approx(less, abs=1e-12)
-    assert nothing == pytest.approx(np.zeros((4, 4)), abs=1e-12)
 
 
 def test_the_noise_of_a_round_robin_is_that_of_the_ratings_when_answers_vary() -> None:
@@ -171,19 +160,14 @@ def test_the_noise_of_a_round_robin_is_that_of_the_ratings_when_answers_vary() -
         gap = strengths[ks.index(first)] - strengths[ks.index(second)]
         p = 1 / (1 + np.exp(-gap))
         variances += p * (1 - p) * (change[:, None] - change[None, :]) ** 2
-    everything, copies = 2 * (1 - np.eye(3)), np.array([2, 1, 1])
-    noise = uncertainty(strengths, everything, 0 * everything, copies, prior)[2]
-    assert noise == pytest.approx(variances, rel=1e-3, abs=1e-9)
-    # Where the strengths are known beforehand, asking changes the ratings by this noise alone.
-    change = uncertainty(strengths, 1e9 * everything, everything, copies, prior)[1]
-    assert change == pytest.approx(variances, rel=1e-3, abs=1e-6)
+    assert round_robin_noise(strengths, np.array([2, 1, 1]), prior) == pytest.approx(variances, rel=1e-3, abs=1e-9)
 
 
 @pytest.mark.shared
 def test_adaptive_chooses_as_the_round_robin_does_for_half_the_calls() -> None:
     """GPT-4 Turbo's scores of eight real answers each, and the noise and position bias that GPT-4 has on LLMBar."""
     data = SHARED / "data"
-    case = simulated(data, data / "llmbar" / "judge_outputs" / "GPT-4_CoT.jsonl", soft=True, rho=0.0, count=120)
+    case = simulated(data, data / "llmbar" / "judge_outputs" / "GPT-4_CoT.jsonl", soft=True, rho=0.0, count=200)
     reference, ours = play(case, RoundRobin(), case.answers), play(case, ADAPTIVE, case.answers)
     anew = play(case, RoundRobin(), case.anew or {})
     assert sum(ours.calls) <= 0.45 * sum(reference.calls)
