@@ -26,7 +26,7 @@ from tpo_lite.settled import SettledRecipe
 PROBE_SECONDS = 300
 """The longest that the measurement may take. It takes some ten seconds."""
 
-ROWS_TRAINED = 256
+ROWS_TRAINED = 64
 """The most tokens in a timed pass of training. Beyond these a token takes as long as the one before."""
 
 
