@@ -31,7 +31,7 @@
         model/ base-Q4_K_M.gguf             the merged M_{t+1}, and the same as engine gguf samples it
         validation/merged.jsonl             the merged M_{t+1}'s answers to the validation slice
         test/answers.jsonl                  M_{t+1}'s answers to the test slice, unless it is M_t
-        test/M_{t+1}-vs-M_0.jsonl           the judge's verdicts on them against those of M_0
+        test/M_{t+1}-vs-{M_0,M_base}.jsonl  the judge's verdicts on them against those before the loop and a warm start
         test/thinking-vs-direct.jsonl       and, in the direct arm, on those of the two arms
         done/<phase>.json                   a finished phase: its summary, outputs and peak memory
         done/seconds.json                   wall time of every phase
@@ -51,7 +51,7 @@ import os
 from collections.abc import Iterator
 from datetime import date, datetime
 from pathlib import Path
-from typing import Any, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import yaml
 
@@ -311,10 +311,10 @@ class RunFolder:
         model = self.trained(arm, model)
         return self.iteration(arm, model - 1) / "test" / "answers.jsonl" if model else self.base_answers(arm, "test")
 
-    def match_with_base(self, arm: Arm, model: int) -> Path:
-        """Return the file of the verdicts on M_model's answers to the test slice against those of M_0."""
+    def match_with(self, arm: Arm, model: int, base: Literal["M_0", "M_base"]) -> Path:
+        """Return the file of the verdicts on M_model's answers to the test slice against those of a model before it."""
         made = max(self.trained(arm, model), 1)  # an M_1 that is M_0 plays itself, in iteration 0
-        return self.iteration(arm, made - 1) / "test" / f"M_{made}-vs-M_0.jsonl"
+        return self.iteration(arm, made - 1) / "test" / f"M_{made}-vs-{base}.jsonl"
 
     def match_of_arms(self, model: int) -> Path:
         """Return the file of the verdicts on the thinking arm's M_model against the direct arm's.

@@ -112,7 +112,12 @@ def _arms_against_each_other(folder: RunFolder, recipe: Recipe) -> list[ShareFig
 def _tested(folder: RunFolder, arm: Arm, iteration: int) -> HeldOutResults:
     answered = read_summary(AnswerSummary, folder, arm, iteration)
     matched = read_summary(MatchSummary, folder, arm, iteration)
-    return HeldOutResults(**vars(answered), win_rate=matched.win_rate, overlong=matched.overlong)
+    return HeldOutResults(
+        **vars(answered),
+        win_rate=matched.win_rate,
+        win_rate_base=matched.win_rate_base,
+        overlong=matched.overlong,
+    )
 
 
 def _iteration(folder: RunFolder, recipe: Recipe, arm: Arm, iteration: int) -> IterationResults:

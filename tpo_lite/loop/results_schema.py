@@ -54,6 +54,8 @@ class HeldOutResults(HeldOutFigures):
 
     win_rate: ShareFigures
     """Against M_0, a tie counting 0.5."""
+    win_rate_base: ShareFigures | None = None
+    """Against the base before a warm start; null without one."""
     overlong: int
     """Matches on the test slice that did not fit the judge; each is a tie."""
 

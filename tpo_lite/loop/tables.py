@@ -87,7 +87,12 @@ def _rows(data: IterationResults) -> dict[str, str]:
 def _tested_rows(data: IterationResults) -> dict[str, str]:
     if data.test is None:
         return {}
-    return {"win rate vs M_0 (test)": whole(data.test.win_rate), "accuracy (test)": whole(data.test.accuracy)}
+    base = data.test.win_rate_base
+    return {
+        "win rate vs M_0 (test)": whole(data.test.win_rate),
+        **({"win rate vs M_base (test)": whole(base)} if base else {}),
+        "accuracy (test)": whole(data.test.accuracy),
+    }
 
 
 def _cost(data: IterationResults, phase: str) -> str:

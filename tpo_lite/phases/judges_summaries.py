@@ -43,9 +43,11 @@ class MatchSummary(PhaseSummary):
     """What the judge says of M_{t+1}'s answers to the test slice. A match that does not fit the judge is a tie."""
 
     phase: ClassVar[str] = "match"
-    optional: ClassVar[tuple[str, ...]] = ("base_thinking_vs_direct", "thinking_vs_direct")
+    optional: ClassVar[tuple[str, ...]] = ("win_rate_base", "base_thinking_vs_direct", "thinking_vs_direct")
     win_rate: ShareFigures
     """Against M_0, a tie counting 0.5."""
+    win_rate_base: ShareFigures | None = None
+    """Against the base before a warm start; None without one."""
     overlong: int
     """Matches that did not fit the judge."""
     base_thinking_vs_direct: ShareFigures | None = None

@@ -1,4 +1,7 @@
-"""Phase "match": the judge compares M_{t+1} with M_0 on the test slice, and the thinking arm with the direct one."""
+"""Phase "match": the judge compares M_{t+1} with M_0 on the test slice, and the thinking arm with the direct one.
+
+After a warm start it also compares M_{t+1} with M_base, the model before that.
+"""
 
 from __future__ import annotations
 
@@ -29,21 +32,25 @@ def run(folder: RunFolder, recipe: SettledRecipe, arm: Arm, iteration: int, devi
     model = iteration + 1
     both = [0, model] if iteration == 0 else [model]
     meet = both if len(recipe.arms) > 1 and arm == recipe.arms[-1] else []
-    total = (1 + len(meet)) * len(referee.instructions)
+    before = folder.warm_start(arm) / "before.jsonl"
+    total = (1 + before.exists() + len(meet)) * len(referee.instructions)
     with progress(f"{arm} {model} match", total, "matches") as advance:
 
         def rate(path: Path, ours: Path, theirs: Path) -> ShareFigures:
             wins = referee.wins(path, final_responses(ours), final_responses(theirs), advance)
             return share_figures(sum(wins), len(wins))
 
-        against_base = rate(folder.match_with_base(arm, model), folder.test_of(arm, model), folder.test_of(arm, 0))
+        ours = folder.test_of(arm, model)
+        against_start = rate(folder.match_with(arm, model, "M_0"), ours, folder.test_of(arm, 0))
+        against_base = rate(folder.match_with(arm, model, "M_base"), ours, before) if before.exists() else None
         arms = {
             model: rate(folder.match_of_arms(model), folder.test_of("thinking", model), folder.test_of("direct", model))
             for model in meet
         }
     referee.say_what_was_too_long()
     return MatchSummary(
-        win_rate=against_base,
+        win_rate=against_start,
+        win_rate_base=against_base,
         overlong=len(referee.overlong),
         base_thinking_vs_direct=arms.get(0),
         thinking_vs_direct=arms.get(model),

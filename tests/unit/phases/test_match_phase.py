@@ -55,7 +55,16 @@ def test_the_first_arm_meets_its_base_only(run, judge):
     summary = phase.run(run, run.load_settled(), "thinking", 0, "cpu")
     assert wins(run.root / "thinking/iteration-0/test/M_1-vs-M_0.jsonl") == {"u": 0.95, "v": 0.5, "w": 0.0}
     assert (summary.win_rate.value, summary.win_rate.n) == (pytest.approx(1.45 / 3), 3)
-    assert summary.thinking_vs_direct is summary.base_thinking_vs_direct is None
+    assert summary.thinking_vs_direct is summary.base_thinking_vs_direct is summary.win_rate_base is None
+
+
+def test_after_a_warm_start_the_model_before_it_is_met_too(run, judge):
+    with JsonlAppender(run.root / "thinking/warm_start/before.jsonl") as out:
+        out.append(*(prompt(text, id=id) for id, text in {"u": "c", "v": "a", "w": None}.items()))
+    summary = phase.run(run, run.load_settled(), "thinking", 0, "cpu")
+    assert wins(run.root / "thinking/iteration-0/test/M_1-vs-M_base.jsonl") == {"u": 0.95, "v": 0.05, "w": 0.5}
+    assert (summary.win_rate_base.value, summary.win_rate_base.n) == (pytest.approx(0.5), 3)
+    assert summary.win_rate.value == pytest.approx(1.45 / 3)
 
 
 def test_the_last_arm_meets_the_first_with_m_0_and_with_its_new_model(run, judge):
