@@ -1,6 +1,6 @@
 # `make demo` runs the embedded recipe, `make test` the tests, `make lint` the checks, `make docs` writes the generated
-# parts of the docs, `make models` fetches the models of the real runs (1.2 GB). Each installs what is missing into
-# .venv.
+# parts of the docs, `make models` fetches two real models (1.2 GB), and `make real` runs the loop on them. Each installs
+# what is missing into .venv.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -8,13 +8,16 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 # Images are not judged: llama.cpp is compiled without its image library.
 export CMAKE_ARGS := $(or $(CMAKE_ARGS),-DLLAVA_BUILD=OFF)
 
-.PHONY: demo models test lint docs docs-check clean
+.PHONY: demo models real test lint docs docs-check clean
 
 demo: $(VENV)/.installed
 	$(BIN)/tpo-lite train --recipe embedded --cpu --out runs/demo
 
 models: $(VENV)/.installed
 	$(BIN)/python -m benchmarks.models models
+
+real: models
+	$(BIN)/python -m benchmarks.real --out runs/real --results runs/real/real.md
 
 test: $(VENV)/.test-installed
 	$(BIN)/python -m pytest -n 2 --dist loadfile

@@ -12,6 +12,7 @@ SHIPPED = [
     "llama-3.1-8b-24gb-paper",
     "llama-3.1-8b-24gb-specific-rm",
     "llama-3.2-3b-12gb",
+    "smollm2-135m-cpu",
 ]
 
 

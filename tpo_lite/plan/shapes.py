@@ -40,6 +40,12 @@ PUBLISHED: dict[str, dict[str, Any]] = {
     "qwen3-4b": {"model_type": "qwen3", "num_key_value_heads": 8, "vocab_size": 151936, "hidden_size": 2560,
                  "intermediate_size": 9728, "num_hidden_layers": 36, "num_attention_heads": 32, "head_dim": 128,
                  "tie_word_embeddings": True},
+    "smollm2-135m": {"model_type": "llama", "num_key_value_heads": 3, "vocab_size": 49152, "hidden_size": 576,
+                     "intermediate_size": 1536, "num_hidden_layers": 30, "num_attention_heads": 9,
+                     "tie_word_embeddings": True},
+    "qwen2.5-coder-1.5b": {"model_type": "qwen2", "num_key_value_heads": 2, "vocab_size": 151936, "hidden_size": 1536,
+                           "intermediate_size": 8960, "num_hidden_layers": 28, "num_attention_heads": 12,
+                           "tie_word_embeddings": True},
 }  # fmt: skip
 """Published configs of base models. If a model's name says which of them it is made from, a plan downloads nothing."""
 
