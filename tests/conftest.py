@@ -15,6 +15,7 @@ keep_libraries_quiet()
 import pytest
 import yaml
 
+from tests.helpers.browser import need_browser
 from tests.helpers.shared import need_shared_data
 from tests.helpers.tiny_gguf import write_tiny_gguf
 from tests.helpers.tiny_model import write_tiny_model
@@ -23,9 +24,11 @@ from tests.helpers.tiny_run import finished_run, write_prompts
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item):
-    """Skip a test marked `shared` where its data is missing, or fail it where the data is required."""
+    """Skip a test marked `shared` or `browser` where what it needs is missing, or fail it where that is required."""
     if item.get_closest_marker("shared"):
         need_shared_data()
+    if item.get_closest_marker("browser"):
+        need_browser()
 
 
 @pytest.fixture(scope="session")

@@ -131,3 +131,23 @@ def plan_first(recipe: Recipe, gpu: int | None, run: RunFolder | None) -> Settle
     click.echo(f"engine: {settled.engine} ({why})")
     click.echo(f"quantize: {settled.quantize}")
     return settled
+
+
+def record_plan(folder: RunFolder, gpu: int | None) -> None:
+    """Write RUN/plan.json, which reports compare a run with, unless it is there or there is no plan.
+
+    The plan is the one that was shown before the run started, not one that knows the run's own times.
+    """
+    from tpo_lite.files import write_json
+    from tpo_lite.machine.cards import choose_card, cpu
+    from tpo_lite.plan.report import as_data, make_plan
+    from tpo_lite.run import PLAN
+
+    if (folder.root / PLAN).exists():
+        return
+    settled = folder.load_started()
+    try:
+        plan = make_plan(settled, cpu() if gpu is None else choose_card(None, gpu), settled)
+    except InputError:  # `plan_first` has said why
+        return
+    write_json(folder.root / PLAN, as_data(plan))

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, get_args
 import click
 
 from tpo_lite.cli.errors import reporting
-from tpo_lite.cli.plan import DEFAULT, plan_first
+from tpo_lite.cli.plan import DEFAULT, plan_first, record_plan
+from tpo_lite.cli.report import report_at_end
 from tpo_lite.errors import InputError
 from tpo_lite.kinds import MergeBase
 
@@ -70,6 +71,7 @@ def train(
     if plan_only:
         return
     folder.start(loaded, settled, place, new=new)
+    record_plan(folder, gpu)
     click.echo(f"run folder: {folder.root}")
     run_phases(folder, debug=debug)
 
@@ -95,7 +97,7 @@ def _overrides(
 
 
 def run_phases(folder: RunFolder, *, debug: bool) -> None:
-    """Run all phases that are not finished, showing each iteration's figures, and then those of the whole run."""
+    """Run all phases that are not finished, showing each iteration's figures, then those of the run; write a report."""
     from rich.console import Console
 
     from tpo_lite.loop import orchestrator, results, tables
@@ -120,3 +122,4 @@ def run_phases(folder: RunFolder, *, debug: bool) -> None:
                 f". M_0 is the warm start, {warm}" if warm else ""
             )
         click.echo(f"{arm} M_{recipe.iterations}: {made}")
+    report_at_end(folder)

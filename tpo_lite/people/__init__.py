@@ -1,0 +1,1 @@
+"""What people see and take away from a run."""
