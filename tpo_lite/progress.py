@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +11,8 @@ from typing import Protocol
 
 LINE_SECONDS = 15.0
 """Without a terminal, there is at most one line in this time."""
+SILENT_SECONDS = 30.0
+"""Without a terminal, there is at least one line in about this time, however long one unit takes."""
 
 
 class Advance(Protocol):
@@ -60,19 +63,36 @@ def _bar(label: str, total: int, unit: str, done: int) -> Iterator[Advance]:
 def _lines(label: str, total: int, unit: str, done: int) -> Iterator[Advance]:
     start = said = time.monotonic()
     finished = 0
+    over, turn = threading.Event(), threading.Lock()
 
     def advance(units: int, note: str = "") -> None:
         nonlocal finished, said
-        finished += units
-        now = time.monotonic()
-        if now - said < LINE_SECONDS and done + finished < total:
-            return
-        said = now
-        rate = finished / max(now - start, 1e-9)
-        left = (total - done - finished) / max(rate, 1e-9)
-        print(
-            f"{label}: {done + finished}/{total} {unit}, {rate:.1f} {unit}/s, {left:.0f} s left {note}".rstrip(),
-            flush=True,
-        )
+        with turn:
+            finished += units
+            now = time.monotonic()
+            if now - said < LINE_SECONDS and done + finished < total:
+                return
+            said = now
+            rate = finished / max(now - start, 1e-9)
+            left = (total - done - finished) / max(rate, 1e-9)
+            print(
+                f"{label}: {done + finished}/{total} {unit}, {rate:.1f} {unit}/s, {left:.0f} s left {note}".rstrip(),
+                flush=True,
+            )
 
-    yield advance
+    def say_that_it_works() -> None:
+        nonlocal said
+        while not over.wait(SILENT_SECONDS / 10):
+            with turn:
+                now = time.monotonic()
+                if now - said >= SILENT_SECONDS and done + finished < total:
+                    said = now
+                    print(f"{label}: {done + finished}/{total} {unit}, working for {now - start:.0f} s", flush=True)
+
+    thread = threading.Thread(target=say_that_it_works, daemon=True)
+    thread.start()
+    try:
+        yield advance
+    finally:
+        over.set()
+        thread.join()

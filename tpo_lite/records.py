@@ -285,14 +285,16 @@ def read_jsonl(path: Path, kind: type[R]) -> Iterator[R]:
     """
     if not path.exists():
         return
-    lines = path.read_bytes().split(b"\n")
-    for number, line in enumerate(lines[:-1], 1):
-        try:
-            yield kind.from_dict(json.loads(line))
-        except (ValueError, TypeError, KeyError) as error:
-            raise InputError(
-                f"{path}:{number} is damaged ({error}). Delete that file and run the same command again."
-            ) from error
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            if not line.endswith(b"\n"):
+                return
+            try:
+                yield kind.from_dict(json.loads(line))
+            except (ValueError, TypeError, KeyError) as error:
+                raise InputError(
+                    f"{path}:{number} is damaged ({error}). Delete that file and run the same command again."
+                ) from error
 
 
 def write_jsonl(path: Path, records: Iterable[Record]) -> None:

@@ -62,7 +62,9 @@ PLAIN = Texts([f"Name river {number}." for number in range(1, 4)], ["The Rhine."
 
 def written_run(root: Path, texts: Texts = PLAIN, iterations: int = 2, baseline: bool = False) -> RunFolder:
     """Write a finished run of the thinking arm, and of the direct one with `baseline`."""
-    recipe = as_settled(Recipe.model_validate({"iterations": iterations, "engine": "gguf", "baseline": baseline}))
+    recipe = as_settled(
+        Recipe.model_validate({"iterations": iterations, "baseline": baseline, "engine": "gguf", "quantize": "nf4"})
+    )
     recipe = recipe.model_copy(update={"sampling": recipe.sampling.model_copy(update={"k": K})})
     run = RunFolder(root)
     start(run, recipe)
@@ -104,7 +106,7 @@ def _prompts(texts: Texts, arm: Arm, part: str, samples: int) -> list[PromptSamp
 
 def _comparisons(prompt: PromptSamples, number: int, texts: Texts) -> PromptJudgements:
     """The lower k is better, but for one pair whose winner changes with the order."""
-    ks = [sample.k for sample in prompt.samples if sample.outcome == "ok"]
+    ks = [sample.k for sample in prompt.samples if sample.well_formed]
     comparisons = [
         Comparison(a, b, p, "A" if p > 0.5 else "B", texts.output(number))
         for a in ks

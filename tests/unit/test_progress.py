@@ -2,6 +2,7 @@
 
 import io
 import re
+import time
 
 import pytest
 
@@ -39,6 +40,21 @@ def test_lines_come_seldom_but_the_last_always(monkeypatch):
     lines = shown(monkeypatch, io.StringIO()).splitlines()
     assert len(lines) == 1
     assert lines[0].startswith("direct 1 judge: 6/6 prompts")
+
+
+def test_a_slow_unit_does_not_leave_a_reader_in_the_dark(monkeypatch):
+    stream = io.StringIO()
+    monkeypatch.setattr("sys.stdout", stream)
+    monkeypatch.setattr(module, "SILENT_SECONDS", 0.02)
+    with progress("direct 1 judge", 6, "prompts", 2) as advance:
+        deadline = time.monotonic() + 30
+        while "working" not in stream.getvalue() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        advance(4)
+    lines = stream.getvalue().splitlines()
+    assert re.fullmatch(r"direct 1 judge: 2/6 prompts, working for \d+ s", lines[0])
+    assert lines[-1].startswith("direct 1 judge: 6/6 prompts")
+    assert all("working" in line for line in lines[:-1])
 
 
 def test_a_bar_on_a_terminal(monkeypatch):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from tpo_lite.cli import doctor, judge, merge, phases, plan, recipes, report, status, train
+from tpo_lite.cli import doctor, judge, merge, phases, plan, recipes, report, status, train, watch
 from tpo_lite.version import __version__
 
 
@@ -24,6 +24,7 @@ def main() -> None:
 for _command in (
     train.train,
     status.status,
+    watch.watch,
     report.report,
     recipes.recipes,
     judge.judge,

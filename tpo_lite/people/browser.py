@@ -37,15 +37,17 @@ def training_entry(found: TrainingPrompt, recipe: SettledRecipe) -> Entry:
     scores, pair = found.scores, found.pair
     rated: dict[int, tuple[float, float]] = {}
     if scores is not None:
-        rated = {k: (scores.elo[at], scores.controlled[at]) for at, k in enumerate(scores.ks)}
+        ratings = scores.elo or scores.ratings
+        rated = {k: (ratings[at], scores.controlled[at]) for at, k in enumerate(scores.ks)}
     return {
         "samples": [
             _output(sample, found.right(sample))
-            | {"k": sample.k, "elo": _rounded(rated, sample.k, 0, 1), "score": _rounded(rated, sample.k, 1, 3)}
+            | {"k": sample.k, "rating": _rounded(rated, sample.k, 0), "score": _rounded(rated, sample.k, 1)}
             for sample in found.prompt.samples
         ],
         "comparisons": [_comparison(comparison) for comparison in found.comparisons],
         "pair": [pair.kind, pair.chosen_k, pair.rejected_k] if pair else None,
+        "elo": scores is not None and scores.elo is not None,
         "why": why(found, recipe),
         "marks": _training_marks(found),
     }
@@ -86,11 +88,10 @@ def add_arm(entries: dict[str, Entry], instruction: Instruction, part: str, arm:
 
 def _output(sample: Sample, right: bool | None) -> Entry:
     """Return an output: its parts, or the whole text of a malformed one."""
-    well_formed = sample.outcome == "ok"
     parts = {"thought": clipped(sample.thought), "response": clipped(sample.response)}
     return (
         {"outcome": sample.outcome, "right": right}
-        | (parts if well_formed else {"text": clipped(sample.text)})
+        | (parts if sample.well_formed else {"text": clipped(sample.text)})
         | {"tokens": [sample.thought_tokens, sample.response_tokens, len(sample.token_ids)]}
     )
 
@@ -100,8 +101,8 @@ def _comparison(comparison: Comparison) -> list[Any]:
     return [*said, clipped(comparison.explanation)] if comparison.explanation else said
 
 
-def _rounded(rated: dict[int, tuple[float, float]], k: int, which: int, digits: int) -> float | None:
-    return round(rated[k][which], digits) if k in rated else None
+def _rounded(rated: dict[int, tuple[float, float]], k: int, which: int) -> float | None:
+    return round(rated[k][which], 3) if k in rated else None
 
 
 def _training_marks(found: TrainingPrompt) -> list[str]:
@@ -111,7 +112,7 @@ def _training_marks(found: TrainingPrompt) -> list[str]:
         marks.append("pair")
     elif found.paired:
         marks.append("no-pair")
-    if any(sample.outcome != "ok" for sample in found.prompt.samples):
+    if not all(sample.well_formed for sample in found.prompt.samples):
         marks.append("malformed")
     if found.flipped:
         marks.append("flipped")
@@ -125,6 +126,6 @@ def _held_out_marks(found: HeldOut) -> list[str]:
         marks.append("won" if found.win > 0.5 else "lost")
     if first.right is not None and first.right != last.right:
         marks.append("became-right" if last.right else "became-wrong")
-    if last.sample.outcome != "ok":
+    if not last.sample.well_formed:
         marks.append("malformed")
     return marks

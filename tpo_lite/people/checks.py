@@ -7,13 +7,14 @@ one says where to look first.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from tpo_lite.intervals import percent
 from tpo_lite.loop.results_schema import IterationResults
 from tpo_lite.people.course import Course
 from tpo_lite.people.words import model_name, signed
+from tpo_lite.phases.summaries import well_formed_share
 from tpo_lite.run import KEPT
 from tpo_lite.settled import SettledRecipe
 
@@ -187,7 +188,7 @@ def _slots(course: Course) -> Check | None:
 def _thoughts(course: Course) -> Iterator[Check]:
     if course.arm != "thinking":
         return
-    empty = [_parse_share(data, ("empty_thought",)) for data in course.iterations]
+    empty = [data.parse.get("empty_thought", 0) / max(1, sum(data.parse.values())) for data in course.iterations]
     tokens = [data.thought_tokens or 0.0 for data in course.iterations]
     yield Check(
         "Thoughts are not empty",
@@ -198,7 +199,7 @@ def _thoughts(course: Course) -> Iterator[Check]:
 
 
 def _format(course: Course) -> Check:
-    shares = [_parse_share(data, ("ok",)) for data in course.iterations]
+    shares = [well_formed_share(data.parse) for data in course.iterations]
     return Check(
         "Outputs can be split into thought and response" if course.arm == "thinking" else "Outputs are well-formed",
         min(shares) >= WELL_FORMED,
@@ -230,8 +231,3 @@ def _merge(course: Course) -> Check | None:
         "How far the model that goes on is from the checkpoint that was chosen, in nats per token, and how large the "
         "updates are beside the weights.",
     )
-
-
-def _parse_share(data: IterationResults, outcomes: Sequence[str]) -> float:
-    counted: dict[str, int] = dict(data.parse)
-    return sum(counted.get(outcome, 0) for outcome in outcomes) / max(1, sum(counted.values()))

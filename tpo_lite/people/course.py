@@ -18,7 +18,8 @@ class Tally:
     """What is counted over the training prompts of an iteration."""
 
     spreads: list[float] = field(default_factory=list)
-    """For each rated prompt, the Elo rating of its best response minus that of its worst."""
+    """For each rated prompt, the rating of its best response minus that of its worst: in Elo points or, with a
+    pointwise judge, on its own scale."""
     gold: int = 0
     """Comparisons of a right and a wrong response with a verdict."""
     gold_right: int = 0
@@ -26,8 +27,9 @@ class Tally:
 
     def add(self, found: TrainingPrompt) -> None:
         """Count a prompt."""
-        if found.scores is not None and len(found.scores.elo) > 1:
-            self.spreads.append(max(found.scores.elo) - min(found.scores.elo))
+        if found.scores is not None and len(found.scores.ks) > 1:
+            ratings = found.scores.elo or found.scores.ratings
+            self.spreads.append(max(ratings) - min(ratings))
         for right in found.gold_comparisons():
             self.gold += 1
             self.gold_right += right

@@ -10,7 +10,7 @@ from typing import Literal
 
 from tpo_lite.loop.results_schema import IterationResults
 from tpo_lite.people.course import Course
-from tpo_lite.people.words import model_name, outcome_words
+from tpo_lite.people.words import OUTCOME_WORDS, model_name
 from tpo_lite.settled import SettledRecipe
 
 Look = Literal["thinking", "direct", "paper"]
@@ -159,12 +159,14 @@ def _data(courses: Sequence[Course]) -> Iterator[Curve]:
     stacks = []
     for course in courses:
         for t, data in enumerate(course.iterations):
-            counts: dict[str, int] = dict(data.parse)
-            total = max(1, sum(counts.values()))
-            bad = {outcome_words(kind): n / total for kind, n in counts.items() if kind != "ok" and n}
-            stacks.append(Stack(course.arm, t + 1.0, bad))
-    note = "Share of samples that could not be split into thought and response, by what is wrong with them."
-    yield Curve("parse", "Malformed outputs", note, "percent", stacks=stacks, ticks=ticks, least=(0.0, 0.05))
+            total = max(1, sum(data.parse.values()))
+            unusual = {OUTCOME_WORDS[kind]: n / total for kind, n in data.parse.items() if kind != "ok" and n}
+            stacks.append(Stack(course.arm, t + 1.0, unusual))
+    note = (
+        "Share of samples that are not plain thought and response, by what is unusual. Without a response marker or a "
+    )
+    note += "response, or cut off, they are malformed; the others are used."
+    yield Curve("parse", "Unusual outputs", note, "percent", stacks=stacks, ticks=ticks, least=(0.0, 0.05))
     spreads = []
     for course in courses:
         known = [(t + 1.0, tally.spreads) for t, tally in enumerate(course.tallies) if tally.spreads]
@@ -172,7 +174,10 @@ def _data(courses: Sequence[Course]) -> Iterator[Curve]:
             ends = [quantiles(values, n=4) if len(values) > 1 else values * 3 for _, values in known]
             x, y = [x for x, _ in known], [fmean(values) for _, values in known]
             spreads.append(Line(course.arm, x, y, [low for low, _, _ in ends], [high for _, _, high in ends]))
-    note = "Elo points between the best and the worst response of a prompt: the mean, and the middle half of prompts."
+    note = (
+        "Between the best and the worst response of a prompt, in Elo points or on a pointwise judge's own scale: the "
+    )
+    note += "mean, and the middle half of prompts."
     yield Curve("spread", "Rating spread", note, "number", spreads, ticks=ticks, least=(0.0, 1.0))
     note = "Tokens by which chosen responses are longer than rejected ones. Below the line they are shorter."
     lines = _per_iteration(courses, _longer)

@@ -11,7 +11,7 @@ from tpo_lite.people.categories import Category
 from tpo_lite.people.costs import Costs
 from tpo_lite.people.course import Course
 from tpo_lite.people.words import NONE, gib, interval, model_name
-from tpo_lite.phases.summaries import ValidationFigures
+from tpo_lite.phases.summaries import ValidationFigures, well_formed_share
 from tpo_lite.plan.report import duration
 from tpo_lite.run import KEPT
 
@@ -48,7 +48,7 @@ def models(courses: Sequence[Course]) -> Table | None:
 
 
 def _answers(found: ValidationFigures | ValidationResults, accuracy: float | None) -> list[Cell]:
-    well_formed = percent(found.parse["ok"] / max(1, found.prompts))
+    well_formed = percent(well_formed_share(found.parse))
     lengths = [NONE if n is None else f"{n:.1f}" for n in (found.thought_tokens, found.response_tokens)]
     return [NO_CELL if accuracy is None else (percent(accuracy), ""), (well_formed, ""), *((n, "") for n in lengths)]
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import combinations
 from typing import TypeVar
 
 from tpo_lite.checking import is_right
 from tpo_lite.intervals import flip_rate
 from tpo_lite.kinds import Arm
-from tpo_lite.people.words import DROP_WORDS, outcome_words, signed
+from tpo_lite.people.words import DROP_WORDS, OUTCOME_WORDS, signed
 from tpo_lite.preferences.pairs import make_pairs
 from tpo_lite.records import (
     DROP_REASONS,
@@ -60,10 +61,17 @@ class TrainingPrompt:
         return None if answer is None else is_right(sample.response, answer)
 
     def gold_comparisons(self) -> Iterator[bool]:
-        """Yield whether the judge preferred the right response, for each comparison of a right and a wrong one."""
-        if self.prompt.instruction.answer is None:
+        """Yield whether the judge preferred the right response, for each comparison of a right and a wrong one.
+
+        A pointwise judge compares all responses: it prefers the one with the higher score.
+        """
+        if self.judgements is None or self.prompt.instruction.answer is None:
             return
         right = {sample.k: self.right(sample) for sample in self.prompt.samples}
+        scores = [(each.k, each.score) for each in self.judgements.scores or [] if each.score is not None]
+        for (one, score), (other, other_score) in combinations(scores, 2):
+            if right[one] != right[other] and score != other_score:
+                yield (score > other_score) == right[one]
         for comparison in self.comparisons:
             if comparison.verdict in ("A", "B") and right[comparison.first] != right[comparison.second]:
                 yield (comparison.verdict == "A") == right[comparison.first]
@@ -94,7 +102,7 @@ def why(found: TrainingPrompt, recipe: SettledRecipe) -> str:
         outcome = found.prompt.samples[pair.rejected_k].outcome
         return (
             f"Sample {pair.chosen_k} has the highest score and was chosen. Sample {pair.rejected_k} is malformed "
-            f"({outcome_words(outcome)}) and was rejected, as in at most "
+            f"({OUTCOME_WORDS[outcome]}) and was rejected, as in at most "
             f"{100 * recipe.pairs.malformed_share:.0f} % of all pairs."
         )
     if scores is None:

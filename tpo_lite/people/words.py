@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import re
+
 from tpo_lite.records import DropReason
+from tpo_lite.thoughts import Outcome
 
 NONE = "\N{EN DASH}"
 """Where there is no figure."""
 
-OUTCOME_WORDS = {
+OUTCOME_WORDS: dict[Outcome, str] = {
     "ok": "well-formed",
-    "no_marker": "a marker is missing",
+    "no_marker": "no response marker",
     "marker_twice": "a marker is there twice",
-    "empty_thought": "the thought is empty",
-    "empty_response": "the response is empty",
+    "empty_thought": "empty thought",
+    "empty_response": "empty response",
     "truncated": "cut off at the token limit",
+    "no_thought_marker": "no thought marker",
 }
 """Parse outcomes (`tpo_lite.thoughts`) in words."""
 
@@ -26,12 +30,26 @@ DROP_WORDS: dict[DropReason, str] = {
 }
 """Why a prompt has no pair, in words."""
 
+_CONTROL = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060\u2066-\u2069\ufeff\ud800-\udfff]"
+)
+
 _SUBSCRIPTS = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
 
 
-def outcome_words(outcome: str) -> str:
-    """Return a parse outcome in words; one that this version does not know, as it is recorded."""
-    return OUTCOME_WORDS.get(outcome, outcome)
+def visible(text: str) -> str:
+    r"""Return a text with its control characters, and those that change the direction of writing, by their names.
+
+    A terminal would obey them. Line breaks and tabs stay.
+
+    >>> visible("\x1b[31mred")
+    '␛[31mred'
+    """
+    return _CONTROL.sub(lambda found: _named(ord(found[0])), text)
+
+
+def _named(code: int) -> str:
+    return chr(0x2400 + code) if code < 0x20 else f"[U+{code:04X}]"
 
 
 def model_name(number: int) -> str:

@@ -38,7 +38,11 @@ CASES = [
     ("pairs", {"chosen_tokens": 9.0, "rejected_tokens": 3.0}, "Chosen responses are not longer than rejected ones"),
     ("judge", {"first_slot_rate": 0.9}, "The judge does not favor a place"),
     ("", {"thought_tokens": 30.0, "parse": {"ok": 9, "empty_thought": 1}}, "Thoughts are not empty"),
-    ("", {"parse": {"ok": 1, "truncated": 1}}, "Outputs can be split into thought and response"),
+    (
+        "",
+        {"parse": {"ok": 1, "truncated": 1, "no_thought_marker": 0}},
+        "Outputs can be split into thought and response",
+    ),
     ("pairs", {"pairs": 1}, "Most prompts give a pair"),
     ("merge", {"kl": 0.5}, "The merge keeps the update"),
 ]
@@ -48,8 +52,9 @@ CASES = [
 def test_a_bad_figure_turns_its_check_amber(evidence, part, values, title):
     course = evidence.courses[0]
     good = changed(course, "", thought_tokens=30.0, parse={"ok": 12, "empty_thought": 0})
-    good = dataclasses.replace(good, iterations=[good.iterations[-1]] * 2)
     good = changed(good, "pairs", chosen_tokens=3.0, rejected_tokens=3.0)
+    good = changed(good, "judge", first_slot_rate=0.55)
+    good = dataclasses.replace(good, iterations=[good.iterations[-1]] * 2)
     assert title not in amber(good, evidence.recipe)
     assert title in amber(changed(good, part, **values), evidence.recipe)
 

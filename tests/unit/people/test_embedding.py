@@ -5,11 +5,11 @@ import re
 
 import pytest
 
-from tests.helpers.hostile import HOSTILE
+from tests.helpers.hostile import HALVES, HOSTILE
 from tpo_lite.people.embedding import LONGEST_TEXT, clipped, paginate, to_json
 
 
-@pytest.mark.parametrize("text", HOSTILE)
+@pytest.mark.parametrize("text", [*HOSTILE, HALVES])
 def test_json_holds_no_markup_and_reads_back_as_the_same_text(text):
     made = to_json({"text": text, text: 1})
     assert re.search("[<>&\u2028\u2029\ufeff\x00-\x1f\x7f]", made) is None

@@ -44,7 +44,7 @@ def test_why_a_pair_was_made_or_not(run):
     said = why(dataclasses.replace(found, pair=best_worst), recipe)
     assert said.startswith("Sample 0 has the highest score (+") and "Sample 2 has the lowest (\N{MINUS SIGN}" in said
     malformed = dataclasses.replace(found.pair, kind="malformed", rejected_k=K - 1)
-    assert "malformed (a marker is missing)" in why(dataclasses.replace(found, pair=malformed), recipe)
+    assert "malformed (no response marker)" in why(dataclasses.replace(found, pair=malformed), recipe)
     tied = dataclasses.replace(found.scores, ratings=[0.0] * 3, controlled=[0.0] * 3)
     none = dataclasses.replace(found, pair=None, scores=tied)
     assert why(none, recipe) == "No pair: the judge rated its responses equal."

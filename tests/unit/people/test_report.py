@@ -120,13 +120,13 @@ def test_hostile_texts_stay_text(tmp_path):
     assert "49" not in found.text.split("Categories")[1].split("Read the thoughts")[0]  # no 7 * 7
     entries = [entry for part in json.loads(found.raw["application/json"])["pages"] for entry in part]
     shown = {entry["text"] for entry in entries if entry["part"] == "held-out"}
-    assert shown == {re.sub("[\ud800-\udfff]", "\N{REPLACEMENT CHARACTER}", each) for each in HOSTILE}
+    assert shown == set(HOSTILE)
     assert len(text.encode()) < 5_000_000
 
 
 def test_samples_that_do_not_fit_lie_beside_the_page(tmp_path, monkeypatch):
-    monkeypatch.setattr(report, "INLINE_BYTES", 9_000)
-    monkeypatch.setattr(report, "PAGE_BYTES", 4_000)
+    monkeypatch.setattr(report, "INLINE_BYTES", 4_000)
+    monkeypatch.setattr(report, "PAGE_BYTES", 2_000)
     run = written_run(tmp_path / "run")
     (run.root / "report-data").mkdir()
     (run.root / "report-data" / "9999.js").write_text("old")

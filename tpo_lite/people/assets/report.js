@@ -209,7 +209,8 @@
   }
 
   function output(made, heading, badge, facts) {
-    const malformed = made.outcome !== "ok";
+    const malformed = made.text !== undefined;
+    const outcome = made.outcome === "ok" ? null : data.outcomes[made.outcome] || made.outcome;
     const kind = badge === "chosen" || badge === "rejected" ? badge : "";
     const lengths = malformed ? `${made.tokens[2]} tokens in all` : `${made.tokens[1]} tokens`;
     const right = made.right === null ? null
@@ -217,7 +218,7 @@
     return make("section", { class: `card ${kind}`, "aria-label": heading },
       make("header", null, make("h4", null, heading),
         badge ? make("span", { class: `badge ${badge}` }, badge) : null, right,
-        malformed ? make("span", { class: "badge malformed" }, `malformed: ${data.outcomes[made.outcome] || made.outcome}`) : null,
+        outcome ? make("span", { class: "badge malformed" }, malformed ? `malformed: ${outcome}` : outcome) : null,
         make("p", { class: "facts" }, [...facts, lengths].filter(Boolean).join(" · "))),
       made.thought ? make("details", { class: "thought", open: !state.folded },
         make("summary", null, `Thought, ${made.tokens[0]} tokens`), text(made.thought)) : null,
@@ -244,7 +245,9 @@
     const samples = [...made.samples].sort((a, b) => rank(b) - rank(a) || a.k - b.k);
     const cards = samples.map((sample) => {
       const badge = sample.k === chosen ? "chosen" : sample.k === rejected ? "rejected" : "";
-      const facts = sample.elo === null ? [] : [`Elo ${sample.elo.toFixed(0)}`, `score ${sample.score >= 0 ? "+" : "−"}${Math.abs(sample.score).toFixed(2)}`];
+      const rating = made.elo ? `Elo ${Math.round(sample.rating)}` : `rating ${sample.rating}`;
+      const facts = sample.score === null ? []
+        : [rating, `score ${sample.score >= 0 ? "+" : "−"}${Math.abs(sample.score).toFixed(2)}`];
       return output(sample, `Sample ${sample.k}`, badge, facts);
     });
     const parts = [make("h3", { class: "hidden" }, `Samples of the ${arm} arm`), make("p", { class: "verdict" }, made.why),
