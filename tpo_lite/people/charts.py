@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -81,8 +81,8 @@ def latest(curve: Curve) -> list[tuple[Look, str]]:
 
 def _figure_text(value: float, unit: Unit) -> str:
     if unit == "percent":
-        return f"{100 * value:.1f} %"
-    form = ".1e" if 0 < abs(value) < 0.001 else ".1f" if abs(value) >= 10 else ".3f"
+        return f"{100 * value:.{1 if abs(value) >= 0.01 else 2}f} %"
+    form = ".1e" if 0 < abs(value) < 0.001 else ".1f" if abs(value) >= 1 else ".3f"
     return signed(value, form)
 
 
@@ -110,15 +110,17 @@ class Bars:
     """Where a dashed line stands across all bars, if it is near enough."""
     form: Callable[[float], str]
     """How values are written."""
+    steps: Sequence[float]
+    """Distances that labels may have; the smallest that leaves at most six is taken."""
     label: str
     """What the chart shows, for who cannot see it."""
 
 
 def draw_bars(bars: Bars) -> Markup:
     """Return horizontal bars as an SVG element for a page."""
-    from matplotlib.ticker import FuncFormatter, MaxNLocator
+    from matplotlib.ticker import FuncFormatter, MultipleLocator
 
-    with _figure(1.5 * WIDTH, 30 + 19 * len(bars.labels), 60) as (figure, axes):
+    with _figure(1.2 * WIDTH, 30 + 19 * len(bars.labels), 60) as (figure, axes):
         rows = list(range(len(bars.labels)))
         axes.grid(axis="x", color=_STAND_IN["grid"], linewidth=0.7)
         axes.barh(rows, bars.values, height=0.6, color=_STAND_IN["thinking-1"])
@@ -130,7 +132,10 @@ def draw_bars(bars: Bars) -> Markup:
         axes.set_yticks(rows, bars.labels)
         axes.invert_yaxis()
         axes.set_xlim(left=0)
-        axes.xaxis.set_major_locator(MaxNLocator(nbins=5))
+        _, longest = axes.get_xlim()
+        axes.xaxis.set_major_locator(
+            MultipleLocator(next((step for step in bars.steps if 5 * step >= longest), longest))
+        )
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: bars.form(value)))
         axes.spines["bottom"].set_visible(False)
         return _svg(figure, bars.name, bars.label)
@@ -156,7 +161,7 @@ def _figure(width: float, height: float, left: float) -> Iterator[tuple[Any, Axe
 def _frame(axes: Axes, curve: Curve) -> None:
     axes.grid(axis="y", color=_STAND_IN["grid"], linewidth=0.7)
     for at in curve.dividers:
-        axes.axvline(at, color=_STAND_IN["grid"], linewidth=0.7)
+        axes.axvline(at, color=_STAND_IN["quiet"], linewidth=0.7, linestyle=(0, (1, 2)))
     if curve.baseline is not None:
         axes.axhline(curve.baseline, color=_STAND_IN["quiet"], linewidth=0.9)
 
@@ -204,6 +209,8 @@ def _axes(axes: Axes, curve: Curve) -> None:
         low, high = axes.get_ylim()
         digits = 0 if high - low > 0.04 else 1 if high - low > 0.004 else 2
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.{digits}f} %"))
+    elif axes.get_ylim()[1] < 0.01:
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0e}" if value else "0"))
     if curve.ticks is None:
         axes.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
         return

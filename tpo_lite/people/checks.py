@@ -98,9 +98,10 @@ def _margin(course: Course) -> Check:
     return Check(
         "The margin grows",
         all(data.dpo.last_margin > 0 and data.dpo.last_accuracy > 0.5 for data in course.iterations),
-        _each(
-            course, lambda data: f"{signed(data.dpo.last_margin, '+.2f')} ({percent(data.dpo.last_accuracy)} of pairs)"
-        ),
+        _each(course, lambda data: signed(data.dpo.last_margin, "+.2f"))
+        + ", right in "
+        + _each(course, lambda data: percent(data.dpo.last_accuracy))
+        + " of pairs",
         "How much more the trained model prefers chosen outputs to rejected ones than its reference does, and in how "
         "many pairs of the last step. It starts at 0.",
     )
@@ -227,7 +228,7 @@ def _merge(course: Course) -> Check | None:
     return Check(
         "The merge keeps the update",
         max(kls) <= MERGE_KL and min(norms) > 0,
-        f"KL {max(kls):.1e}, update norm " + " \N{MIDDLE DOT} ".join(map(percent, norms)),
+        f"KL {max(kls):.1e}, update norm " + " \N{MIDDLE DOT} ".join(f"{100 * norm:.2f} %" for norm in norms),
         "How far the model that goes on is from the checkpoint that was chosen, in nats per token, and how large the "
         "updates are beside the weights.",
     )

@@ -46,6 +46,17 @@ INLINE_BYTES = 3_000_000
 PAGE_BYTES = 1_000_000
 """Samples in one file of report-data/."""
 
+MINUTE, HOUR = 60.0, 3600.0
+TIME_STEPS = [
+    1,
+    5,
+    10,
+    20,
+    *(n * MINUTE for n in (1, 2, 5, 10, 20, 30)),
+    *(n * HOUR for n in (1, 2, 5, 10, 24, 48, 120)),
+]
+"""Seconds between the labels of a time axis."""
+
 Entries = dict[str, browser.Entry]
 """The browser's entries of one part of the run, by instruction id."""
 
@@ -198,7 +209,7 @@ def _cost_charts(spent: Costs) -> list[tuple[str, str, Markup]]:
     peak = max(phase.peak for phase in spent.phases)
     near = spent.memory is not None and spent.memory < 4 * peak
     planned = any(phase.planned_peak is not None for phase in spent.phases)
-    mark = " The dark mark is the plan's figure." if planned else ""
+    mark = " The upright mark is the plan's figure." if planned else ""
     card = f" The dashed line is what the card has: {spent.line}." if near else ""
     times = charts.Bars(
         "times",
@@ -206,7 +217,8 @@ def _cost_charts(spent: Costs) -> list[tuple[str, str, Markup]]:
         [phase.seconds for phase in spent.phases],
         [phase.planned_seconds for phase in spent.phases],
         None,
-        duration,
+        lambda seconds: duration(seconds) if seconds else "0",
+        TIME_STEPS,
         "Time of each phase, as in the table below",
     )
     peaks = charts.Bars(
@@ -215,7 +227,8 @@ def _cost_charts(spent: Costs) -> list[tuple[str, str, Markup]]:
         [phase.peak / 2**30 for phase in spent.phases],
         [phase.planned_peak / 2**30 if phase.planned_peak is not None else None for phase in spent.phases],
         spent.memory / 2**30 if near and spent.memory else None,
-        lambda size: f"{size:.2g} GiB",
+        lambda size: f"{size:.3g} GiB" if size else "0",
+        [step * 10**power for power in range(-2, 3) for step in (1, 2, 5)],
         "Peak memory of each phase, as in the table below",
     )
     return [

@@ -274,8 +274,7 @@
       cell.style.setProperty("--p", p.toFixed(3));
       return cell;
     })));
-    const table = make("table", { class: "matrix" },
-      make("caption", null, "How sure the judge is that the sample on the left is better than the one above, over both orders. A dot was not asked."),
+    const table = make("table", { class: "matrix", "aria-label": "Judge's probabilities" },
       make("thead", null, make("tr", null, make("td", { class: "self" }), ...ks.map((k) => make("th", { scope: "col" }, String(k))))),
       make("tbody", null, ...rows));
     const pairs = [];
@@ -285,6 +284,8 @@
     const isPair = ([a, b]) => (a === chosen && b === rejected) || (a === rejected && b === chosen);
     pairs.sort((one, other) => isPair(other) - isPair(one));
     return [make("h3", null, "What the judge said"),
+      make("p", { class: "small quiet" }, "How sure the judge is that the sample on the left is better than the one above, " +
+        "over both orders. A dot was not asked. Samples with the same response share its comparisons."),
       make("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Judge's probabilities" }, table),
       make("div", { class: "pairs" }, ...pairs.map((pair) => comparison(pair, said, isPair(pair))))];
   }
