@@ -20,6 +20,10 @@ REQUIRED = "TPO_LITE_BROWSER"
 """Where this environment variable is `required`, as in CI, a missing Chromium is a failure and not a skip."""
 
 
+MILLISECONDS = 120_000
+"""How long a busy machine may take for one step."""
+
+
 def need_browser() -> None:
     """Skip the test that runs, or fail it, where Chromium or Playwright is missing."""
     missing = [] if _chromium() else ["Chromium (apt-get install chromium)"]
@@ -49,7 +53,10 @@ class Opened:
 
 @contextmanager
 def opened(path: Path, width: int = 1200, scheme: Literal["light", "dark"] = "light") -> Iterator[Opened]:
-    """Open a file from the disk in a fresh Chromium."""
+    """Open a file from the disk in a fresh Chromium.
+
+    The page's policy forbids `eval`, and with it Playwright's `wait_for_function`: use `expect` on a locator.
+    """
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
@@ -57,6 +64,7 @@ def opened(path: Path, width: int = 1200, scheme: Literal["light", "dark"] = "li
         arguments = ["--no-sandbox", "--disable-dev-shm-usage"]
         chromium = playwright.chromium.launch(executable_path=_chromium(), args=arguments)
         page = chromium.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+        page.set_default_timeout(MILLISECONDS)
         found = Opened(page)
         page.on("console", lambda message: found.console.append(message.text))
         page.on("pageerror", lambda error: found.console.append(str(error)))

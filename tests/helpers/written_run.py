@@ -10,11 +10,21 @@ from tpo_lite.files import write_json
 from tpo_lite.intervals import share
 from tpo_lite.kinds import Arm
 from tpo_lite.loop.results import write_results
-from tpo_lite.phases.figures import judge_figures, output_figures, pair_figures, validation_figures
+from tpo_lite.phase_order import PHASES
+from tpo_lite.phases.figures import (
+    held_out_figures,
+    judge_figures,
+    output_figures,
+    pair_figures,
+    share_figures,
+    validation_figures,
+)
 from tpo_lite.phases.summaries import (
+    AnswerSummary,
     DpoSummary,
     FoldSummary,
     GenerateSummary,
+    MatchSummary,
     PairSummary,
     PhaseSummary,
     PrepareSummary,
@@ -33,7 +43,7 @@ from tpo_lite.records import (
     Sample,
     write_jsonl,
 )
-from tpo_lite.run import PHASES, RunFolder
+from tpo_lite.run import RunFolder
 from tpo_lite.settled import SettledRecipe, as_settled
 
 K = 4
@@ -60,12 +70,13 @@ class Texts:
 PLAIN = Texts([f"Name river {number}." for number in range(1, 4)], ["The Rhine.", "The Rhône.", "The Po.", "A lake."])
 
 
-def written_run(root: Path, texts: Texts = PLAIN, iterations: int = 2, baseline: bool = False) -> RunFolder:
-    """Write a finished run of the thinking arm, and of the direct one with `baseline`."""
-    recipe = as_settled(
-        Recipe.model_validate({"iterations": iterations, "baseline": baseline, "engine": "gguf", "quantize": "nf4"})
-    )
-    recipe = recipe.model_copy(update={"sampling": recipe.sampling.model_copy(update={"k": K})})
+def written_run(
+    root: Path, texts: Texts = PLAIN, iterations: int = 2, baseline: bool = False, test: bool = False
+) -> RunFolder:
+    """Write a finished run of the thinking arm, of the direct one with `baseline`, and with a test slice if `test`."""
+    keys = {"iterations": iterations, "baseline": baseline, "engine": "gguf", "quantize": "nf4", "sampling": {"k": K}}
+    keys |= {"instructions": {"test": texts.prompts if test else 0}, "warm_start": {"kind": "none"}}
+    recipe = as_settled(Recipe.model_validate(keys))
     run = RunFolder(root)
     start(run, recipe)
     _done(run, None, 0, PrepareSummary(**{field.name: 0 for field in fields(PrepareSummary)}))
@@ -125,7 +136,7 @@ def _iteration(run: RunFolder, recipe: SettledRecipe, arm: Arm, iteration: int, 
         samples, {each.id: each for each in judged}, soft=True, prior=0.1, rho=0.1, max_tokens=recipe.pairs.max_tokens
     )
     made = make_pairs(samples, scored.scores, malformed_share=0.5, max_tokens=recipe.pairs.max_tokens, seed=0)
-    validation = _prompts(texts, arm, "held-out", 1)
+    validation = _prompts(texts, arm, "validation", 1)
     write_jsonl(run.instructions("validation"), [prompt.instruction for prompt in validation])
     write_jsonl(run.root / arm / "base-validation.jsonl", validation)
     write_jsonl(here / "samples.jsonl", samples)
@@ -144,10 +155,12 @@ def _iteration(run: RunFolder, recipe: SettledRecipe, arm: Arm, iteration: int, 
     selected = SelectSummary(chosen=CHECKPOINT, checkpoints={CHECKPOINT: 0.75}, win_rate={"M_t": wins, "M_0": wins})
     write_json(here / "validation.json", selected.to_dict())
     paired = pair_figures(made)
+    base_test = held_out_figures(_prompts(texts, arm, "test", 1)) if recipe.instructions.test else None
     summaries: list[PhaseSummary] = [
         GenerateSummary(
             engine="gguf",
             base=figures if iteration == 0 else None,
+            base_test=base_test if iteration == 0 else None,
             prompts=len(samples),
             parse=outputs.parse,
             thought_tokens=outputs.thought_tokens,
@@ -169,8 +182,28 @@ def _iteration(run: RunFolder, recipe: SettledRecipe, arm: Arm, iteration: int, 
         selected,
         FoldSummary(merge="fold", rank=16, update_norm=0.01, kl=1e-9),
     ]
+    if recipe.instructions.test:
+        summaries += _test(run, recipe, arm, iteration, texts)
     for summary in summaries:
         _done(run, arm, iteration, summary)
+
+
+def _test(run: RunFolder, recipe: SettledRecipe, arm: Arm, iteration: int, texts: Texts) -> list[PhaseSummary]:
+    answers = _prompts(texts, arm, "test", 1)
+    write_jsonl(run.base_answers(arm, "test"), answers)
+    write_jsonl(run.test_of(arm, iteration + 1), answers)
+    matches = [MatchResult(prompt.instruction.id, 1.0) for prompt in answers]
+    write_jsonl(run.match_with_base(arm, iteration + 1), matches)
+    won, meet = share_figures(len(answers), len(answers)), arm == recipe.arms[-1] and len(recipe.arms) > 1
+    return [
+        AnswerSummary(**vars(held_out_figures(answers))),
+        MatchSummary(
+            win_rate=won,
+            overlong=0,
+            base_thinking_vs_direct=won if meet and iteration == 0 else None,
+            thinking_vs_direct=won if meet else None,
+        ),
+    ]
 
 
 def _done(run: RunFolder, arm: Arm | None, iteration: int, summary: PhaseSummary) -> None:

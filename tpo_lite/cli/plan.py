@@ -140,8 +140,8 @@ def record_plan(folder: RunFolder, gpu: int | None) -> None:
     """
     from tpo_lite.files import write_json
     from tpo_lite.machine.cards import choose_card, cpu
+    from tpo_lite.people.costs import PLAN
     from tpo_lite.plan.report import as_data, make_plan
-    from tpo_lite.run import PLAN
 
     if (folder.root / PLAN).exists():
         return

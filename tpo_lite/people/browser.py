@@ -6,7 +6,7 @@ from typing import Any
 
 from tpo_lite.kinds import Arm
 from tpo_lite.people.embedding import clipped
-from tpo_lite.people.held_out import HeldOut
+from tpo_lite.people.held_out import HeldOutPrompt
 from tpo_lite.people.training_prompts import TrainingPrompt, why
 from tpo_lite.records import Comparison, Instruction, Sample
 from tpo_lite.settled import SettledRecipe
@@ -19,7 +19,7 @@ Entry = dict[str, Any]
 
 
 def instruction_entry(instruction: Instruction, part: str) -> Entry:
-    """Return an entry without arms. `part` is "held-out" or "iteration-<t>"."""
+    """Return an entry without arms. `part` is "test", "validation" or "iteration-<t>"."""
     return {
         "id": instruction.id,
         "part": part,
@@ -53,7 +53,7 @@ def training_entry(found: TrainingPrompt, recipe: SettledRecipe) -> Entry:
     }
 
 
-def held_out_entry(found: HeldOut) -> Entry:
+def held_out_entry(found: HeldOutPrompt) -> Entry:
     """Return what the models of one arm answered to a held-out prompt."""
     return {
         "answers": [
@@ -119,7 +119,7 @@ def _training_marks(found: TrainingPrompt) -> list[str]:
     return marks
 
 
-def _held_out_marks(found: HeldOut) -> list[str]:
+def _held_out_marks(found: HeldOutPrompt) -> list[str]:
     """Return what the browser can filter held-out prompts by: the last model against M_0."""
     marks, first, last = [], found.answers[0], found.answers[-1]
     if found.win is not None and round(found.win, 2) != 0.5:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from tpo_lite.intervals import Share, share
-from tpo_lite.people.held_out import HeldOut
+from tpo_lite.people.held_out import HeldOutPrompt
 
 
 @dataclass
@@ -29,7 +29,7 @@ class Category:
         """Return the win rate against M_0 with its 95 % interval."""
         return share(sum(self.wins), len(self.wins))
 
-    def add(self, found: HeldOut) -> None:
+    def add(self, found: HeldOutPrompt) -> None:
         """Count a prompt."""
         first, last = found.answers[0], found.answers[-1]
         self.prompts += 1
@@ -41,7 +41,7 @@ class Category:
             self.right_after += bool(last.right)
 
 
-def by_category(prompts: Iterable[HeldOut]) -> list[Category]:
+def by_category(prompts: Iterable[HeldOutPrompt]) -> list[Category]:
     """Return the categories by name; none if fewer than two are named."""
     found: dict[str, Category] = {}
     for prompt in prompts:

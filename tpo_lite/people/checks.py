@@ -52,7 +52,7 @@ class Check:
 
 def checks(course: Course, recipe: SettledRecipe) -> list[Check]:
     """Return the checks for which an arm has figures; none before its first iteration is finished."""
-    if not course.iterations:
+    if not course.iterations or not course.models():
         return []
     found = [
         _loss(course, recipe),
@@ -119,20 +119,18 @@ def _checkpoints(course: Course) -> Check:
 
 
 def _result(course: Course) -> Check:
-    rate = course.iterations[-1].validation.win_rate["M_0"]
+    rate = course.models()[-1].win_rate
     return Check(
         "The gain is more than chance",
         rate.low > 0.5,
         f"{percent(rate.value)} [{100 * rate.low:.1f}, {100 * rate.high:.1f}] against {model_name(0)}",
-        "Half is no gain. If the interval holds 50 %, use more held-out instructions (instructions.validation) before "
-        "you believe in the gain, or train longer.",
+        "Half is no gain. If the interval holds 50 %, use more held-out instructions before you believe in the gain, "
+        "or train longer.",
     )
 
 
 def _lengths(course: Course) -> Iterator[Check]:
-    tokens = [None if course.base is None else course.base.response_tokens]
-    tokens += [data.validation.response_tokens for data in course.iterations]
-    known = [value for value in tokens if value is not None]
+    known = [found.response_tokens for found in course.models() if found.response_tokens is not None]
     if len(known) > 1:
         yield Check(
             "Responses do not grow",

@@ -9,8 +9,12 @@ from typing import Any
 from tpo_lite.errors import InputError
 from tpo_lite.files import read_json
 from tpo_lite.kinds import Arm
-from tpo_lite.run import PHASES, PLAN, RunFolder
+from tpo_lite.phase_order import WARM_PHASES, phases_of, warm_phases
+from tpo_lite.run import RunFolder
 from tpo_lite.settled import SettledRecipe
+
+PLAN = "plan.json"
+"""The file in the run folder of the plan that a run was started with, as `tpo_lite.plan.report.as_data` gives it."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +61,8 @@ def costs(folder: RunFolder, recipe: SettledRecipe) -> Costs:
     """Return the costs of all that has run so far."""
     plan = read_plan(folder)
     on_gpu = folder.load_place().gpu is not None
-    found = [_phase(folder, recipe, phase, on_gpu, plan) for phase in ("prepare", *PHASES)]
+    phases = ("prepare", *warm_phases(recipe), *phases_of(recipe))
+    found = [_phase(folder, recipe, phase, on_gpu, plan) for phase in phases]
     where = str(plan["card"]["name"]) if plan else "GPU" if on_gpu else "CPU"
     memory = int(plan["card"]["bytes"]) if plan else None
     return Costs([cost for cost in found if cost is not None], where, memory, on_gpu)
@@ -79,8 +84,7 @@ def read_plan(folder: RunFolder) -> dict[str, Any] | None:
 def _phase(
     folder: RunFolder, recipe: SettledRecipe, phase: str, on_gpu: bool, plan: dict[str, Any] | None
 ) -> PhaseCost | None:
-    places = [(None, 0)] if phase == "prepare" else list(_places(recipe))
-    times = [(place, folder.seconds(*place).get(phase)) for place in places]
+    times = [(place, folder.seconds(*place, beside=phase).get(phase)) for place in _places(recipe, phase)]
     run = [(place, seconds) for place, seconds in times if seconds is not None]
     if not run:
         return None
@@ -98,7 +102,11 @@ def _phase(
     )
 
 
-def _places(recipe: SettledRecipe) -> Iterator[tuple[Arm | None, int]]:
-    for iteration in range(recipe.iterations):
+def _places(recipe: SettledRecipe, phase: str) -> Iterator[tuple[Arm | None, int]]:
+    """Yield the arm and the iteration of each time that a phase runs."""
+    if phase == "prepare":
+        yield None, 0
+        return
+    for iteration in range(1 if phase in WARM_PHASES else recipe.iterations):
         for arm in recipe.arms:
             yield arm, iteration

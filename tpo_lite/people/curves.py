@@ -110,8 +110,8 @@ def _line(course: Course, points: Sequence[tuple[float, float | None]]) -> list[
 def _results(courses: Sequence[Course]) -> Iterator[Curve]:
     lines = []
     for course in courses:
-        rates = [data.validation.win_rate["M_0"] for data in course.iterations]
-        known = [(t + 1.0, rate, rate.value) for t, rate in enumerate(rates) if rate.value is not None]
+        rates = [(float(found.model), found.win_rate, found.win_rate.value) for found in course.models()[1:]]
+        known = [(x, rate, value) for x, rate, value in rates if value is not None]
         if known:
             x, y = [0.0, *(x for x, _, _ in known)], [0.5, *(value for _, _, value in known)]
             low, high = [0.5, *(rate.low for _, rate, _ in known)], [0.5, *(rate.high for _, rate, _ in known)]
@@ -123,8 +123,7 @@ def _results(courses: Sequence[Course]) -> Iterator[Curve]:
     yield Curve("win-rate", "Win rate", note, "percent", lines, baseline=0.5, ticks=_models(courses), least=(0.4, 0.6))
     lines = []
     for course in courses:
-        base = course.base.accuracy if course.base else None
-        lines += _line(course, [(0.0, base), *((t + 1.0, data.accuracy) for t, data in enumerate(course.iterations))])
+        lines += _line(course, [(float(found.model), found.accuracy) for found in course.models()])
     note = "Share of held-out prompts with a known answer that are answered right."
     yield Curve("accuracy", "Accuracy", note, "percent", lines, ticks=_models(courses), least=(0.0, 0.1))
 
@@ -149,9 +148,7 @@ def _lengths(courses: Sequence[Course], recipe: SettledRecipe) -> Iterator[Curve
 
 
 def _held_out(course: Course, name: Literal["thought_tokens", "response_tokens"]) -> list[Line]:
-    base = getattr(course.base, name) if course.base else None
-    values = [getattr(data.validation, name) for data in course.iterations]
-    return _line(course, [(0.0, base), *((t + 1.0, value) for t, value in enumerate(values))])
+    return _line(course, [(float(found.model), getattr(found, name)) for found in course.models()])
 
 
 def _data(courses: Sequence[Course]) -> Iterator[Curve]:

@@ -1,4 +1,4 @@
-"""The held-out prompts of a run, each with the answers of M_0, M_1, ... and how often the judge preferred them."""
+"""The held-out prompts of a run, each with the answers of M_0, M_1, ... and what the judge says of them."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from tpo_lite.checking import is_right
-from tpo_lite.kinds import Arm
+from tpo_lite.kinds import Arm, HeldOut
+from tpo_lite.phase_order import phases_of
 from tpo_lite.records import Instruction, MatchResult, PromptSamples, Sample, read_jsonl
-from tpo_lite.run import KEPT, PHASES, RunFolder
+from tpo_lite.run import KEPT, RunFolder
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class HeldOut:
+class HeldOutPrompt:
     """A held-out instruction with the answers of one arm's models."""
 
     instruction: Instruction
@@ -44,12 +45,13 @@ class HeldOut:
         return last.wins[0].win if 0 in last.wins else None
 
 
-def held_out(folder: RunFolder, arm: Arm, iterations: int) -> Iterator[HeldOut]:
-    """Yield the held-out instructions that M_0 has answered, with the answers of every finished iteration."""
-    finished = [t for t in range(iterations) if folder.is_done(PHASES[-1], arm, t)]
-    models = {t + 1: _answers(folder, arm, t + 1) for t in finished}
-    wins = {t + 1: _wins(folder, arm, t) for t in finished}
-    for prompt in read_jsonl(folder.root / arm / "base-validation.jsonl", PromptSamples):
+def held_out(folder: RunFolder, arm: Arm, part: HeldOut) -> Iterator[HeldOutPrompt]:
+    """Yield the instructions of a held-out slice that M_0 has answered, with the answers of each finished iteration."""
+    recipe = folder.load_started()
+    finished = [t for t in range(recipe.iterations) if folder.is_done(phases_of(recipe)[-1], arm, t)]
+    models = {t + 1: _answers(folder, arm, part, t + 1) for t in finished}
+    wins = {t + 1: _wins(folder, arm, part, t) for t in finished}
+    for prompt in read_jsonl(folder.base_answers(arm, part), PromptSamples):
         id = prompt.instruction.id
         answers = [_answer(prompt, 0, False, {})]
         for model, found in models.items():
@@ -57,21 +59,23 @@ def held_out(folder: RunFolder, arm: Arm, iterations: int) -> Iterator[HeldOut]:
                 kept = folder.chosen(arm, model - 1) == KEPT
                 against = {number: matches[id] for number, matches in wins[model].items() if id in matches}
                 answers.append(_answer(found[id], model, kept, against))
-        yield HeldOut(prompt.instruction, answers)
+        yield HeldOutPrompt(prompt.instruction, answers)
 
 
-def _answers(folder: RunFolder, arm: Arm, model: int) -> dict[str, PromptSamples]:
-    records = read_jsonl(folder.validation_of(arm, model), PromptSamples)
+def _answers(folder: RunFolder, arm: Arm, part: HeldOut, model: int) -> dict[str, PromptSamples]:
+    path = folder.test_of(arm, model) if part == "test" else folder.validation_of(arm, model)
+    records = read_jsonl(path, PromptSamples)
     return {record.instruction.id: record for record in records}
 
 
-def _wins(folder: RunFolder, arm: Arm, iteration: int) -> dict[int, dict[str, MatchResult]]:
+def _wins(folder: RunFolder, arm: Arm, part: HeldOut, iteration: int) -> dict[int, dict[str, MatchResult]]:
     """Return an iteration's matches by the number of the model that M_{t+1} was compared with, then by instruction."""
-    here, chosen = folder.iteration(arm, iteration) / "validation", folder.chosen(arm, iteration)
-    return {
-        number: {match.id: match for match in read_jsonl(here / f"{chosen}-vs-M_{number}.jsonl", MatchResult)}
-        for number in dict.fromkeys((0, iteration))
-    }
+    if part == "test":
+        paths = {0: folder.match_with_base(arm, iteration + 1)}
+    else:
+        here, chosen = folder.iteration(arm, iteration) / "validation", folder.chosen(arm, iteration)
+        paths = {number: here / f"{chosen}-vs-M_{number}.jsonl" for number in (0, iteration)}
+    return {number: {match.id: match for match in read_jsonl(path, MatchResult)} for number, path in paths.items()}
 
 
 def _answer(prompt: PromptSamples, model: int, kept: bool, wins: dict[int, MatchResult]) -> Answer:

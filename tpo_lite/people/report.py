@@ -21,7 +21,7 @@ from markupsafe import Markup
 
 from tpo_lite.errors import InputError
 from tpo_lite.files import write_atomically
-from tpo_lite.kinds import Arm
+from tpo_lite.kinds import Arm, HeldOut
 from tpo_lite.loop.results import collect
 from tpo_lite.loop.results_schema import ArmResults
 from tpo_lite.people import browser, charts, curves, tables
@@ -31,9 +31,10 @@ from tpo_lite.people.costs import Costs, costs
 from tpo_lite.people.course import Course, Tally, read_log
 from tpo_lite.people.embedding import Pages, in_page, paginate, to_json
 from tpo_lite.people.headline import headline
-from tpo_lite.people.held_out import HeldOut, held_out
+from tpo_lite.people.held_out import HeldOutPrompt, held_out
 from tpo_lite.people.training_prompts import training_prompts
 from tpo_lite.people.words import OUTCOME_WORDS, gib, short_name
+from tpo_lite.phases.summaries import ShareFigures
 from tpo_lite.plan.report import duration
 from tpo_lite.run import RunFolder
 from tpo_lite.settled import SettledRecipe
@@ -68,9 +69,12 @@ class Evidence:
     recipe: SettledRecipe
     costs: Costs
     courses: list[Course] = field(default_factory=list)
-    held_out: dict[Arm, list[HeldOut]] = field(default_factory=dict)
+    arms: list[ShareFigures] = field(default_factory=list)
+    """Win rates of the thinking arm against the direct one: of M_0, M_1, ..."""
+    held_out: dict[Arm, list[HeldOutPrompt]] = field(default_factory=dict)
+    """The prompts of the slice that models are reported on."""
     parts: dict[str, Entries] = field(default_factory=dict)
-    """By the part's name: "held-out", then "iteration-<t>"."""
+    """By the part's name: "test", "validation", then "iteration-<t>"."""
     problem: str | None = None
     """Why there are no figures, where they cannot be read."""
 
@@ -105,14 +109,16 @@ def gather(folder: RunFolder) -> Evidence:
     evidence = Evidence(recipe, costs(folder, recipe))
     arms: dict[Arm, ArmResults] = {arm: ArmResults(base=None, iterations=[]) for arm in recipe.arms}
     try:
-        arms = collect(folder).arms
+        results = collect(folder)
+        arms, evidence.arms = results.arms, results.thinking_vs_direct
     except InputError as error:
         evidence.problem = f"There are no figures, because a file of the run cannot be read: {error}"
-    for arm, results in arms.items():
+    for arm, found in arms.items():
         tallies = _read_prompts(folder, evidence, arm)
-        count = len(results.iterations)
+        count = len(found.iterations)
         logs = [read_log(folder, arm, iteration) for iteration in range(count)]
-        evidence.courses.append(Course(arm, results.base, results.iterations, tallies[:count], logs))
+        course = Course(arm, found.base, found.base_test, found.warm_start, found.iterations, tallies[:count], logs)
+        evidence.courses.append(course)
     evidence.parts = {part: entries for part, entries in evidence.parts.items() if entries}
     return evidence
 
@@ -120,10 +126,12 @@ def gather(folder: RunFolder) -> Evidence:
 def _read_prompts(folder: RunFolder, evidence: Evidence, arm: Arm) -> list[Tally]:
     """Add an arm's prompts to the evidence, and return what is counted over those of each iteration."""
     recipe, tallies = evidence.recipe, []
-    entries = evidence.parts.setdefault("held-out", {})
-    evidence.held_out[arm] = list(held_out(folder, arm, recipe.iterations))
-    for found in evidence.held_out[arm]:
-        browser.add_arm(entries, found.instruction, "held-out", arm, browser.held_out_entry(found))
+    slices: tuple[HeldOut, ...] = ("test", "validation") if recipe.instructions.test else ("validation",)
+    for part in slices:
+        entries, prompts = evidence.parts.setdefault(part, {}), list(held_out(folder, arm, part))
+        evidence.held_out.setdefault(arm, prompts)  # the first slice is the one that models are reported on
+        for found in prompts:
+            browser.add_arm(entries, found.instruction, part, arm, browser.held_out_entry(found))
     for iteration in range(recipe.iterations):
         entries = evidence.parts.setdefault(f"iteration-{iteration}", {})
         tallies.append(Tally())
@@ -148,7 +156,7 @@ def render(folder: RunFolder, evidence: Evidence, index: list[browser.Entry], pa
         css=Markup(css),
         js=Markup(js),
         facts=_facts(folder, evidence),
-        headline=headline(courses, recipe, evidence.finished),
+        headline=headline(courses, recipe, evidence.arms, evidence.finished),
         problem=evidence.problem,
         checks={course.arm: found for course in courses if (found := checks(course, recipe))},
         looks=_looks(courses),
@@ -276,7 +284,9 @@ def _data(evidence: Evidence, index: list[browser.Entry], pages: Pages) -> Marku
 
 def _part_name(part: str) -> str:
     name, _, number = part.partition("-")
-    return f"iteration {int(number) + 1}" if name == "iteration" else "held-out"
+    if name == "iteration":
+        return f"training, iteration {int(number) + 1}"
+    return {"test": "held-out: test", "validation": "held-out: validation"}[part]
 
 
 def _without_folders(value: Any) -> Any:

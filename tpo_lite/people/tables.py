@@ -6,12 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tpo_lite.intervals import percent
-from tpo_lite.loop.results_schema import ValidationResults
 from tpo_lite.people.categories import Category
 from tpo_lite.people.costs import Costs
 from tpo_lite.people.course import Course
 from tpo_lite.people.words import NONE, gib, interval, model_name
-from tpo_lite.phases.summaries import ValidationFigures, well_formed_share
+from tpo_lite.phases.summaries import well_formed_share
 from tpo_lite.plan.report import duration
 from tpo_lite.run import KEPT
 
@@ -29,28 +28,29 @@ class Table:
 
 
 def models(courses: Sequence[Course]) -> Table | None:
-    """Return one row per model and arm; None before M_0 has answered anything."""
+    """Return one row per model and arm; None before M_0 has answered anything.
+
+    "Beats the one before" is the figure that chose the checkpoint, on the validation slice.
+    """
     several = len(courses) > 1
     rows: list[tuple[str, *tuple[Cell, ...]]] = []
     for course in courses:
-        of = f" {course.arm}" if several else ""
-        if course.base is not None:
-            rows.append((f"{model_name(0)}{of}", NO_CELL, NO_CELL, *_answers(course.base, course.base.accuracy)))
-        for t, data in enumerate(course.iterations):
-            found = data.validation
-            base, last = found.win_rate["M_0"], found.win_rate["M_t"]
-            kept = found.chosen == KEPT
-            before: Cell = ("kept", "") if kept else (percent(last.value), interval(last.low, last.high))
-            wins = (percent(base.value), interval(base.low, base.high))
-            rows.append((f"{model_name(t + 1)}{of}", wins, before, *_answers(found, data.accuracy)))
+        for found in course.models():
+            rate, before = found.win_rate, NO_CELL
+            if found.model:
+                chosen = course.iterations[found.model - 1].validation
+                last = chosen.win_rate["M_t"]
+                before = ("kept", "") if chosen.chosen == KEPT else (percent(last.value), interval(last.low, last.high))
+            cells = [
+                NO_CELL if rate.value is None else (percent(rate.value), interval(rate.low, rate.high)),
+                before,
+                NO_CELL if found.accuracy is None else (percent(found.accuracy), ""),
+                (percent(well_formed_share(found.parse)), ""),
+                *((NONE if n is None else f"{n:.1f}", "") for n in (found.thought_tokens, found.response_tokens)),
+            ]
+            rows.append((f"{model_name(found.model)} {course.arm}" if several else model_name(found.model), *cells))
     columns = ["Model", f"Beats {model_name(0)}", "Beats the one before", "Accuracy", "Well-formed"]
     return Table([*columns, "Thought tokens", "Response tokens"], rows) if rows else None
-
-
-def _answers(found: ValidationFigures | ValidationResults, accuracy: float | None) -> list[Cell]:
-    well_formed = percent(well_formed_share(found.parse))
-    lengths = [NONE if n is None else f"{n:.1f}" for n in (found.thought_tokens, found.response_tokens)]
-    return [NO_CELL if accuracy is None else (percent(accuracy), ""), (well_formed, ""), *((n, "") for n in lengths)]
 
 
 def categories(found: Sequence[Category]) -> Table:

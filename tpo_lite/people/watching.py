@@ -113,6 +113,8 @@ def _progress(folder: RunFolder, phase: str, arm: Arm, iteration: int) -> Progre
         return Progress(_lines(here / "judgements.jsonl"), prompts, "prompts")
     if phase == "dpo":
         return Progress(checkpoints, recipe.train.epochs, "epochs")
+    if phase == "test":
+        return Progress(_lines(here / "test" / "answers.jsonl"), _lines(folder.instructions("test")), "answers")
     if phase == "validate":
         return Progress(sum(map(_lines, answers)), checkpoints * held_out, "answers")
     if phase == "select":

@@ -53,11 +53,11 @@ def test_why_a_pair_was_made_or_not(run):
 
 
 def test_held_out_prompts_have_the_answers_of_all_models(run):
-    found = list(held_out(run, "thinking", 2))[1]
+    found = list(held_out(run, "thinking", "validation"))[1]
     assert [answer.model for answer in found.answers] == [0, 1, 2]
     assert [sorted(answer.wins) for answer in found.answers] == [[], [0], [0, 1]]
     assert found.win == 0.75
-    entry = instruction_entry(found.instruction, "held-out")
+    entry = instruction_entry(found.instruction, "validation")
     entry["arms"]["thinking"] = held_out_entry(found)
     line = index_line(entry, 3)
     assert line["page"] == 3 and line["marks"] == {"thinking": ["won"]}

@@ -98,8 +98,18 @@ def test_the_page_has_every_part(page):
     assert "the judge that trained the model" in page.text
     assert "75.0 %" in page.text and "direct baseline" in page.text
     data = json.loads(page.raw["application/json"])
-    assert [line["part"] for line in data["index"]] == ["held-out"] * 3 + ["iteration-0"] * 3 + ["iteration-1"] * 3
+    assert [line["part"] for line in data["index"]] == ["validation"] * 3 + ["iteration-0"] * 3 + ["iteration-1"] * 3
     assert data["files"] == 0 and len(data["pages"][0]) == 9
+
+
+def test_a_test_slice_is_what_models_are_reported_on(tmp_path):
+    run = written_run(tmp_path / "run", baseline=True, test=True)
+    write_report(run)
+    found = Page((run.root / "report.html").read_text(encoding="utf-8"))
+    assert "wins 100.0 % of comparisons on 3 held-out prompts" in found.text  # on the validation slice it is 75 %
+    assert "also chose the checkpoints" not in found.text and "Thinking against direct" in found.text
+    data = json.loads(found.raw["application/json"])
+    assert [name for name, _ in data["parts"]] == ["test", "validation", "iteration-0", "iteration-1"]
 
 
 def test_the_same_run_gives_the_same_report(plain):
@@ -119,7 +129,7 @@ def test_hostile_texts_stay_text(tmp_path):
     assert "<script>window" not in text and html.escape(HOSTILE[1]) in text  # the category, in a table
     assert "49" not in found.text.split("Categories")[1].split("Read the thoughts")[0]  # no 7 * 7
     entries = [entry for part in json.loads(found.raw["application/json"])["pages"] for entry in part]
-    shown = {entry["text"] for entry in entries if entry["part"] == "held-out"}
+    shown = {entry["text"] for entry in entries if entry["part"] == "validation"}
     assert shown == set(HOSTILE)
     assert len(text.encode()) < 5_000_000
 

@@ -71,6 +71,8 @@ def test_a_long_line_is_clipped_and_shown_on_demand(hostile):
 
 
 def test_prompts_are_searched_filtered_and_walked_by_keyboard(plain):
+    from playwright.sync_api import expect
+
     with opened(plain) as found:
         page = found.page
         count = page.locator("#count")
@@ -85,18 +87,18 @@ def test_prompts_are_searched_filtered_and_walked_by_keyboard(plain):
         assert count.inner_text() == "3 of 3 prompts"
         page.locator("#list a").first.focus()
         page.keyboard.press("j")
-        page.wait_for_function("document.querySelector('#prompt .text').textContent === 'Name river 2.'")
+        expect(page.locator("#prompt .text").first).to_have_text("Name river 2.")
         assert page.url.endswith("#prompt/iteration-1/train-1-1")
         page.keyboard.press("k")
-        page.wait_for_function("document.querySelector('#prompt .text').textContent === 'Name river 1.'")
+        expect(page.locator("#prompt .text").first).to_have_text("Name river 1.")
         assert page.locator("details.thought").first.evaluate("each => each.open")
         page.keyboard.press("t")
         assert not page.locator("details.thought").first.evaluate("each => each.open")
         assert page.locator(".card.chosen").count() == 1 and page.locator(".card.rejected").count() == 1
         page.keyboard.press("/")
         assert page.evaluate("document.activeElement.id") == "query"
-        page.goto(plain.as_uri() + "#prompt/held-out/held-out-2")
-        page.wait_for_function("document.querySelector('#prompt .text').textContent === 'Name river 3.'")
+        page.goto(plain.as_uri() + "#prompt/validation/validation-2")
+        expect(page.locator("#prompt .text").first).to_have_text("Name river 3.")
         assert page.locator(".card").count() == 6  # three models of two arms
         assert found.console == []
 
@@ -122,7 +124,7 @@ def test_axe_finds_nothing_and_no_width_scrolls_sideways(plain, scheme):
         for width in (360, 820, 1400):
             found.page.set_viewport_size({"width": width, "height": 900})
             assert found.page.evaluate("document.documentElement.scrollWidth") <= width
-            for part in ("held-out", "iteration-0"):
+            for part in ("validation", "iteration-0"):
                 found.page.select_option("#part", part)
                 found.page.wait_for_selector("#prompt .card")
                 axe = Axe().run(found.page)

@@ -144,10 +144,13 @@
         make("span", { dir: "auto" }, visible(line.title)), make("span", { class: "meta" }, visible(notes))));
     });
     const more = () => { state.shown += AT_ONCE; list(); };
+    const focused = byId("list").contains(document.activeElement);
     byId("list").replaceChildren(
       rows.length ? make("ol", null, ...rows) : make("p", { class: "none" }, "No prompt fits. Clear the search or a filter."),
       ...(found.length > state.shown
         ? [make("p", { class: "more" }, make("button", { type: "button", onclick: more }, `Show ${AT_ONCE} more`))] : []));
+    // The line that had the focus is gone. Without it, keys would go to the page.
+    if (focused) (byId("list").querySelector("[aria-current]") || byId("list")).focus({ preventScroll: true });
   }
 
   function steps() {
@@ -194,7 +197,7 @@
     const parts = [make("h3", { class: "hidden" }, "Prompt"), make("div", { class: "prompt" },
       entry.context.length ? context(entry.context) : null, text(entry.text),
       make("p", { class: "meta" }, visible(notes.filter(Boolean).join(" · "))))];
-    if (entry.part === "held-out") {
+    if (!entry.part.startsWith("iteration-")) {
       for (const [arm, made] of Object.entries(entry.arms)) parts.push(...heldOut(arm, made));
     } else {
       const arm = entry.arms[state.arm] ? state.arm : Object.keys(entry.arms)[0];
@@ -215,7 +218,7 @@
     const lengths = malformed ? `${made.tokens[2]} tokens in all` : `${made.tokens[1]} tokens`;
     const right = made.right === null ? null
       : make("span", { class: `badge ${made.right ? "right" : "wrong"}` }, made.right ? "right" : "wrong");
-    return make("section", { class: `card ${kind}`, "aria-label": heading },
+    return make("div", { class: `card ${kind}`, role: "group", "aria-label": heading },
       make("header", null, make("h4", null, heading),
         badge ? make("span", { class: `badge ${badge}` }, badge) : null, right,
         outcome ? make("span", { class: "badge malformed" }, malformed ? `malformed: ${outcome}` : outcome) : null,
@@ -320,7 +323,7 @@
     const categories = [...new Set(lines.map((line) => line.category).filter(Boolean))].sort();
     options(byId("category"), [["", "all"], ...categories.map((name) => [name, name])]);
     byId("category-label").hidden = categories.length < 2;
-    byId("arm-label").hidden = data.arms.length < 2 || part === "held-out";
+    byId("arm-label").hidden = data.arms.length < 2 || !part.startsWith("iteration-");
     state.mark = state.category = "";
   }
 
