@@ -19,12 +19,12 @@ from tpo_lite.phases.figures import (
     share_figures,
     validation_figures,
 )
+from tpo_lite.phases.judges_summaries import MatchSummary
 from tpo_lite.phases.summaries import (
     AnswerSummary,
     DpoSummary,
     FoldSummary,
     GenerateSummary,
-    MatchSummary,
     PairSummary,
     PhaseSummary,
     PrepareSummary,

@@ -62,6 +62,7 @@ def checks(course: Course, recipe: SettledRecipe) -> list[Check]:
         *_lengths(course),
         _judge(course),
         _slots(course),
+        _judges(course),
         *_thoughts(course),
         _format(course),
         _pairs(course),
@@ -181,6 +182,20 @@ def _slots(course: Course) -> Check | None:
         " \N{MIDDLE DOT} ".join(map(percent, rates)) + " for the first",
         "Share of verdicts for the response that is shown first. Pairs are asked in both orders, so a bias cancels out "
         "on average, but it costs certainty.",
+    )
+
+
+def _judges(course: Course) -> Check | None:
+    found = [data.crosscheck for data in course.iterations if data.crosscheck is not None]
+    if not found:
+        return None
+    partings = [f"{parting.model} against {parting.against}" for check in found for parting in check.partings]
+    return Check(
+        "The second judge agrees with the training judge",
+        not partings,
+        f"they part at {', '.join(partings)}" if partings else "they never part",
+        "If the judge that trains prefers a model and the other does not, training is finding the first one's "
+        "weaknesses: stop, or take another judge.",
     )
 
 

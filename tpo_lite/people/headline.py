@@ -91,10 +91,14 @@ def _caveats(courses: Sequence[Course], recipe: SettledRecipe, finished: bool) -
     if not finished:
         yield _unfinished(courses, recipe)
     judge = short_name(recipe.judge.model)
-    yield (
-        f"The win rates are those of the judge that trained the model ({judge}, {recipe.judge.mode}), and training may "
-        "have found its weaknesses. Another judge may say something else."
-    )
+    if recipe.select.judge is None:
+        yield (
+            f"The win rates are those of the judge that trained the model ({judge}, {recipe.judge.mode}), and training "
+            "may have found its weaknesses. Another judge may say something else."
+        )
+    else:
+        second = short_name(recipe.select.judge.model)
+        yield f"{judge} judged for training. {second}, which the model was not trained to please, gives the win rates."
     if not courses[0].tested:
         yield "They are on the prompts that also chose the checkpoints, which makes them look better than they are."
     prompts, key = courses[0].models()[-1].prompts, "test" if courses[0].tested else "validation"

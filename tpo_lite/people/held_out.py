@@ -48,7 +48,8 @@ class HeldOutPrompt:
 def held_out(folder: RunFolder, arm: Arm, part: HeldOut) -> Iterator[HeldOutPrompt]:
     """Yield the instructions of a held-out slice that M_0 has answered, with the answers of each finished iteration."""
     recipe = folder.load_started()
-    finished = [t for t in range(recipe.iterations) if folder.is_done(phases_of(recipe)[-1], arm, t)]
+    phases = phases_of(recipe)
+    finished = [t for t in range(recipe.iterations) if all(folder.is_done(phase, arm, t) for phase in phases)]
     models = {t + 1: _answers(folder, arm, part, t + 1) for t in finished}
     wins = {t + 1: _wins(folder, arm, part, t) for t in finished}
     for prompt in read_jsonl(folder.base_answers(arm, part), PromptSamples):

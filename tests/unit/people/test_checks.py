@@ -8,6 +8,7 @@ from tests.helpers.written_run import written_run
 from tpo_lite.people.checks import checks
 from tpo_lite.people.course import Course
 from tpo_lite.people.report import gather
+from tpo_lite.phases.judges_summaries import CrosscheckSummary, Parting
 from tpo_lite.run import KEPT
 
 
@@ -64,6 +65,16 @@ def test_without_known_answers_the_judge_is_asked_whether_it_agrees_with_itself(
     titles = {check.title: check for check in checks(course, evidence.recipe)}
     assert "The judge is better than a coin" not in titles
     assert "%" in titles["The judge agrees with itself"].figure
+
+
+def test_a_second_judge_that_parts_from_the_first_turns_a_check_amber(evidence):
+    title, course = "The second judge agrees with the training judge", evidence.courses[0]
+    assert title not in {check.title for check in checks(course, evidence.recipe)}
+    rate = course.iterations[-1].validation.win_rate
+    parting = Parting(model="M_2", against="M_0", training=0.8, second=0.4)
+    for partings, expected in (([], set()), ([parting], {title})):
+        found = CrosscheckSummary(would_choose="M_t", checkpoints={}, win_rate=rate, partings=partings)
+        assert amber(changed(course, "", crosscheck=found), evidence.recipe) & {title} == expected
 
 
 def test_there_is_nothing_to_check_before_an_iteration_is_finished(evidence):
