@@ -79,6 +79,8 @@ def steps(recipe: Recipe) -> Iterator[tuple[str, Arm | None, int]]:
 def _phase(folder: RunFolder, phase: str, arm: Arm | None, iteration: int, debug: bool) -> None:
     """Run a phase until it is finished, with smaller batches each time that memory runs out."""
     worked = folder.limits
+    # Models take long to load, and a phase says nothing before.
+    print(f"{arm} {iteration + 1} {phase}: starting" if arm else f"{phase}: starting", flush=True)
     while True:
         start = time.monotonic()
         try:

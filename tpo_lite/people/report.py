@@ -33,7 +33,7 @@ from tpo_lite.people.embedding import Pages, in_page, paginate, to_json
 from tpo_lite.people.headline import headline
 from tpo_lite.people.held_out import HeldOutPrompt, held_out
 from tpo_lite.people.training_prompts import training_prompts
-from tpo_lite.people.words import OUTCOME_WORDS, gib, short_name
+from tpo_lite.people.words import OUTCOME_WORDS, gib, short_name, visible
 from tpo_lite.phases.summaries import ShareFigures
 from tpo_lite.plan.report import duration
 from tpo_lite.run import RunFolder
@@ -146,7 +146,10 @@ def render(folder: RunFolder, evidence: Evidence, index: list[browser.Entry], pa
     """Return the HTML."""
     css, js = ((ASSETS / f"report.{kind}").read_text(encoding="utf-8") for kind in ("css", "js"))
     templates = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(ASSETS), autoescape=True, undefined=jinja2.StrictUndefined
+        loader=jinja2.FileSystemLoader(ASSETS),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        finalize=lambda value: visible(value) if type(value) is str else value,  # all but markup of our own
     )
     recipe, courses, spent = evidence.recipe, evidence.courses, evidence.costs
     by_arm = {course.arm: by_category(evidence.held_out[course.arm]) for course in courses if course.iterations}

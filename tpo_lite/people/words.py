@@ -18,6 +18,7 @@ OUTCOME_WORDS: dict[Outcome, str] = {
     "empty_response": "empty response",
     "truncated": "cut off at the token limit",
     "no_thought_marker": "no thought marker",
+    "budget_forced": "the thought's budget was used up",
 }
 """Parse outcomes (`tpo_lite.thoughts`) in words."""
 

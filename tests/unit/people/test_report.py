@@ -121,9 +121,12 @@ def test_the_same_run_gives_the_same_report(plain):
 def test_hostile_texts_stay_text(tmp_path):
     texts = Texts(HOSTILE, [*HOSTILE, LONG_LINE], category=HOSTILE[1], prompts=len(HOSTILE))
     run = written_run(tmp_path / "run", texts, iterations=1)
+    path = run.base_answers("thinking", "validation")
+    path.write_text(path.read_text().replace('"Lakes"', '"\\ud800 \\u202e\\u001b[31m"'))  # as JSON may hold it
     write_report(run)
     text = (run.root / "report.html").read_text(encoding="utf-8")
     found = Page(text)
+    assert "[U+D800] [U+202E]\N{SYMBOL FOR ESCAPE}[31m" in found.text
     assert [tag for tag, _ in found.elements].count("script") == 2
     assert not {"img", "iframe", "object", "template", "title2"} & {tag for tag, _ in found.elements}
     assert "<script>window" not in text and html.escape(HOSTILE[1]) in text  # the category, in a table
