@@ -2,8 +2,7 @@
 
     RUN/recipe.yaml                         what the run was asked for; values may be "auto"
     RUN/settled.yaml                        what they were settled to for the machine, the device, and the date
-    RUN/plan.json                           what was planned for them: memory, disk and time of each phase
-    RUN/limits.json                         smaller batches, if memory ran out
+    RUN/plan.json RUN/limits.json           what was planned for them; smaller batches, if memory ran out
     RUN/base/                               a GGUF given as `model`, dequantized to 16 bits
     RUN/base-Q4_K_M.gguf                    any other `model` as engine gguf samples it; base-F16.gguf if unquantized
     RUN/instructions/                       validation.jsonl, test.jsonl, iteration-0.jsonl, ...
@@ -36,8 +35,7 @@
         test/thinking-vs-direct.jsonl       and, in the direct arm, on those of the two arms
         done/<phase>.json                   a finished phase: its summary, outputs and peak memory
         done/seconds.json                   wall time of every phase
-    RUN/results.json                        the figures, per arm and iteration
-    RUN/report.html RUN/report-data/        the same for people, with all samples
+    RUN/results.json RUN/report.html        the figures; the same for people, with report-data/
     RUN/log/                                tracebacks by phase
     RUN/.run.lock RUN/.phase.lock           held by the orchestrator and by the phase that runs
 
