@@ -37,7 +37,7 @@ WIDTH, HEIGHT = 300, 180
 """In the SVG's own units; the page scales them."""
 _POINT = 72.0
 
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",  # text stays text, in the page's font
     "svg.hashsalt": "tpo_lite",
     "font.size": 11.5,
