@@ -112,6 +112,7 @@ def run_phases(folder: RunFolder, *, debug: bool) -> None:
     except orchestrator.PhaseFailed as failed:  # the phase has said why
         sys.exit(failed.exit_code)
     tables.print_final(results.read_results(folder), console)
+    report_at_end(folder)
     recipe = folder.load_started()
     for arm in recipe.arms:
         model = folder.trained(arm, recipe.iterations)
@@ -122,4 +123,3 @@ def run_phases(folder: RunFolder, *, debug: bool) -> None:
                 f". M_0 is the warm start, {warm}" if warm else ""
             )
         click.echo(f"{arm} M_{recipe.iterations}: {made}")
-    report_at_end(folder)
