@@ -13,8 +13,11 @@ import pytest
 from tests.helpers.hostile import HOSTILE, LONG_LINE
 from tests.helpers.tiny_run import invoke
 from tests.helpers.written_run import Texts, written_run
+from tpo_lite.cli.plan import record_plan
+from tpo_lite.cli.report import report_at_end
 from tpo_lite.files import read_json, write_json
 from tpo_lite.people import report
+from tpo_lite.people.costs import read_plan
 from tpo_lite.people.report import write_report
 from tpo_lite.run import RunFolder
 
@@ -189,6 +192,24 @@ def test_the_plan_stands_beside_what_was_measured(plain, tmp_path):
     write_report(RunFolder(tmp_path / "run"))
     found = Page((tmp_path / "run" / "report.html").read_text(encoding="utf-8"))
     assert "RTX 3060, 12.0 GiB" in found.text and "3.00 GiB" in found.text
+
+
+def test_the_plan_is_recorded_once(tmp_path):
+    run = written_run(tmp_path / "run", iterations=1)
+    record_plan(run, None)
+    plan = read_json(run.root / "plan.json")
+    assert plan["card"]["name"] == "CPU" and plan["phases"]["dpo"]["peak_bytes"] > 0
+    write_json(run.root / "plan.json", {})
+    record_plan(run, None)
+    assert read_json(run.root / "plan.json") == {}
+    assert read_plan(run) is None
+
+
+def test_a_report_that_fails_does_not_make_a_run_fail(plain, tmp_path, capsys):
+    report_at_end(plain)
+    assert capsys.readouterr().out == f"report: {plain.root / 'report.html'}\n"
+    report_at_end(RunFolder(tmp_path))
+    assert capsys.readouterr().err.startswith("no report: ")
 
 
 def test_the_command_says_where_the_report_is_and_refuses_what_is_no_run(plain, tmp_path):
