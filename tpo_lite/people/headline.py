@@ -80,6 +80,11 @@ def _figures(course: Course, several: bool) -> Iterator[KeyFigure]:
     rate, of = last.win_rate, f", {course.arm}" if several else ""
     interval = f"95 % interval {100 * rate.low:.1f} to {100 * rate.high:.1f} %"
     yield KeyFigure(f"Win rate against {model_name(0)}{of}", percent(rate.value), interval)
+    test = course.iterations[-1].test
+    before = test.win_rate_base if test is not None else None
+    if before is not None and before.value is not None:
+        interval = f"95 % interval {100 * before.low:.1f} to {100 * before.high:.1f} %"
+        yield KeyFigure(f"Against the base before the warm start{of}", percent(before.value), interval)
     if base.accuracy is not None and last.accuracy is not None:
         yield KeyFigure(f"Accuracy{of}", percent(last.accuracy), f"before: {percent(base.accuracy)}")
     if course.arm == "thinking" and base.thought_tokens is not None:
