@@ -193,7 +193,7 @@ def _test(run: RunFolder, recipe: SettledRecipe, arm: Arm, iteration: int, texts
     write_jsonl(run.base_answers(arm, "test"), answers)
     write_jsonl(run.test_of(arm, iteration + 1), answers)
     matches = [MatchResult(prompt.instruction.id, 1.0) for prompt in answers]
-    write_jsonl(run.match_with_base(arm, iteration + 1), matches)
+    write_jsonl(run.match_with(arm, iteration + 1, "M_0"), matches)
     won, meet = share_figures(len(answers), len(answers)), arm == recipe.arms[-1] and len(recipe.arms) > 1
     return [
         AnswerSummary(**vars(held_out_figures(answers))),

@@ -72,7 +72,7 @@ def _answers(folder: RunFolder, arm: Arm, part: HeldOut, model: int) -> dict[str
 def _wins(folder: RunFolder, arm: Arm, part: HeldOut, iteration: int) -> dict[int, dict[str, MatchResult]]:
     """Return an iteration's matches by the number of the model that M_{t+1} was compared with, then by instruction."""
     if part == "test":
-        paths = {0: folder.match_with_base(arm, iteration + 1)}
+        paths = {0: folder.match_with(arm, iteration + 1, "M_0")}
     else:
         here, chosen = folder.iteration(arm, iteration) / "validation", folder.chosen(arm, iteration)
         paths = {number: here / f"{chosen}-vs-M_{number}.jsonl" for number in (0, iteration)}
