@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tpo_lite.errors import InputError
-from tpo_lite.files import well_formed
+from tpo_lite.files import read_rows
 
 FORMS = (
     ("instruction", "response_1", "response_2"),
@@ -65,7 +64,7 @@ def read_pairs(path: Path) -> list[ResponsePair]:
     """
     pairs = []
     seen: dict[str, str] = {}
-    for number, (where, row) in enumerate(read_rows(path)):
+    for number, (where, row) in enumerate(read_rows(path, "pair of responses")):
         fields = next((form for form in FORMS if form[0] in row), None)
         if fields is None:
             known = "; ".join(", ".join(form) for form in FORMS)
@@ -103,38 +102,3 @@ def judgebench_group(source: str) -> str:
     ('mmlu-pro', 'livebench-math')
     """
     return "mmlu-pro" if source.startswith("mmlu-pro") else source
-
-
-def read_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield the objects of a JSONL file or of one JSON list, each with its place ("file:line" or "file, item").
-
-    Texts are `well_formed`. Raises `InputError` for a file that cannot be read or is empty, and for anything in it that
-    is not a JSON object.
-    """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
-        raise InputError(f"{path} cannot be read: {reason}. Give a JSON or JSONL file.") from error
-    if text.lstrip().startswith("["):
-        rows = [(f"{path}, item {index}", row) for index, row in enumerate(_parse(text, str(path)))]
-    else:
-        # Not splitlines(): a JSON text may hold U+2028 and its like.
-        numbered = enumerate(text.split("\n"), 1)
-        rows = [(f"{path}:{n}", _parse(line, f"{path}:{n}")) for n, line in numbered if line.strip()]
-    if not rows:
-        raise InputError(f"{path} is empty. Give a JSON or JSONL file with one pair of responses per line.")
-    for where, row in rows:
-        if not isinstance(row, dict):
-            raise InputError(f"{where} is not a JSON object. Give one object per line, or a list of objects.")
-        yield where, row
-
-
-def _parse(text: str, where: str) -> Any:
-    try:
-        parsed = json.loads(text)
-    except ValueError as error:
-        raise InputError(f"{where} is not JSON ({error}). Fix that line or remove it.") from error
-    if "\\ud" in text.lower():
-        parsed = json.loads(well_formed(json.dumps(parsed, ensure_ascii=False)))
-    return parsed

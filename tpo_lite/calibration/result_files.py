@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tpo_lite.calibration.gold_pairs import judgebench_group, read_label, read_rows
+from tpo_lite.calibration.gold_pairs import judgebench_group, read_label
 from tpo_lite.calibration.judged_pair import ORDERS, JudgedPair
 from tpo_lite.errors import InputError
+from tpo_lite.files import read_rows
 from tpo_lite.judges.verdicts import VERDICTS, bracketed_label
 from tpo_lite.records import VERDICT_LABELS, Comparison, VerdictLabel
 
@@ -85,7 +86,7 @@ def read_outputs(path: Path) -> JudgeOutputs:
     ours: list[JudgedPair] = []
     rows: list[_Row] = []
     seen: dict[str, str] = {}
-    for number, (where, data) in enumerate(read_rows(path)):
+    for number, (where, data) in enumerate(read_rows(path, "pair of responses")):
         try:
             if "comparisons" in data:
                 ours.append(_checked(JudgedPair.from_dict(data), where))
