@@ -5,7 +5,7 @@ pairs of all runs hang on it, down to the demo's table. Do not merge them and do
 
     SHA-256, first 16 bytes -> Philox   `seed_of`, `generator`, `uniforms`: the random numbers of one sample.
                                         Key: "seed/arm/model/purpose/instruction/k" (`tpo_lite.sampling.policy`).
-                                        And the round robins that a tournament draws; key: "seed/tournament/instruction".
+                                        And the round robins that a tournament draws; key: "seed/tournament/instruction"
                                         And resamples; key: "bootstrap/what" (`tpo_lite.intervals`)
     BLAKE2b, keyed with the seed        `keyed_hash`: shuffles and coin flips, such as which instructions form a slice,
                                         which response a judge sees first, which malformed output is rejected

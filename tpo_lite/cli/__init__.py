@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from tpo_lite.cli import doctor, judge, merge, phases, plan, recipes, report, status, train, watch
+from tpo_lite.cli import doctor, eval, judge, merge, phases, plan, recipes, report, status, train, watch
 from tpo_lite.version import __version__
 
 
@@ -28,6 +28,7 @@ for _command in (
     report.report,
     recipes.recipes,
     judge.judge,
+    eval.evaluation,
     doctor.doctor,
     merge.merge_report,
     plan.plan,

@@ -17,6 +17,7 @@ from tpo_lite.errors import InputError
 from tpo_lite.kinds import JudgeMode
 
 if TYPE_CHECKING:
+    from tpo_lite.calibration.gold_pairs import ResponsePair
     from tpo_lite.calibration.judged_pair import JudgedPair
     from tpo_lite.judges.protocol import Judge
     from tpo_lite.settled import SettledJudge
@@ -54,8 +55,12 @@ def _mode(context: click.Context, parameter: click.Parameter, mode: JudgeMode | 
 
 def judging(command: Callable[..., None]) -> Callable[..., None]:
     """Add the pairs and the options that choose a judge."""
+    return click.argument("pairs", type=FILE)(judge_options(command))
+
+
+def judge_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options that choose a judge: model, mode, context, gpu, overrides."""
     options = (
-        click.argument("pairs", type=FILE),
         click.option(
             "--judge",
             "model",
@@ -196,15 +201,35 @@ def run(
     command again to go on; lines that are there are kept. Files beside the output record the judge and the pairs
     (.inputs), and for an openai judge the number of requests (.calls) and its answers (.replies.jsonl).
     """
-    from tpo_lite.calibration.ask import ask_into
     from tpo_lite.calibration.gold_pairs import read_pairs
+
+    judged, name, notes = judge_into(output, read_pairs(pairs), model, mode, context, gpu, overrides)
+    click.echo(f"{output}: {len(judged)} pairs, both orders, by {name}")
+    for line in notes:
+        click.echo(line)
+
+
+def judge_into(
+    output: Path,
+    given: Sequence[ResponsePair],
+    model: str,
+    mode: JudgeMode,
+    context: int,
+    gpu: int | None,
+    overrides: Sequence[str],
+    quiet: bool = False,
+) -> tuple[list[JudgedPair], str, list[str]]:
+    """Judge the pairs that `output` does not hold yet; return all judgements, the judge's name, and lines to show.
+
+    The options are those of `judge_options`. With `quiet` no progress is shown.
+    """
+    from tpo_lite.calibration.ask import ask_into
     from tpo_lite.calibration.judged_pair import JudgedPair
     from tpo_lite.calibration.output_file import beside, finished_pairs, held, identity
     from tpo_lite.files import write_json
     from tpo_lite.progress import progress
     from tpo_lite.records import read_jsonl
 
-    given = read_pairs(pairs)
     name = _name(model, mode, overrides)
     settings = _settings(model, mode, context, overrides)
     inputs = {"judge": identity(settings), "pairs": {pair.id: pair.digest for pair in given}}
@@ -214,12 +239,10 @@ def run(
         if len(finished) < len(given):
             opened = _open_judge(settings, gpu, beside(output, "calls"))
             write_json(beside(output, "inputs"), inputs)
-            with progress("judge", len(given), "pairs", len(finished)) as advance:
+            with nullcontext(_silent) if quiet else progress("judge", len(given), "pairs", len(finished)) as advance:
                 ask_into(output, opened, given, finished, name, advance)
         judged = list(read_jsonl(output, JudgedPair))
-    click.echo(f"{output}: {len(judged)} pairs, both orders, by {name}")
-    for line in _overlong(judged, settings, opened):
-        click.echo(line)
+    return judged, name, _overlong(judged, settings, opened)
 
 
 def _silent(units: int, note: str = "") -> None:

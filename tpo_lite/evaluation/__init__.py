@@ -1,0 +1,1 @@
+"""Evaluation: scores that mean what the leaderboards' mean, with intervals and paired comparisons."""
