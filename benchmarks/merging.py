@@ -32,6 +32,7 @@ from benchmarks.training import median_speed, run_alone
 from benchmarks.training import parser as training_parser
 from tpo_lite.intervals import mean
 from tpo_lite.loop import merge_report
+from tpo_lite.phase_order import phases_of
 from tpo_lite.phases.process import keep_libraries_quiet
 from tpo_lite.run import KEPT, RunFolder
 
@@ -75,12 +76,16 @@ def copy_up_to_merge(source: Path, out: Path, merge: dict[str, str]) -> None:
     shutil.rmtree(copy.root, ignore_errors=True)
     copy.start(recipe, recipe, run.load_place(), new=False)
     shutil.copytree(source / "instructions", copy.root / "instructions")
-    merged = shutil.ignore_patterns("adapter", "model", "fold.json", "merge_report.json", "seconds.json")
+    phases = phases_of(recipe)
+    later = phases[phases.index("fold") :]
+    made_later = ["adapter", "model", "test", "seconds.json", *(f"{phase}.json" for phase in [*later, "merge_report"])]
     for arm in recipe.arms:
-        shutil.copytree(run.iteration(arm, 0), copy.iteration(arm, 0), ignore=merged)
-        shutil.copy2(source / arm / "base-validation.jsonl", copy.root / arm)
+        ignored = shutil.ignore_patterns(*made_later)
+        shutil.copytree(run.iteration(arm, 0), copy.iteration(arm, 0), ignore=ignored)
+        for answers in (source / arm).glob("base-*.jsonl"):
+            shutil.copy2(answers, copy.root / arm)
         for phase, spent in run.seconds(arm, 0).items():
-            if phase != "fold":
+            if phase not in later:
                 copy.record_seconds(phase, arm, 0, spent)
     copy.root.rename(out)  # never half a copy
 

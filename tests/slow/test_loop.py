@@ -206,6 +206,7 @@ def test_instructions_of_a_file_are_trained_on(tiny_arguments, tmp_path):
 
 def test_a_model_that_never_follows_the_thought_prompt_stops_with_the_reason(tiny_arguments, tmp_path):
     arguments = [*tiny_arguments, "--prompts", str(TASKS), "--set", "instructions.max_tokens=300"]
+    arguments += ["--set", "warm_start.kind=none"]
     done = tpo_lite("train", *arguments, "--set", "thought.style=generic", "--out", tmp_path / "run")
     assert done.returncode == 1
     assert "thinking, iteration 1: no prompt has a pair (8 prompts, 8 no_well_formed)" in done.stdout
@@ -215,6 +216,7 @@ def test_a_model_that_never_follows_the_thought_prompt_stops_with_the_reason(tin
 
 def test_outputs_whose_thought_is_cut_are_trained_on_only_if_the_recipe_says_so(tiny_arguments, tmp_path):
     arguments = [*tiny_arguments, "--iterations", "1", "--set", "thought.style=generic", "--set", "thought.budget=1"]
+    arguments += ["--set", "warm_start.kind=none"]
     done = train_here(*arguments, "--out", tmp_path / "none")
     assert done.exit_code == 1
     assert "no prompt has a pair (8 prompts, 8 no_well_formed)" in done.output

@@ -37,7 +37,7 @@ from tpo_lite.files import read_json
 from tpo_lite.llamacpp.adapter import write_adapter_gguf
 from tpo_lite.loop import orchestrator
 from tpo_lite.machine.cards import cpu
-from tpo_lite.phases import select
+from tpo_lite.phases import matches
 from tpo_lite.phases.process import run_phase
 from tpo_lite.plan.shapes import model_shape
 from tpo_lite.plan.weights import NF4_BITS, STATE_BITS, base
@@ -76,12 +76,12 @@ def one_tokenizer():
 def checkpoints_win():
     """The matches that a random judge decides by rounding are played and then counted as won, so that there is an
     adapter on every machine."""
-    played = select.matches
+    played = matches.play
 
     def won(*arguments):
         return [replace(match, win=1.0) for match in played(*arguments)]
 
-    with patch.object(select, "matches", won):
+    with patch.object(matches, "play", won):
         yield
 
 
@@ -94,7 +94,7 @@ def arguments(shape, tmp_path_factory):
         "iterations": 2,
         "model": str(shape),
         "engine": "transformers",
-        "instructions": {"source": str(prompts), "per_iteration": 4, "validation": 4},
+        "instructions": {"source": str(prompts), "per_iteration": 4, "validation": 4, "test": 4},
         "thought": {"style": "direct"},
         "sampling": {"k": 3, "max_new_tokens": 12, "batch": 6},
         "judge": {"model": str(shape / "model-Q4_K_M.gguf"), "mode": "verdict", "context": 4096},

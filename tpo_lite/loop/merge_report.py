@@ -13,7 +13,6 @@ from tpo_lite.errors import InputError
 from tpo_lite.intervals import percent
 from tpo_lite.kinds import Arm
 from tpo_lite.loop import orchestrator
-from tpo_lite.phase_order import phases_of
 from tpo_lite.phases.summaries import MergeReportSummary, read_summary
 from tpo_lite.run import RunFolder
 
@@ -35,16 +34,16 @@ class MergeReport:
 
 
 def measure(folder: RunFolder, debug: bool) -> list[MergeReport]:
-    """Measure the finished iterations that have not been measured yet; return the reports of all.
+    """Measure the merges that are finished and have not been measured yet; return the reports of all.
 
-    Raises `InputError` for a run without a finished iteration, and `PhaseFailed` if a measurement fails.
+    Raises `InputError` for a run without a finished merge, and `PhaseFailed` if a measurement fails.
     """
     folder.settle_old()
     recipe = folder.load_started()
     reports = []
     for arm in recipe.arms:
         for iteration in range(recipe.iterations):
-            if not folder.is_done(phases_of(recipe)[-1], arm, iteration):
+            if not folder.is_done("fold", arm, iteration):
                 break
             if not folder.is_done("merge_report", arm, iteration):
                 code = orchestrator.process(folder, "merge_report", arm, iteration, debug)
@@ -52,7 +51,7 @@ def measure(folder: RunFolder, debug: bool) -> list[MergeReport]:
                     raise orchestrator.PhaseFailed(code)
             reports.append(MergeReport(arm, iteration, read_summary(MergeReportSummary, folder, arm, iteration)))
     if not reports:
-        raise InputError(f"{folder.root} has no finished iteration. Run `tpo-lite train --out {folder.root}` first.")
+        raise InputError(f"{folder.root} has no finished merge. Run `tpo-lite train --out {folder.root}` first.")
     return reports
 
 

@@ -107,7 +107,9 @@ def check_order(folder: RunFolder, recipe: Recipe, name: str, arm: Arm, iteratio
     before += warm[: warm.index((name, arm, 0))] if name in WARM_PHASES else warm
     phases = phases_of(recipe) if name not in WARM_PHASES else ()
     before += [(phase, arm, t) for t in range(iteration) for phase in phases]
-    before += [(phase, arm, iteration) for phase in (phases[: phases.index(name)] if name in phases else phases)]
+    # A merge report needs the merge, not what is said of M_{t+1} after it.
+    last = "test" if name == "merge_report" and "test" in phases else name
+    before += [(phase, arm, iteration) for phase in (phases[: phases.index(last)] if last in phases else phases)]
     if name == "match" and arm == recipe.arms[-1]:
         before += [("test", other, iteration) for other in recipe.arms]
     for phase, its_arm, t in before:

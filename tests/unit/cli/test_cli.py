@@ -18,7 +18,8 @@ from tpo_lite.phases.process import QUIET
 from tpo_lite.run import RunFolder
 from tpo_lite.version import __version__
 
-COMMANDS = ["train", "status", "recipes", "doctor", "merge-report", "plan", "prepare", *PHASES]
+COMMANDS = ["train", "status", "watch", "report", "recipes", "doctor", "merge-report", "plan", "prepare"]
+COMMANDS += ["warm-sample", "warm-start", *PHASES]
 
 
 @pytest.mark.parametrize(

@@ -147,12 +147,12 @@ def test_an_iteration_that_kept_its_model(tiny_run, tmp_path):
     assert "M_t kept" in done.output.splitlines()[-2]
 
 
-def test_a_run_without_a_finished_iteration(tiny_run, tmp_path):
+def test_a_run_without_a_finished_merge(tiny_run, tmp_path):
     shutil.copytree(tiny_run, tmp_path / "run")
     (tmp_path / "run" / "direct" / "iteration-0" / "done" / "fold.json").unlink()
     done = invoke(tmp_path / "run")
     assert done.exit_code == 2
-    assert "has no finished iteration. Run `tpo-lite train" in done.output
+    assert "has no finished merge. Run `tpo-lite train" in done.output
 
 
 def test_a_measurement_that_fails_ends_the_command_with_its_code(tiny_run, tmp_path):
