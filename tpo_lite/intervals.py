@@ -9,11 +9,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from tpo_lite.records import Comparison
-from tpo_lite.seeds import generator, seed_of
+
+if TYPE_CHECKING:
+    import numpy as np  # the functions that need it import it: the command line starts without
 
 Z_95 = 1.959964
 Z_80 = 0.841621
@@ -120,6 +121,8 @@ def estimate(values: Sequence[float] | np.ndarray, clusters: Sequence[Hashable] 
     >>> estimate([0.0, 1.0, 1.0, 1.0], clusters=["p", "p", "q", "q"]).standard_error
     0.25
     """
+    import numpy as np
+
     found = np.asarray(values, dtype=np.float64)
     if not found.size:
         raise ValueError("an estimate needs at least one value")
@@ -141,6 +144,8 @@ def paired_difference(
     clusters: Sequence[Hashable] | None = None,
 ) -> Estimate:
     """Return the mean of first - second, unit by unit, as `estimate` does (arXiv 2411.00640, section 4.2)."""
+    import numpy as np
+
     return estimate(np.asarray(first, dtype=np.float64) - np.asarray(second, dtype=np.float64), clusters)
 
 
@@ -150,6 +155,10 @@ def bootstrap(statistic: Callable[[np.ndarray], float | np.ndarray], units: int,
     `statistic` takes the indices of a resample, shape (units,), drawn with replacement, and returns a number or an
     array. The indices depend on `key`, `units` and the round alone.
     """
+    import numpy as np
+
+    from tpo_lite.seeds import generator, seed_of
+
     random = generator(seed_of(f"bootstrap/{key}"))
     return np.array([statistic(random.integers(0, units, units)) for _ in range(rounds)], dtype=np.float64)
 
@@ -159,6 +168,8 @@ def percentiles(resampled: np.ndarray, level: float = 0.95) -> tuple[np.ndarray,
 
     NaN, from resamples that have no such figure, is left out.
     """
+    import numpy as np
+
     tail = (1 - level) / 2
     low, high = np.nanquantile(resampled, [tail, 1 - tail], axis=0)
     return low, high

@@ -170,7 +170,7 @@ def test_unsloth(run, arguments, shape, tmp_path, monkeypatch):
 
     def phase(run, name, arm, iteration, debug):
         """In a process of its own where unsloth samples: it patches the libraries of all that runs beside it."""
-        if name in ("generate", "validate"):
+        if name in ("generate", "validate", "test"):
             assert orchestrator.process(run, name, arm, iteration, debug) == 0
         else:
             phase_here(run, name, arm, iteration, debug)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -141,7 +142,7 @@ def test_the_command_resumes(tmp_path, tiny_judge):
     a = write(tmp_path / "a.jsonl", [{"prompt": f"Ask {n}", "output": "ab" * (n + 1)} for n in range(4)])
     b = write(tmp_path / "b.jsonl", [{"prompt": f"Ask {n}", "output": "ba"} for n in range(4)])
     command = ["eval", "versus", str(a), str(b), "--judge", str(tiny_judge), "--out", str(tmp_path / "out"), "--json"]
-    command += ["--set", "template={instruction}|{response_a}|{response_b}"]
+    command += ["--set", "template='{instruction}|{response_a}|{response_b}'"]
     done = CliRunner().invoke(main, command)
     assert done.exit_code == 0, done.output
     found = json.loads(done.stdout)
@@ -182,5 +183,9 @@ def test_a_run_has_the_models_of_its_arm(tiny_run, tmp_path):
     assert last.by_id == read_outputs(arm / "iteration-1").by_id
     first = read_outputs(arm / "iteration-0")
     assert (first.model, first.by_id.keys()) == ("direct M_1", last.by_id.keys())
-    with pytest.raises(InputError, match="is not a finished iteration"):
+    with pytest.raises(InputError, match="is not an arm of a run"):
         read_outputs(arm / "iteration-0" / "validation")
+    shutil.copytree(tiny_run, tmp_path / "run")
+    (tmp_path / "run/direct/iteration-1/done/fold.json").unlink()
+    with pytest.raises(InputError, match="is not a finished iteration"):
+        read_outputs(tmp_path / "run/direct/iteration-1")
