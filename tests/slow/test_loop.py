@@ -72,7 +72,10 @@ def test_results_hold_what_their_schema_documents(tiny_run):
         assert set(data["merge"]) == {"merge", "rank", "update_norm", "kl"}
         assert set(data["validation"]) == answers | {"chosen", "checkpoints", "win_rate"}
         assert set(data["validation"]["win_rate"]) == {"M_t", "M_0"}
-        assert set(data["test"]) == tested | {"win_rate", "overlong"} and data["test"]["win_rate"]["n"] == 2
+        assert (
+            set(data["test"]) == tested | {"win_rate", "win_rate_base", "overlong"}
+            and data["test"]["win_rate"]["n"] == 2
+        )
         crosscheck = data["crosscheck"]  # the judge that chose is asked again
         rates = {name: rate["value"] for name, rate in crosscheck["checkpoints"].items()}
         assert rates | {"M_t": 0.5} == data["validation"]["checkpoints"]
