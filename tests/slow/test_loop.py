@@ -79,7 +79,9 @@ def test_results_hold_what_their_schema_documents(tiny_run):
         crosscheck = data["crosscheck"]  # the judge that chose is asked again
         rates = {name: rate["value"] for name, rate in crosscheck["checkpoints"].items()}
         assert rates | {"M_t": 0.5} == data["validation"]["checkpoints"]
-        assert crosscheck["win_rate"] == data["validation"]["win_rate"]
+        assert all(
+            rate == pytest.approx(data["validation"]["win_rate"][name]) for name, rate in crosscheck["win_rate"].items()
+        )
         assert crosscheck["would_choose"] == data["validation"]["chosen"] and crosscheck["partings"] == []
         assert set(data["peak_bytes"]) == set(PHASES)
         assert all(peak["host"] > 2**20 for peak in data["peak_bytes"].values())
@@ -130,7 +132,7 @@ def test_the_adapter_is_an_ordinary_one_of_the_original_base(tiny_run, tiny_mode
 
 
 def test_requantize_writes_a_whole_model_and_says_what_it_cost(tiny_arguments, tmp_path):
-    run = finished_run(tmp_path / "run", [*tiny_arguments, "--set", "merge=requantize"])
+    run = finished_run(tmp_path / "run", [*tiny_arguments, "--set", "merge=requantize", "--iterations", "1"])
     for t, data in enumerate(iterations(run)):
         # The quantization noise is rolled anew, so that this KL is not 0; nor are the two models strangers.
         assert 1e-12 < data["merge"]["kl"] < 0.1
@@ -144,7 +146,7 @@ def test_requantize_writes_a_whole_model_and_says_what_it_cost(tiny_arguments, t
 def test_what_requantize_made_is_validated_and_not_the_checkpoint(tiny_arguments, tmp_path, monkeypatch):
     """The next iteration's checkpoints compete with what the merged model says."""
     folder = RunFolder(finished_run(tmp_path / "run", [*tiny_arguments, "--set", "merge=requantize"]))
-    for t in range(2):
+    for t in (0,):  # the second iteration keeps M_t
         on = policy(folder, folder.load_settled(), "direct", t + 1)
         assert on.model == str(folder.iteration("direct", t) / "model") and on.adapter is None
         written = list(read_jsonl(folder.validation_of("direct", t + 1), PromptSamples))
