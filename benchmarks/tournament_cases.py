@@ -24,7 +24,7 @@ from tpo_lite.preferences.tournament import RoundRobin, round_robin
 from tpo_lite.records import Comparison, Instruction, PromptJudgements, PromptSamples, Sample, read_jsonl
 
 K = 8
-PROMPTS = 400
+PROMPTS = 200
 
 Answers = dict[JudgeRequest, Verdict]
 
@@ -60,8 +60,8 @@ class Case:
     rho: float
     true_rating: Callable[[PromptSamples, int], float]
     """From a prompt and k to the true rating of sample k's response."""
-    anew: Answers | None = None
-    """The answers of the same judge when it is asked once more."""
+    again: Answers | None = None
+    """The answers of a second judge with the same noise, drawn again."""
 
 
 def percent(value: float) -> str:
@@ -220,5 +220,5 @@ def simulated(data: Path, judge: Path, soft: bool, rho: float, count: int = PROM
         soft,
         rho,
         true_rating=lambda prompt, k: float(a * strengths[int(prompt.instruction.id)][k]),
-        anew=answers(draw()),
+        again=answers(draw()),
     )

@@ -55,9 +55,9 @@ depends on the card and the shape.)"""
 SERVER = 50.0
 """Tokens per second of one request to a server. Assumed."""
 
-ASKED = {"round-robin": 1.0, "single": 0.5, "adaptive": 0.4}
-"""The share of a round robin's comparisons that are made. For adaptive it was measured on recorded verdicts about 8
-responses (benchmarks/results/tournaments.md: 37 to 46 % at the default confidence)."""
+ASKED = {"round-robin": 1.0, "single": 0.5, "adaptive": 0.45}
+"""The share of a round robin's comparisons that are made. For adaptive it was measured about 8 responses, with the
+noise of two real judges (benchmarks/results/tournaments.md: 38 to 52 % at the default confidence)."""
 
 START, LOAD = 10.0, 1e9
 """When a phase starts: the seconds of its imports, and the bytes per second from disk to card. Assumed."""

@@ -19,7 +19,6 @@ and a wide prior would take its first few answers for large differences."""
 LOWEST = 0.1
 """Concentration of the Beta distribution for a judge whose answers are 0 or 1: a pair's second answer is mostly the
 first. That leaves room for judges whose answers contradict each other, which flips do not show."""
-
 HIGHEST = 10.0
 """Concentration that no answers exceed."""
 
@@ -47,8 +46,8 @@ def forecast(
     """Draw the ratings after a full round robin of n distinct responses.
 
     `wins` (n, n) are those so far, `left` (n, n) counts the orders of each pair that are not asked, `copies` (n,) the
-    samples with each response; `prior` as in `tpo_lite.preferences.ratings`, `concentration` as found by the function
-    of that name.
+    samples with each response; `prior` as in `tpo_lite.preferences.ratings`, `concentration` is that of
+    `concentration_of`.
     """
     modes, covariances, weights = _beliefs(wins, concentration)
     drawn = numbers.choice(len(weights), DRAWS, p=weights)

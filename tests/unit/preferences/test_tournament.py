@@ -169,15 +169,15 @@ def test_adaptive_chooses_as_the_round_robin_does_for_half_the_calls() -> None:
     data = SHARED / "data"
     case = simulated(data, data / "llmbar" / "judge_outputs" / "GPT-4_CoT.jsonl", soft=True, rho=0.0, count=200)
     reference, ours = play(case, RoundRobin(), case.answers), play(case, ADAPTIVE, case.answers)
-    anew = play(case, RoundRobin(), case.anew or {})
+    again = play(case, RoundRobin(), case.again or {})
     assert sum(ours.calls) <= 0.45 * sum(reference.calls)
 
     def agreement(side: str, other: Outcome) -> float:
         return float(np.mean(np.array(getattr(reference, side)) == np.array(getattr(other, side))))
 
     assert agreement("best", ours) >= 0.95 and agreement("worst", ours) >= 0.95
-    # The same judge asked anew, in full, is further from the first round robin.
-    assert agreement("best", anew) < agreement("best", ours) and agreement("worst", anew) < agreement("worst", ours)
+    # A second judge with the same noise, asked in full, is further from the first round robin.
+    assert agreement("best", again) < agreement("best", ours) and agreement("worst", again) < agreement("worst", ours)
 
 
 def noisy_case(prompts: int, noise: float, seed: int) -> Case:
@@ -208,9 +208,9 @@ def noisy_case(prompts: int, noise: float, seed: int) -> Case:
 def test_adaptive_chooses_as_the_round_robin_does_with_a_judge_made_up() -> None:
     case = noisy_case(60, 1.0, seed=0)
     reference, ours = play(case, RoundRobin(), case.answers), play(case, ADAPTIVE, case.answers)
-    anew = play(case, RoundRobin(), case.anew or {})
+    second = play(case, RoundRobin(), case.again or {})
     assert sum(ours.calls) <= 0.5 * sum(reference.calls)
     for side in ("best", "worst"):
-        first, adaptive, again = (np.array(getattr(outcome, side)) for outcome in (reference, ours, anew))
+        first, adaptive, again = (np.array(getattr(outcome, side)) for outcome in (reference, ours, second))
         assert np.mean(first == again) < np.mean(first == adaptive)
         assert np.mean(first == adaptive) >= 0.95
