@@ -53,7 +53,7 @@ def tiny_prompts(tmp_path_factory):
 def tiny_arguments(tiny_model, tiny_judge, tiny_prompts, tmp_path_factory):
     """Options of `tpo-lite train` for a run of two iterations that takes seconds: the direct arm, no thoughts."""
     recipe = {
-        "seed": 9,  # with this one the random judge prefers a checkpoint in both iterations (merge: fold)
+        "seed": 4,  # with this one seven of the eight prompts of the first iteration have a pair
         "iterations": 2,
         "model": str(tiny_model),
         "engine": "transformers",

@@ -1,8 +1,12 @@
-"""What the server of `warm_train` imports before it forks: all that a phase imports on its way."""
+"""What the server of `warm_train` imports before it forks: all that a phase imports on its way.
+
+Every iteration of its runs ends with its last checkpoint, as in `tiny_run.train_here`.
+"""
 
 import importlib
 import os
 
+from tests.helpers.tiny_run import choosing
 from tpo_lite.phase_order import PHASES
 from tpo_lite.phases.process import QUIET
 
@@ -11,3 +15,6 @@ os.environ |= QUIET  # libraries read it when they are imported
 LIBRARIES = ("bitsandbytes", "llama_cpp", "peft", "transformers.models.llama.modeling_llama", "trl.trainer.dpo_trainer")
 for name in (*LIBRARIES, *(f"tpo_lite.phases.{phase}" for phase in ("prepare", *PHASES))):
     importlib.import_module(name)
+
+CHOOSING = choosing()  # kept, as it ends when it is collected
+CHOOSING.__enter__()

@@ -5,7 +5,9 @@ import math
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -20,8 +22,11 @@ from tpo_lite.errors import TpoError
 from tpo_lite.files import read_json
 from tpo_lite.loop.results import read_results
 from tpo_lite.phase_order import PHASES
+from tpo_lite.phases import matches
 from tpo_lite.phases.figures import validation_figures
+from tpo_lite.phases.matches import play
 from tpo_lite.phases.process import run_phase
+from tpo_lite.phases.select import best
 from tpo_lite.records import PromptSamples, read_jsonl
 from tpo_lite.run import RunFolder
 from tpo_lite.sampling.policy import LoadedPolicy, policy, sampling_key
@@ -132,7 +137,7 @@ def test_the_adapter_is_an_ordinary_one_of_the_original_base(tiny_run, tiny_mode
 
 
 def test_requantize_writes_a_whole_model_and_says_what_it_cost(tiny_arguments, tmp_path):
-    run = finished_run(tmp_path / "run", [*tiny_arguments, "--set", "merge=requantize", "--iterations", "1"])
+    run = finished_run(tmp_path / "run", [*tiny_arguments, "--set", "merge=requantize"])
     for t, data in enumerate(iterations(run)):
         # The quantization noise is rolled anew, so that this KL is not 0; nor are the two models strangers.
         assert 1e-12 < data["merge"]["kl"] < 0.1
@@ -146,7 +151,7 @@ def test_requantize_writes_a_whole_model_and_says_what_it_cost(tiny_arguments, t
 def test_what_requantize_made_is_validated_and_not_the_checkpoint(tiny_arguments, tmp_path, monkeypatch):
     """The next iteration's checkpoints compete with what the merged model says."""
     folder = RunFolder(finished_run(tmp_path / "run", [*tiny_arguments, "--set", "merge=requantize"]))
-    for t in (0,):  # the second iteration keeps M_t
+    for t in range(2):
         on = policy(folder, folder.load_settled(), "direct", t + 1)
         assert on.model == str(folder.iteration("direct", t) / "model") and on.adapter is None
         written = list(read_jsonl(folder.validation_of("direct", t + 1), PromptSamples))
@@ -166,8 +171,15 @@ def test_what_requantize_made_is_validated_and_not_the_checkpoint(tiny_arguments
     assert reference == validation_figures(answered).to_dict()
 
 
+def lost(judge, group, ours, theirs):
+    """The matches of different responses count as lost, whatever a random judge says."""
+    played = play(judge, group, ours, theirs)
+    return [match if ours[match.id] == theirs[match.id] else replace(match, win=0.25) for match in played]
+
+
+@patch.object(matches, "play", lost)
 def test_an_iteration_whose_checkpoints_the_judge_likes_no_better_keeps_its_model(tiny_arguments, tmp_path):
-    run = finished_run(tmp_path / "run", [*tiny_arguments, "--seed", "0"])
+    run = finished_run(tmp_path / "run", tiny_arguments, best)
     for t, data in enumerate(iterations(run)):
         rates = data["validation"]["checkpoints"]
         assert rates.pop("M_t") == 0.5
@@ -180,7 +192,7 @@ def test_an_iteration_whose_checkpoints_the_judge_likes_no_better_keeps_its_mode
     base = read_json(run / "results.json")["arms"]["direct"]["base"]
     assert all(data["accuracy"] == base["accuracy"] for data in iterations(run))
     assert not list(run.glob("direct/*/adapter"))
-    assert train_here(*tiny_arguments, "--seed", "0", "--out", run).output.endswith(
+    assert train_here(*tiny_arguments, "--out", run).output.endswith(
         "direct M_2: M_0 itself; the judge preferred no checkpoint\n"
     )
 
@@ -272,7 +284,10 @@ import sys
 from pathlib import Path
 from tpo_lite.errors import TpoError
 from tpo_lite.phase_order import PHASES
+from tpo_lite.phases import matches
+from tpo_lite.phases.matches import play
 from tpo_lite.phases.process import run_phase
+from tpo_lite.phases.select import best
 
 live, dead = map(Path, sys.argv[1:])
 run_phase("generate", live, "direct", 1)

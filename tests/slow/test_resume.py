@@ -13,11 +13,12 @@ from typing import Any
 
 import pytest
 
-from tests.helpers.tiny_run import command, finished_run
+from tests.helpers.tiny_run import choosing, command, finished_run
 from tests.helpers.warm_train import WarmTrain
 from tpo_lite.files import read_json
 from tpo_lite.phase_order import PHASES
 from tpo_lite.phases.process import run_phase
+from tpo_lite.phases.select import best
 from tpo_lite.run import RunFolder
 
 pytestmark = pytest.mark.slow
@@ -101,8 +102,8 @@ def kill_in_every_phase(
         folder = run.done_path(phase, arm, iteration).parent.parent
 
         def begun(folder: Path = folder, phase: str = phase) -> bool:
-            # The test slice of a tiny run is answered at one go, so there the kill comes before the first line.
-            early = phase in ("test", "match")
+            # What a tiny run does at one go is killed before its first line: its file is there, and empty.
+            early = phase in ("select", "crosscheck", "test", "match")
             return any(
                 early or path.stat().st_size or path.name == "complete"
                 for path in folder.glob((BEGUN | WARM_BEGUN)[phase])
@@ -163,14 +164,15 @@ def test_a_warm_start_killed_in_both_phases_ends_as_if_it_had_not_been(tiny_argu
 
 
 def test_a_run_of_cold_processes_killed_while_it_validates_goes_on(tiny_arguments, tiny_run, tmp_path):
-    shutil.copytree(tiny_run, tmp_path / "run")
-    last = RunFolder(tmp_path / "run").iteration("direct", 1)
+    shutil.copytree(tiny_run, tmp_path / "whole")
+    last = RunFolder(tmp_path / "whole").iteration("direct", 1)
     for name in PHASES[PHASES.index("validate") :]:
         (last / "done" / f"{name}.json").unlink()
     for name in ("adapter", "validation", "crosscheck", "test"):
         shutil.rmtree(last / name)
+    shutil.copytree(tmp_path / "whole", tmp_path / "run")
     kill_in_every_phase(tiny_arguments, tmp_path / "run", [("direct", 1, "validate")], start_cold)
-    check_same_run(tmp_path / "run", tiny_run)
+    check_same_run(tmp_path / "run", finished_run(tmp_path / "whole", tiny_arguments, best))
 
 
 @pytest.mark.parametrize("phase", PHASES)
@@ -180,7 +182,8 @@ def test_a_phase_killed_just_before_its_end_comes_to_the_same(phase, tiny_run, t
     run = RunFolder(tmp_path / "run")
     done = run.done_path(phase, "direct", 1)
     done.unlink()
-    run_phase(phase, run.root, "direct", 1)
+    with choosing():
+        run_phase(phase, run.root, "direct", 1)
     assert read_json(done)["summary"] == RunFolder(tiny_run).done(phase, "direct", 1)["summary"]
     check_same_run(run.root, tiny_run)
 
@@ -229,7 +232,6 @@ def test_the_embedded_recipe_killed_in_every_phase_ends_as_if_it_had_not_been(tm
         "train.epochs": 2,
         "train.batch": 2,
         "train.micro_batch": 2,
-        "seed": 1,  # with this one the judge prefers a checkpoint, so that the fold has something to write
     }
     arguments = ["--recipe", "embedded", "--cpu"] + [f"--set={key}={value}" for key, value in fewer.items()]
     whole = finished_run(tmp_path / "whole", arguments)

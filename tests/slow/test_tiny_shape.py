@@ -13,7 +13,6 @@ import shutil
 import signal
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import patch
@@ -37,7 +36,6 @@ from tpo_lite.files import read_json
 from tpo_lite.llamacpp.adapter import write_adapter_gguf
 from tpo_lite.loop import orchestrator
 from tpo_lite.machine.cards import cpu
-from tpo_lite.phases import matches
 from tpo_lite.phases.process import run_phase
 from tpo_lite.plan.shapes import model_shape
 from tpo_lite.plan.weights import NF4_BITS, STATE_BITS, base
@@ -69,19 +67,6 @@ def shape(tmp_path_factory):
 def one_tokenizer():
     """Phases that run in this process share a tokenizer: to read one of this vocabulary takes seconds."""
     with patch.object(AutoTokenizer, "from_pretrained", functools.cache(AutoTokenizer.from_pretrained)):
-        yield
-
-
-@pytest.fixture(scope="module", autouse=True)
-def checkpoints_win():
-    """The matches that a random judge decides by rounding are played and then counted as won, so that there is an
-    adapter on every machine."""
-    played = matches.play
-
-    def won(*arguments):
-        return [replace(match, win=1.0) for match in played(*arguments)]
-
-    with patch.object(matches, "play", won):
         yield
 
 

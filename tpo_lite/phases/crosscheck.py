@@ -18,7 +18,7 @@ from tpo_lite.kinds import Arm
 from tpo_lite.machine.device import Device
 from tpo_lite.phases.judges_summaries import CrosscheckSummary, Parting
 from tpo_lite.phases.matches import final_responses, open_referee
-from tpo_lite.phases.select import checkpoint_responses, win_rate_of
+from tpo_lite.phases.select import best, checkpoint_responses, win_rate_of
 from tpo_lite.phases.summaries import SelectSummary, WinRate
 from tpo_lite.progress import progress
 from tpo_lite.run import KEPT, RunFolder
@@ -45,7 +45,7 @@ def run(folder: RunFolder, recipe: SettledRecipe, arm: Arm, iteration: int, devi
             base = final_responses(folder.validation_of(arm, 0))
             against_base = referee.wins(path, ours, base, advance)
     referee.say_what_was_too_long()
-    would_choose = max(wins, key=lambda name: sum(wins[name]))
+    would_choose = best({name: sum(values) for name, values in wins.items()})
     rates = {name: win_rate_of(values) for name, values in wins.items()}
     by_base = win_rate_of(against_base)
     return CrosscheckSummary(

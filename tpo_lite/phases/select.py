@@ -10,6 +10,7 @@ from tpo_lite.phases.process import phase_main
 if __name__ == "__main__":
     phase_main("select")
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from tpo_lite.files import write_json
@@ -28,8 +29,7 @@ from tpo_lite.training.checkpoints import step_of
 def run(folder: RunFolder, recipe: SettledRecipe, arm: Arm, iteration: int, device: Device) -> SelectSummary:
     """Write validation/<checkpoint>-vs-M_<n>.jsonl and validation.json.
 
-    The mean of the matches over the validation slice is a checkpoint's rating against M_t, whose own is 0.5. In a tie
-    M_t wins, then the earlier checkpoint.
+    The mean of the matches over the validation slice is a checkpoint's rating against M_t, whose own is 0.5.
     """
     here = folder.iteration(arm, iteration)
     checkpoints = checkpoint_responses(here)
@@ -43,7 +43,7 @@ def run(folder: RunFolder, recipe: SettledRecipe, arm: Arm, iteration: int, devi
             path = here / "validation" / f"{name}-vs-M_{iteration}.jsonl"
             wins[name] = referee.wins(path, ours, reference, advance)
         rates = {name: average(values) or 0.0 for name, values in wins.items()}
-        chosen = max(rates, key=lambda name: rates[name])
+        chosen = best(rates)
         against_base = wins[chosen]
         if iteration > 0:
             path = here / "validation" / f"{chosen}-vs-M_0.jsonl"
@@ -57,6 +57,11 @@ def run(folder: RunFolder, recipe: SettledRecipe, arm: Arm, iteration: int, devi
     )
     write_json(here / "validation.json", summary.to_dict())
     return summary
+
+
+def best(rates: Mapping[str, float]) -> str:
+    """Return the name with the highest rate. In a tie the first counts: M_t, then the earlier checkpoint."""
+    return max(rates, key=lambda name: rates[name])
 
 
 def checkpoint_responses(here: Path) -> dict[str, Responses]:
