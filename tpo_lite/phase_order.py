@@ -46,8 +46,21 @@ def phases_of(recipe: Recipe) -> tuple[str, ...]:
     return tuple(phase for phase in PHASES if missing(recipe, phase) is None)
 
 
+def phases_before(recipe: Recipe, phase: str) -> tuple[str, ...]:
+    """Return the phases of an iteration that are finished before `phase` of it begins.
+
+    A merge report, which is not part of a run, needs the merge, and not what is said of M_{t+1} after it.
+    """
+    phases = phases_of(recipe)
+    if phase == "merge_report":
+        return phases[: phases.index("fold") + 1]
+    return phases[: phases.index(phase)]
+
+
 def missing(recipe: Recipe, phase: str) -> str | None:
     """Return what `recipe` would need to have this phase; None if it has it."""
+    if phase in WARM_PHASES and not warm_phases(recipe):
+        return "no warm start (warm_start.kind)"
     if phase == "crosscheck" and recipe.select.judge is None:
         return "no second judge (select.judge)"
     if phase in ("test", "match") and not recipe.instructions.test:

@@ -24,7 +24,7 @@ from tpo_lite.errors import DISK_FULL, InputError, OutOfMemory, TpoError, first_
 from tpo_lite.kinds import Arm
 from tpo_lite.machine import threads
 from tpo_lite.machine.memory import PeakMemory, gpu
-from tpo_lite.phase_order import WARM_PHASES, missing, phases_of, warm_phases
+from tpo_lite.phase_order import WARM_PHASES, missing, phases_before, phases_of, warm_phases
 from tpo_lite.phases.options import phase_options
 from tpo_lite.recipe import Recipe
 from tpo_lite.run import RunFolder
@@ -104,12 +104,11 @@ def check_order(folder: RunFolder, recipe: Recipe, name: str, arm: Arm, iteratio
     warm: list[tuple[str, Arm | None, int]] = [
         (phase, other, 0) for other in recipe.arms[: recipe.arms.index(arm) + 1] for phase in warm_phases(recipe)
     ]
-    before += warm[: warm.index((name, arm, 0))] if name in WARM_PHASES else warm
-    phases = phases_of(recipe) if name not in WARM_PHASES else ()
-    before += [(phase, arm, t) for t in range(iteration) for phase in phases]
-    # A merge report needs the merge, not what is said of M_{t+1} after it.
-    last = "test" if name == "merge_report" and "test" in phases else name
-    before += [(phase, arm, iteration) for phase in (phases[: phases.index(last)] if last in phases else phases)]
+    if name in WARM_PHASES:
+        before += warm[: warm.index((name, arm, 0))]
+    else:
+        before += warm + [(phase, arm, t) for t in range(iteration) for phase in phases_of(recipe)]
+        before += [(phase, arm, iteration) for phase in phases_before(recipe, name)]
     if name == "match" and arm == recipe.arms[-1]:
         before += [("test", other, iteration) for other in recipe.arms]
     for phase, its_arm, t in before:

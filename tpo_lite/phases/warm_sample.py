@@ -7,7 +7,7 @@ from tpo_lite.phases.process import phase_main
 if __name__ == "__main__":
     phase_main("warm_sample")
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -17,13 +17,12 @@ from tpo_lite.machine.device import Device
 from tpo_lite.phases.figures import ENOUGH, held_out_figures, output_figures, own_share, shown
 from tpo_lite.phases.summaries import read_summary
 from tpo_lite.phases.warm_summaries import WarmSampleSummary
-from tpo_lite.progress import progress
-from tpo_lite.records import Example, Instruction, JsonlAppender, PromptSamples, read_jsonl, write_jsonl
+from tpo_lite.records import Example, Instruction, PromptSamples, read_jsonl, write_jsonl
 from tpo_lite.run import RunFolder
 from tpo_lite.sampling.marked import cut_to_sentences, draw_marked
 from tpo_lite.sampling.policy import LoadedPolicy, bare_base, sampling_key
 from tpo_lite.sampling.room import PROBE_PROMPTS
-from tpo_lite.sampling.to_file import sample_into
+from tpo_lite.sampling.to_file import sample_into, write_samples
 from tpo_lite.settled import SettledRecipe
 from tpo_lite.thoughts import Outcome
 from tpo_lite.training.examples import choose_examples, read_examples
@@ -92,25 +91,13 @@ def _marked(folder: RunFolder, loaded: LoadedPolicy, recipe: SettledRecipe, arm:
     """Sample outputs with markers put in, into warm_start/samples.jsonl."""
     path, warm = folder.warm_start(arm) / "samples.jsonl", recipe.warm_start
     instructions = list(read_jsonl(folder.instructions("warm_start"), Instruction))
-    finished = frozenset(record.instruction.id for record in read_jsonl(path, PromptSamples))
     key = sampling_key(recipe, arm, 0, "warm_start")
-    with (
-        JsonlAppender(path) as out,
-        progress(f"{arm} warm start samples", len(instructions), "prompts", len(finished)) as advance,
-    ):
-        for prompt in draw_marked(
-            loaded,
-            instructions,
-            recipe.style(arm),
-            key,
-            warm.samples,
-            warm.thought_tokens,
-            warm.response_tokens,
-            finished,
-        ):
-            out.append(prompt)
-            advance(1)
-    return list(read_jsonl(path, PromptSamples))
+
+    def draw(finished: frozenset[str]) -> Iterator[PromptSamples]:
+        limits = (warm.samples, warm.thought_tokens, warm.response_tokens)
+        return draw_marked(loaded, instructions, recipe.style(arm), key, *limits, finished)
+
+    return write_samples(path, len(instructions), f"{arm} warm start samples", draw)
 
 
 def _from_file(folder: RunFolder, loaded: LoadedPolicy, recipe: SettledRecipe, arm: Arm) -> list[Example]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from tpo_lite.kinds import Arm, HeldOut
@@ -24,15 +24,25 @@ def sample_into(
 ) -> list[PromptSamples]:
     """Sample what `path` does not hold yet; each prompt is on disk as soon as it is sampled.
 
-    `key`, `k` and `retries` are those of `LoadedPolicy.draw`; `label` names the progress bar. Returns all that `path`
-    holds at the end.
+    `key`, `k` and `retries` are those of `LoadedPolicy.draw`; the rest is as for `write_samples`.
+    """
+
+    def draw(finished: frozenset[str]) -> Iterator[PromptSamples]:
+        return loaded.draw(instructions, loaded.recipe.style(arm), key, k, retries, finished)
+
+    return write_samples(path, len(instructions), label, draw)
+
+
+def write_samples(
+    path: Path, prompts: int, label: str, draw: Callable[[frozenset[str]], Iterator[PromptSamples]]
+) -> list[PromptSamples]:
+    """Append what `draw` yields to `path`, prompt by prompt, and return all that `path` holds at the end.
+
+    `draw` takes the ids of the instructions that `path` holds already. `label` names the progress bar of all `prompts`.
     """
     finished = frozenset(record.instruction.id for record in read_jsonl(path, PromptSamples))
-    with (
-        JsonlAppender(path) as out,
-        progress(label, len(instructions), "prompts", len(finished)) as advance,
-    ):
-        for prompt in loaded.draw(instructions, loaded.recipe.style(arm), key, k, retries, finished):
+    with JsonlAppender(path) as out, progress(label, prompts, "prompts", len(finished)) as advance:
+        for prompt in draw(finished):
             out.append(prompt)
             advance(1)
     return list(read_jsonl(path, PromptSamples))

@@ -184,3 +184,10 @@ def test_phases_come_in_order(make, tmp_path):
         run_phase("warm_sample", run.root, "direct", 0)
     with pytest.raises(InputError, match="generate of thinking.* comes after warm_sample, which is not finished"):
         run_phase("generate", run.root, "thinking", 0)
+
+
+@pytest.mark.parametrize("phase", ["warm_sample", "warm_start"])
+def test_a_run_without_a_warm_start_has_no_such_phase(phase, make, tmp_path):
+    run = make(tmp_path / "run", warm_start__kind="none")
+    with pytest.raises(InputError, match=rf"no warm start \(warm_start.kind\), so it has no {phase} phase"):
+        run_phase(phase, run.root, "thinking", 0)
