@@ -7,7 +7,7 @@ machine, once, when a run starts. Phases, engines, judges, the plan and the back
 from __future__ import annotations
 
 from functools import reduce
-from typing import Any
+from typing import Any, Literal
 
 from tpo_lite.errors import InputError
 from tpo_lite.kinds import Dtype, Engine, KvType, Precision, Quantize
@@ -81,6 +81,11 @@ class SettledRecipe(Recipe):
         if self.quantize == "nf4":
             return "nf4"
         return "bfloat16" if device == "cuda" else self.dtype
+
+    @property
+    def gguf_type(self) -> Literal["Q4_K_M", "F16"]:
+        """The type of the GGUF that engine gguf makes of a model: the one nearest to what is trained."""
+        return "Q4_K_M" if self.quantize == "nf4" else "F16"
 
 
 def unknown_before(data: dict[str, Any]) -> Keys:

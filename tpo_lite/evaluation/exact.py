@@ -6,7 +6,6 @@ so that "1,080" and "1080.0" are the same; other answers are compared without ca
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
@@ -116,7 +115,7 @@ def _compiled(regex: str | None) -> re.Pattern[str]:
 
 def as_text(exact: Exact) -> str:
     """Return the figures as a line for a terminal."""
-    right = dataclasses.replace(exact.right, value=exact.right.value or 0.0)
+    right = exact.right
     return (
         f"{exact.model}: {100 * (right.value or 0):.2f} % right, 95 % interval {100 * right.low:.2f} to "
         f"{100 * right.high:.2f}, of {right.n}; {exact.without_answer} without an answer; mean length "

@@ -19,7 +19,7 @@ from tpo_lite.plan.memory import (
     training,
 )
 from tpo_lite.plan.shapes import JudgeShape, ModelShape, choosing_shape
-from tpo_lite.plan.weights import Terms, gguf_kind
+from tpo_lite.plan.weights import Terms
 from tpo_lite.sampling.room import CHARACTERS_A_TOKEN, PROBE_PROMPTS
 from tpo_lite.settled import SettledRecipe
 from tpo_lite.training.room import KL_POSITIONS, KL_PROMPTS
@@ -151,7 +151,7 @@ def passing(recipe: SettledRecipe, model: ModelShape) -> float:
     """
     weights = model.lora_parameters(trained_rank(recipe, recipe.iterations - 1))
     states = recipe.train.epochs * weights * OPTIMIZER_BYTES[recipe.train.optimizer]
-    converted = gguf_kind(recipe) != "F16" and (not is_gguf(recipe.model) or recipe.merge == "requantize")
+    converted = recipe.gguf_type != "F16" and (not is_gguf(recipe.model) or recipe.merge == "requantize")
     return max(states, 2 * model.parameters if recipe.engine == "gguf" and converted else 0)
 
 

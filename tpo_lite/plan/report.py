@@ -36,7 +36,7 @@ from tpo_lite.plan.shapes import (
     model_shape,
     taken_by_name,
 )
-from tpo_lite.plan.weights import gguf_kind, held_in
+from tpo_lite.plan.weights import held_in
 from tpo_lite.recipe import Keys, Recipe, value_of, with_keys
 from tpo_lite.sampling.room import PROBE_PROMPTS
 from tpo_lite.settled import SettledRecipe, filled_from, open_keys
@@ -82,7 +82,7 @@ class Plan:
         made = 2.0 * self.model.parameters if from_gguf else 0.0
         if self.recipe.engine == "gguf":  # the base once, and each merged model, which answers the validation slice
             bases = (0 if from_gguf else 1) + (iterations * arms if self.recipe.merge == "requantize" else 0)
-            made += bases * self.model.parameters * GGUF_BITS[gguf_kind(self.recipe)] / 8
+            made += bases * self.model.parameters * GGUF_BITS[self.recipe.gguf_type] / 8
         phases = [(phase, t) for t in range(iterations) for phase in self.needs if t == 0 or phase not in WARM_PHASES]
         return arms * sum(kept(self.recipe, self.model, t)[phase] for phase, t in phases) + made
 

@@ -58,11 +58,6 @@ def dequantized(model: ModelShape, card: Card, precision: Precision) -> float:
     return compute_bytes(card, precision) * max(a * b for a, b in model.linears)
 
 
-def gguf_kind(recipe: SettledRecipe) -> str:
-    """Return the type of the GGUF that engine gguf makes of a model."""
-    return "Q4_K_M" if recipe.quantize == "nf4" else "F16"
-
-
 def gguf_bits(recipe: SettledRecipe) -> float:
     """Return the bits per weight of what engine gguf samples. A GGUF that is M_0 is taken for a Q4_K_M."""
-    return GGUF_BITS["Q4_K_M" if is_gguf(recipe.model) else gguf_kind(recipe)]
+    return GGUF_BITS["Q4_K_M" if is_gguf(recipe.model) else recipe.gguf_type]

@@ -47,8 +47,7 @@ class GgufSampler(Sampler):
         self.architecture = config.model_type
         # If prompts are longer than `gguf_room` assumes, fewer rows are continued at a time.
         self.sequences, self.cells = gguf_room(recipe, device == "cuda")
-        kind: Kind = "Q4_K_M" if recipe.quantize == "nf4" else "F16"
-        self.base = policy.gguf or converted_base(policy.model, policy.work, kind)
+        self.base = policy.gguf or converted_base(policy.model, policy.work, recipe.gguf_type)
         self._load(policy.adapter)
 
     def _load(self, adapter: Path | None) -> None:
