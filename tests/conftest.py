@@ -20,15 +20,18 @@ from tests.helpers.shared import need_shared_data
 from tests.helpers.tiny_gguf import write_tiny_gguf
 from tests.helpers.tiny_model import write_tiny_model
 from tests.helpers.tiny_run import finished_run, write_prompts
+from tests.helpers.weights import need_weights
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item):
-    """Skip a test marked `shared` or `browser` where what it needs is missing, or fail it where that is required."""
+    """Skip a marked test where what its marker needs is missing, or fail it where that is required."""
     if item.get_closest_marker("shared"):
         need_shared_data()
     if item.get_closest_marker("browser"):
         need_browser()
+    if item.get_closest_marker("weights"):
+        need_weights()
 
 
 @pytest.fixture(scope="session")
