@@ -89,7 +89,9 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     measured["tokens"] = sum(len(sample.token_ids) for record in records for sample in record.samples)
     measured["prompt_tokens"] = sum(len(record.prompt_ids) for record in records)
     if options.engine == "gguf":
-        measured["shift"] = sampling_shift(loaded.sampler, policy, options.device, records)
+        measured["shift"] = sampling_shift(
+            loaded.sampler, policy, options.device, recipe.precision(options.device), records
+        )
     return measured
 
 

@@ -9,6 +9,7 @@ Files that grow line by line are `tpo_lite.records.JsonlAppender`'s.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -43,6 +44,29 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(f"{path} cannot be read ({error}). Delete it and run the same command again.") from error
+
+
+def write_sealed(path: Path, data: dict[str, Any]) -> None:
+    """Write JSON atomically with its own checksum, `sha256`, so that `read_sealed` sees any change."""
+    write_json(path, data | {"sha256": _seal(data)})
+
+
+def read_sealed(path: Path) -> dict[str, Any]:
+    """Read what `write_sealed` wrote, or an earlier version without a checksum. Raises as `read_json`."""
+    data = dict(read_json(path))
+    if data.pop("sha256", None) not in (None, _seal(data)):
+        raise InputError(f"{path} is damaged (its checksum is another). Delete it and run the same command again.")
+    return data
+
+
+def _seal(data: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
+
+
+def checksum(path: Path) -> str:
+    """Return the sha256 of a file, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

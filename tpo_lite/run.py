@@ -56,7 +56,7 @@ from typing import Any, Literal, NamedTuple, get_args
 import yaml
 
 from tpo_lite.errors import DISK_FULL, InputError, TpoError
-from tpo_lite.files import read_json, read_yaml, write_atomically, write_json
+from tpo_lite.files import checksum, read_json, read_sealed, read_yaml, write_atomically, write_json, write_sealed
 from tpo_lite.kinds import Arm, HeldOut
 from tpo_lite.machine.device import Place, default_place
 from tpo_lite.phase_order import OUTPUTS, PHASES, WARM_PHASES
@@ -349,22 +349,21 @@ class RunFolder:
     def is_done(self, phase: str, arm: Arm | None, iteration: int) -> bool:
         """Return whether a phase is finished and all its outputs are still there."""
         path = self.done_path(phase, arm, iteration)
-        return path.exists() and all((path.parent.parent / name).exists() for name in read_json(path)["outputs"])
+        return path.exists() and all((path.parent.parent / name).exists() for name in read_sealed(path)["outputs"])
 
     def mark_done(
         self, phase: str, arm: Arm | None, iteration: int, summary: dict[str, Any], peak_bytes: dict[str, int]
     ) -> None:
-        """Write a finished phase's summary, its outputs and its process's peak memory."""
+        """Write a finished phase's summary, the checksums of its outputs and its process's peak memory."""
         path = self.done_path(phase, arm, iteration)
         folder = path.parent.parent
-        outputs = [
-            str(file.relative_to(folder)) for glob in OUTPUTS.get(phase, ()) for file in sorted(folder.glob(glob))
-        ]
-        write_json(path, {"phase": phase, "summary": summary, "outputs": outputs, "peak_bytes": peak_bytes})
+        files = [file for glob in OUTPUTS.get(phase, ()) for file in sorted(folder.glob(glob))]
+        outputs = {str(file.relative_to(folder)): checksum(file) for file in files}
+        write_sealed(path, {"phase": phase, "summary": summary, "outputs": outputs, "peak_bytes": peak_bytes})
 
     def done(self, phase: str, arm: Arm | None, iteration: int) -> dict[str, Any]:
         """Read what `mark_done` wrote."""
-        return dict(read_json(self.done_path(phase, arm, iteration)))
+        return read_sealed(self.done_path(phase, arm, iteration))
 
     def record_seconds(self, phase: str, arm: Arm | None, iteration: int, seconds: float) -> None:
         """Add the wall time of one process of a phase; a killed and resumed phase has several."""

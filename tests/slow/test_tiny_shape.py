@@ -79,6 +79,7 @@ def arguments(shape, tmp_path_factory):
         "iterations": 2,
         "model": str(shape),
         "engine": "transformers",
+        "quantize": "nf4",
         "instructions": {"source": str(prompts), "per_iteration": 4, "validation": 4, "test": 4},
         "thought": {"style": "direct"},
         "sampling": {"k": 3, "max_new_tokens": 12, "batch": 6},
@@ -197,8 +198,7 @@ def test_sampling_with_half_the_batch_gives_the_same_samples_to_rounding(run, sh
     assert part.limits == {"sampling.batch": 3}
     pairs = list(zip(samples_of(part.root), samples_of(run), strict=True))
     apart = [(prompt, ours, theirs) for (prompt, ours), (_, theirs) in pairs if ours != theirs]
-    # How many go apart depends on how the CPU rounds; that each is a near-tie is what must hold.
-    assert len(apart) < len(pairs)
+    assert len(apart) < len(pairs) / 2
     model = base_weights.load(str(shape), run / "direct" / "iteration-0" / "adapter", "cpu", "nf4")
     for prompt, ours, theirs in apart:
         same = next(place for place, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b)

@@ -21,6 +21,7 @@ from pathlib import Path
 import click
 
 from tpo_lite.errors import DISK_FULL, InputError, OutOfMemory, TpoError, first_line, is_out_of_memory
+from tpo_lite.files import checksum
 from tpo_lite.kinds import Arm
 from tpo_lite.machine import threads
 from tpo_lite.machine.memory import PeakMemory, gpu
@@ -112,13 +113,31 @@ def check_order(folder: RunFolder, recipe: Recipe, name: str, arm: Arm, iteratio
     if name == "match" and arm == recipe.arms[-1]:
         before += [("test", other, iteration) for other in recipe.arms]
     for phase, its_arm, t in before:
-        if not folder.is_done(phase, its_arm, t):
+        if folder.is_done(phase, its_arm, t):
+            # Older iterations have nothing that is still read, but for what M_0 answered.
+            if t >= iteration - 1 or phase == "generate":
+                check_outputs(folder, phase, its_arm, t)
+        else:
             alone = its_arm is None or phase in WARM_PHASES
             what = phase if alone else f"{phase} of iteration {t}"
             what += f" of {its_arm}" if its_arm not in (None, arm) else ""
             raise InputError(
                 f"{name} of {arm}, iteration {iteration}, comes after {what}, which is not finished. "
                 f"`tpo-lite train --out {folder.root}` with the same settings runs all in order."
+            )
+
+
+def check_outputs(folder: RunFolder, phase: str, arm: Arm | None, iteration: int) -> None:
+    """Raise `InputError` naming a file that is no longer what the finished phase left."""
+    done = folder.done_path(phase, arm, iteration)
+    outputs = folder.done(phase, arm, iteration)["outputs"]
+    # An earlier version kept the names alone.
+    for name, written in outputs.items() if isinstance(outputs, dict) else ():
+        path = (done.parent.parent / name).resolve()
+        if checksum(path) != written:
+            raise InputError(
+                f"{path} is not what the {phase} phase wrote: it was damaged or changed since. Delete it and run the "
+                "same command again, which writes it again."
             )
 
 

@@ -17,7 +17,7 @@ from tpo_lite.machine.device import Device
 from tpo_lite.progress import Advance
 from tpo_lite.records import Pair
 from tpo_lite.settled import SettledTrain
-from tpo_lite.training.checkpoints import COMPLETE
+from tpo_lite.training.checkpoints import mark_complete
 from tpo_lite.training.token_log_probs import completion_log_probs
 
 
@@ -106,7 +106,7 @@ class MarkComplete(TrainerCallback):
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Write the mark."""
-        (Path(args.output_dir) / f"checkpoint-{state.global_step}" / COMPLETE).touch()
+        mark_complete(Path(args.output_dir) / f"checkpoint-{state.global_step}")
 
 
 class ShowProgress(TrainerCallback):

@@ -15,7 +15,6 @@ There are two bases to merge into:
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -27,7 +26,7 @@ from safetensors import safe_open
 
 from tpo_lite.adapters import Block, Blocks
 from tpo_lite.errors import InputError, TpoError
-from tpo_lite.files import read_json, write_json
+from tpo_lite.files import checksum, read_json, write_json
 from tpo_lite.hub import OTHER_FILES, local_folder
 from tpo_lite.kinds import MergeBase
 from tpo_lite.safetensors_files import read_header
@@ -68,7 +67,7 @@ def merge_to_disk(model: str, blocks: Blocks, scale: float, out: Path, base: Mer
                 f"{out / shard.name} came out wrong: {mismatch}. "
                 "Check the disk and the memory of this machine, and run the same command again."
             )
-    write_json(out / CHECKSUMS, {shard.name: _checksum(out / shard.name) for shard in shards})
+    write_json(out / CHECKSUMS, {shard.name: checksum(out / shard.name) for shard in shards})
 
 
 def _shards(source: Path) -> list[Path]:
@@ -96,7 +95,7 @@ def _refuse_damaged(source: Path, shards: list[Path]) -> None:
     """Raise `TpoError` if a shard that was merged here does not have the checksum that was written then."""
     sums = read_json(source / CHECKSUMS) if (source / CHECKSUMS).exists() else {}
     for shard in shards:
-        if shard.name in sums and _checksum(shard) != sums[shard.name]:
+        if shard.name in sums and checksum(shard) != sums[shard.name]:
             raise TpoError(
                 f"{shard} is damaged: its checksum is not the one in {CHECKSUMS}. "
                 "Delete it and run the same command again."
@@ -189,9 +188,3 @@ def _tensor(shard: Path, name: str) -> torch.Tensor:
     with safe_open(shard, "pt") as file:
         tensor: torch.Tensor = file.get_tensor(name)
     return tensor
-
-
-def _checksum(file: Path) -> str:
-    """Return the SHA-256 of a file in hexadecimal digits."""
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()

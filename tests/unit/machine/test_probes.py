@@ -131,7 +131,7 @@ def test_the_tested_set_satisfies_the_requirements(quick_probes):
     machine = Machine()
     allowed = machine.requirements("gpu")
     tools = machine.requirements("test") | machine.requirements("lint")
-    assert len(machine.tested.keys() & allowed.keys()) == 11
+    assert len(machine.tested.keys() & allowed.keys()) == 12
     assert machine.tested.keys() <= (allowed | tools).keys()
     assert all(
         SpecifierSet((tools | allowed)[package]).contains(version) for package, version in machine.tested.items()
