@@ -40,18 +40,27 @@ class GgufHeader:
         self.values = {self._text(): self._value(self._number("I")) for _ in range(values)}
         self.tensors = {self._text(): self._tensor() for _ in range(tensors)}
         alignment = self.values.get("general.alignment", 32)
+        if not isinstance(alignment, int) or alignment < 1:
+            raise ValueError(f"its alignment is {alignment!r}")
         self.start = -(-self._at // alignment) * alignment
         """Where the first tensor's data may begin."""
 
     def _number(self, form: str) -> Any:
-        (value,) = struct.unpack_from(f"<{form}", self._data, self._at)
-        self._at += struct.calcsize(f"<{form}")
+        (value,) = struct.unpack_from(f"<{form}", self._data, self._skip(struct.calcsize(f"<{form}")))
         return value
+
+    def _skip(self, size: int) -> int:
+        """Go past the next `size` bytes; return where they begin."""
+        start = self._at
+        self._at += size
+        if self._at > len(self._data):
+            raise ValueError("it is cut off, or gives a length that it does not have")
+        return start
 
     def _text(self) -> str:
         length = self._number("Q")
-        self._at += length
-        return self._data[self._at - length : self._at].decode()
+        start = self._skip(length)
+        return self._data[start : start + length].decode()
 
     def _value(self, kind: int) -> Any:
         if kind == _STRING:
@@ -59,25 +68,25 @@ class GgufHeader:
         if kind != _ARRAY:
             return self._number(_NUMBERS[kind])
         kind, count = self._number("I"), self._number("Q")
+        if kind == _ARRAY:
+            raise ValueError("it holds an array of arrays, which no model needs")
         if self._arrays:
             return self._array(kind, count)
         if kind in _NUMBERS:
-            self._at += count * struct.calcsize(f"<{_NUMBERS[kind]}")
+            self._skip(count * struct.calcsize(f"<{_NUMBERS[kind]}"))
             return None
+        if kind != _STRING:
+            raise ValueError(f"it holds an array of an unknown type, {kind}")
         for _ in range(count):
-            if kind == _STRING:
-                self._at += 8 + struct.unpack_from("<Q", self._data, self._at)[0]
-            else:
-                self._value(kind)
+            self._skip(self._number("Q"))
         return None
 
     def _array(self, kind: int, count: int) -> list[Any]:
         if kind not in _NUMBERS:
             return [self._value(kind) for _ in range(count)]
-        form = f"<{count}{_NUMBERS[kind]}"
-        values = struct.unpack_from(form, self._data, self._at)
-        self._at += struct.calcsize(form)
-        return list(values)
+        form = _NUMBERS[kind]
+        start = self._skip(count * struct.calcsize(f"<{form}"))
+        return list(struct.unpack_from(f"<{count}{form}", self._data, start))
 
     def _tensor(self) -> GgufTensor:
         dimensions = [self._number("Q") for _ in range(self._number("I"))]
