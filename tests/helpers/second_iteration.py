@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
+from tests.helpers.tiny_run import as_left
 from tpo_lite.files import read_json
 from tpo_lite.records import PromptSamples, read_jsonl
 from tpo_lite.run import RunFolder
@@ -28,9 +29,7 @@ def with_dead_adapter(root: Path) -> Path:
     """`root` with an adapter that changes nothing."""
     weights = root / "direct" / "iteration-0" / "adapter" / "adapter_model.safetensors"
     save_file({name: torch.zeros_like(tensor) for name, tensor in load_file(weights).items()}, weights)
-    run = RunFolder(root)
-    fold = run.done("fold", "direct", 0)
-    run.mark_done("fold", "direct", 0, fold["summary"], fold["peak_bytes"])
+    as_left(RunFolder(root), "fold", 0)
     return root
 
 

@@ -13,7 +13,7 @@ import torch
 from click.testing import CliRunner
 from peft import PeftModel
 
-from tests.helpers.tiny_run import process_here
+from tests.helpers.tiny_run import as_left, process_here
 from tpo_lite.base_weights import load_base
 from tpo_lite.cli.merge import merge_report
 from tpo_lite.files import read_json, write_json
@@ -139,6 +139,7 @@ def test_an_iteration_that_kept_its_model(tiny_run, tmp_path):
     shutil.copytree(tiny_run, tmp_path / "run")
     path = tmp_path / "run" / "direct" / "iteration-1" / "validation.json"
     write_json(path, read_json(path) | {"chosen": KEPT})
+    as_left(RunFolder(tmp_path / "run"), "select", 1)
     write_json(tmp_path / "run" / "direct" / "iteration-0" / "done" / "merge_report.json", {
         "summary": {"update_norm": 0.01, "rank": 16, "strategies": {}}, "outputs": [],
     })  # fmt: skip
@@ -161,6 +162,7 @@ def test_a_measurement_that_fails_ends_the_command_with_its_code(tiny_run, tmp_p
         "checkpoint-*/adapter_model.safetensors"
     ):
         weights.write_bytes(b"no weights")
+    as_left(RunFolder(tmp_path / "run"), "dpo", 0)
     done = invoke(tmp_path / "run")
     assert done.exit_code == 1
     assert "cannot be read" in done.output

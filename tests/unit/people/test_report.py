@@ -15,7 +15,7 @@ from tests.helpers.tiny_run import invoke
 from tests.helpers.written_run import Texts, written_run
 from tpo_lite.cli.plan import record_plan
 from tpo_lite.cli.report import report_at_end
-from tpo_lite.files import read_json, write_json
+from tpo_lite.files import read_json, read_sealed, write_json, write_sealed
 from tpo_lite.people import report
 from tpo_lite.people.costs import read_plan
 from tpo_lite.people.report import write_report
@@ -176,9 +176,9 @@ def test_a_run_that_is_not_finished_has_a_report(plain, tmp_path):
 def test_figures_of_another_version_are_left_out_and_the_samples_are_shown(plain, tmp_path):
     shutil.copytree(plain.root, tmp_path / "run")
     path = tmp_path / "run" / "thinking" / "iteration-0" / "done" / "judge.json"
-    data = read_json(path)
+    data = read_sealed(path)
     data["summary"]["invented"] = 1
-    write_json(path, data)
+    write_sealed(path, data)
     write_report(RunFolder(tmp_path / "run"))
     found = Page((tmp_path / "run" / "report.html").read_text(encoding="utf-8"))
     assert "There are no figures" in found.text and "Read the thoughts" in found.text

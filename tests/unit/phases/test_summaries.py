@@ -9,7 +9,7 @@ import shutil
 import pytest
 
 from tpo_lite.errors import InputError
-from tpo_lite.files import read_json, write_json
+from tpo_lite.files import read_sealed, write_sealed
 from tpo_lite.phase_order import PHASES, WARM_PHASES
 from tpo_lite.phases import judges_summaries, summaries, warm_summaries
 from tpo_lite.phases.summaries import GenerateSummary, PhaseSummary, read_summary
@@ -41,8 +41,8 @@ def test_what_was_not_measured_is_left_out_or_null():
 def test_a_damaged_summary_is_named_with_the_remedy(damage, tiny_run, tmp_path):
     run = RunFolder(shutil.copytree(tiny_run, tmp_path / "run"))
     path = run.done_path("judge", "direct", 0)
-    done = read_json(path)
-    write_json(path, done | {"summary": done["summary"] | damage})
+    done = read_sealed(path)
+    write_sealed(path, done | {"summary": done["summary"] | damage})
     with pytest.raises(
         InputError, match=f"^{re.escape(str(path))} is damaged .*{next(iter(damage))}.* Delete that file"
     ):
