@@ -155,7 +155,10 @@ def _finished(out: Path, by: str) -> dict[str, Classified]:
 
 
 class Classifier:
-    """A GGUF language model that chooses among `CATEGORIES`."""
+    """A GGUF language model that chooses among `CATEGORIES`.
+
+    Raises `InputError` for a model without chat template, and for one that cannot hold the question.
+    """
 
     def __init__(self, path: Path, gpu_layers: int):
         from tpo_lite.judges.gguf_prompt import GgufPrompt
@@ -163,7 +166,11 @@ class Classifier:
 
         self._decoder = LlamaCpp(path, n_ctx=CONTEXT, n_gpu_layers=gpu_layers)
         self._prompt = GgufPrompt(self._decoder, TEMPLATE, ("instruction",), CATEGORIES, around=("", ""))
-        self._prompt.check_room(self._decoder.max_leaf)
+        if self._prompt.question({"instruction": ""}, self._decoder.max_leaf, False) is None:
+            raise InputError(
+                f"--model {path}: it reads {self._decoder.max_leaf} tokens at most, and the question alone takes more. "
+                "Use another model."
+            )
 
     def categories(self, texts: Sequence[str]) -> list[tuple[str | None, float | None]]:
         """Return the likeliest category of each instruction and its probability; None for one that is too long."""

@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 
+from tests.helpers.tiny_gguf import write_tiny_gguf
 from tests.helpers.tiny_run import invoke
 from tests.helpers.written_run import written_run
 from tpo_lite.errors import InputError
@@ -141,6 +142,7 @@ def test_bad_categories_are_named(tmp_path, rows, message):
         categorized(outputs, write(tmp_path / "c.jsonl", rows))
 
 
-def test_a_model_that_cannot_hold_the_question_is_refused(tiny_judge):
-    with pytest.raises(InputError, match="is all it can hold|no token of its vocabulary"):
-        Classifier(tiny_judge, 0)
+def test_a_model_that_cannot_hold_the_question_is_refused(tmp_path):
+    small = write_tiny_gguf(tmp_path / "small.gguf", n_ctx=64)
+    with pytest.raises(InputError, match="it reads 64 tokens at most, and the question alone takes more"):
+        Classifier(small, 0)
