@@ -230,6 +230,7 @@ def versus(
     instruction and an output in each row, or folders of a run: RUN/thinking for the arm's last model,
     RUN/thinking/iteration-0 for M_1. After a stop, run the same command again to go on.
     """
+    from tpo_lite.evaluation.arms import beside, latest
     from tpo_lite.evaluation.versus import as_text, head_to_head, pairs_to_judge
     from tpo_lite.files import write_json
 
@@ -244,9 +245,12 @@ def versus(
         place = both.device(gpu)
         judged, name, notes = judge_with(both.out / "judgements.jsonl", pairs, settings, name, place, as_json)
     found = head_to_head(first, second, both.ids, judged, name)
-    write_json(both.out / "results.json", found.to_dict() | {"files": [str(a), *([str(b)] if b else [])]})
+    figures = found.to_dict()
+    if both.arms is not None:
+        figures["controls"] = latest(both.arms)
+    write_json(both.out / "results.json", figures | {"files": [str(a), *([str(b)] if b else [])]})
     for note in notes:
         click.echo(note, err=True)
-    click.echo(json.dumps(found.to_dict(), indent=2) if as_json else as_text(found))
-    if not as_json and both.controls is not None:
-        click.echo(f"\n{both.controls}")
+    click.echo(json.dumps(figures, indent=2) if as_json else as_text(found))
+    if not as_json and both.arms is not None:
+        click.echo(f"\n{beside(both.arms)}")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from tpo_lite.errors import InputError
 
 if TYPE_CHECKING:
+    from tpo_lite.evaluation.arms import Arms
     from tpo_lite.evaluation.outputs import Outputs
     from tpo_lite.run import RunFolder
 
@@ -26,8 +27,8 @@ class Contestants:
     """A folder."""
     folder: RunFolder | None
     """The run, where one is given instead of two models."""
-    controls: str | None
-    """The controls of a run's two arms that have been made, and how to make the others; None for other models."""
+    arms: Arms | None
+    """The run's arms, whose controls belong beside the figures; None for other models."""
 
     def device(self, gpu: int | None) -> int | None:
         """Return the index of the GPU to judge on: the one given or, with a run, the run's."""
@@ -42,7 +43,7 @@ class Contestants:
 
 def contestants(a: Path, b: Path | None, at: int | None, judge: str | None, out: Path | None) -> Contestants:
     """Return who meets whom. Raises `InputError` for what does not go together."""
-    from tpo_lite.evaluation.arms import beside, meeting, open_arms
+    from tpo_lite.evaluation.arms import meeting, open_arms
     from tpo_lite.evaluation.outputs import read_outputs, same_instructions
 
     if b is None:
@@ -50,14 +51,13 @@ def contestants(a: Path, b: Path | None, at: int | None, judge: str | None, out:
             raise InputError(f"{a} is not a run folder. Give a run with both arms, or the outputs of two models.")
         arms = open_arms(a, at)
         first, second = arms.outputs("thinking"), arms.outputs("direct")
-        return Contestants(first, second, list(first.by_id), out or arms.out / "versus", arms.folder, beside(arms))
+        return Contestants(first, second, list(first.by_id), out or arms.out / "versus", arms.folder, arms)
     if at is not None:
         raise InputError("--at goes with one run. With two models, give RUN/thinking/iteration-<t> for M_<t+1>.")
     if judge is None or out is None:
         raise InputError("Two models need --judge and --out. One run with both arms needs neither.")
     first, second = read_outputs(a), read_outputs(b)
-    met = meeting(a, b)
-    return Contestants(first, second, same_instructions(first, second), out, None, beside(met) if met else None)
+    return Contestants(first, second, same_instructions(first, second), out, None, meeting(a, b))
 
 
 def pin(folder: RunFolder, gpu: int | None) -> int | None:

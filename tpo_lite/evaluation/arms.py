@@ -10,8 +10,10 @@ import gc
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from tpo_lite.errors import InputError
+from tpo_lite.evaluation.history import history
 from tpo_lite.evaluation.outputs import Output, Outputs, find_model
 from tpo_lite.kinds import Arm, HeldOut
 from tpo_lite.machine.device import Device
@@ -158,6 +160,12 @@ def beside(arms: Arms) -> str:
     if missing:
         tables.append("Would sampling more have done? Not asked yet:\n" + "\n".join(f"  {line}" for line in missing))
     return "\n\n".join(tables)
+
+
+def latest(arms: Arms) -> dict[str, Any]:
+    """Return the last figures of each control that has been made for this M_t."""
+    made = {control: history(arms.out / control / RESULTS) for control in CONTROLS}
+    return {control: found[-1] for control, found in made.items() if found}
 
 
 def meeting(a: Path, b: Path) -> Arms | None:

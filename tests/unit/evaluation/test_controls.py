@@ -155,6 +155,8 @@ def test_best_of_n_resumes_and_stands_beside_the_head_to_head(run):
     assert "thinking M_0 against direct M_0" in met.stdout and "direct M_0, best of 3" in met.stdout
     assert f"tpo-lite eval majority {run} --at 0" in met.stdout
     assert "eval best-of" not in met.stdout
+    figures = table(invoke("eval", "versus", run, "--at", "0", "--json"))
+    assert {name: each["rows"] for name, each in figures["controls"].items()} == {"best-of": found["rows"]}
 
 
 def test_majority_counts_no_judge_calls(run):
