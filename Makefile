@@ -1,4 +1,4 @@
-# `make demo` runs the embedded recipe, `make test` the tests, `make lint` the checks, `make docs` writes the generated
+# `make demo` runs the embedded recipe and lets its arms meet, `make test` the tests, `make lint` the checks, `make docs` writes the generated
 # parts of the docs, `make models` fetches two real models (1.2 GB), and `make real` runs the loop on them. Each installs
 # what is missing into .venv.
 PYTHON ?= python3
@@ -12,6 +12,7 @@ export CMAKE_ARGS := $(or $(CMAKE_ARGS),-DLLAVA_BUILD=OFF)
 
 demo: $(VENV)/.installed
 	$(BIN)/tpo-lite train --recipe embedded --cpu --out runs/demo
+	$(BIN)/tpo-lite eval versus runs/demo
 
 models: $(VENV)/.installed
 	$(BIN)/python -m benchmarks.models models

@@ -36,7 +36,7 @@
         done/<phase>.json                   a finished phase: its summary, outputs and peak memory
         done/seconds.json                   wall time of every phase
     RUN/results.json RUN/report.html        the figures; the same for people, with report-data/
-    RUN/log/                                tracebacks by phase
+    RUN/log/ RUN/evaluation/                tracebacks by phase; what `tpo-lite eval` adds, by M_t
     RUN/.run.lock RUN/.phase.lock           held by the orchestrator and by the phase that runs
 
 The files are the state: a phase is finished when its `done/` file and the outputs named there exist, and a unit

@@ -97,11 +97,11 @@ def identity(settings: JudgeSettings) -> dict[str, Any]:
     path = Path(reward_model_path(settings.model)) if settings.mode == "reward-model" else judge_path(settings.model)
     files = sorted(each for each in path.iterdir() if each.is_file()) if path.is_dir() else [path]
     # A hub id is not a path: its name is all there is.
-    prints = {each.name: _fingerprint(each) for each in files if each.is_file()}
+    prints = {each.name: file_print(each) for each in files if each.is_file()}
     return asked | {"context": settings.context, "model file": prints}
 
 
-def _fingerprint(path: Path) -> str:
+def file_print(path: Path) -> str:
     """Return what tells files apart without reading gigabytes: the size, and a hash of the first and the last MiB."""
     size = path.stat().st_size
     with path.open("rb") as file:

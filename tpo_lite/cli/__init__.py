@@ -4,7 +4,22 @@ from __future__ import annotations
 
 import click
 
-from tpo_lite.cli import doctor, eval, judge, merge, phases, plan, recipes, report, status, train, watch
+from tpo_lite.cli import (
+    classify,
+    compare,
+    controls,
+    doctor,
+    eval,
+    judge,
+    merge,
+    phases,
+    plan,
+    recipes,
+    report,
+    status,
+    train,
+    watch,
+)
 from tpo_lite.version import __version__
 
 
@@ -29,10 +44,14 @@ for _command in (
     recipes.recipes,
     judge.judge,
     eval.evaluation,
+    compare.compare,
+    classify.classify,
     doctor.doctor,
     merge.merge_report,
     plan.plan,
     *phases.commands(),
 ):
     main.add_command(_command)
+for _control in (controls.best_of, controls.majority, controls.swap_thoughts):
+    eval.evaluation.add_command(_control)
 judge.judge.add_command(phases.judge_phase(judge.judge.phase))

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import click
 
 from tpo_lite.cli.errors import reporting
-from tpo_lite.cli.judge import judge_into, judge_options
+from tpo_lite.cli.judge import judge_into, judge_of_run, judge_options, judge_with, run_judge_options
+from tpo_lite.cli.versus import contestants
 from tpo_lite.errors import InputError
 from tpo_lite.kinds import JudgeMode
 
@@ -197,48 +198,59 @@ def ifeval(outputs: Path, prompts: Path, as_json: bool, debug: bool) -> None:
 
 @evaluation.command()
 @click.argument("a", type=PATH)
-@click.argument("b", type=PATH)
-@judge_options
+@click.argument("b", type=PATH, required=False)
+@click.option("--at", type=click.IntRange(min=0), help="With a run: t of both arms' M_t. [default: the last]")
+@run_judge_options
 @click.option(
     "--out",
-    required=True,
     type=click.Path(path_type=Path, file_okay=False),
-    help="Folder for judgements.jsonl and results.json.",
+    help="Folder for judgements.jsonl and results.json. [default, with a run: RUN/evaluation/M_<t>/versus]",
 )
+@click.option("--categories", type=FILE, help="What `tpo-lite classify` wrote: win rates for each of its categories.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @reporting
 def versus(
     a: Path,
-    b: Path,
-    model: str,
+    b: Path | None,
+    at: int | None,
+    model: str | None,
     mode: JudgeMode,
     context: int,
     gpu: int | None,
     overrides: tuple[str, ...],
-    out: Path,
+    out: Path | None,
+    categories: Path | None,
     as_json: bool,
     debug: bool,
 ) -> None:
     """Let a judge decide between two models' responses to the same instructions.
 
-    A and B are files with an instruction and an output in each row, or folders of a run: RUN/thinking for the arm's
-    last model, RUN/thinking/iteration-0 for M_1. After a stop, run the same command again to go on.
+    A alone is a run with both arms: thinking against direct on its test slice, with the run's own judge, and the
+    controls that have been made (`eval best-of`, `majority`, `swap-thoughts`) beside it. A and B are files with an
+    instruction and an output in each row, or folders of a run: RUN/thinking for the arm's last model,
+    RUN/thinking/iteration-0 for M_1. After a stop, run the same command again to go on.
     """
-    from tpo_lite.evaluation.outputs import read_outputs, same_instructions
+    from tpo_lite.evaluation.arms import beside, latest
     from tpo_lite.evaluation.versus import as_text, head_to_head, pairs_to_judge
     from tpo_lite.files import write_json
 
-    first, second = read_outputs(a), read_outputs(b)
-    ids = same_instructions(first, second)
-    pairs = pairs_to_judge(first, second, ids)
+    both = contestants(a, b, at, model, out)
+    first, second = (both.first, both.second) if categories is None else both.in_categories(categories)
+    pairs = pairs_to_judge(first, second, both.ids)
     judged: list[JudgedPair] = []
     notes: list[str] = []
     name = "none: no pair differs"
     if pairs:
-        path = out / "judgements.jsonl"
-        judged, name, notes = judge_into(path, pairs, model, mode, context, gpu, overrides, quiet=as_json)
-    found = head_to_head(first, second, ids, judged, name)
-    write_json(out / "results.json", found.to_dict() | {"files": [str(a), str(b)]})
+        settings, name = judge_of_run(both.folder, model, mode, context, overrides)
+        place = both.device(gpu)
+        judged, name, notes = judge_with(both.out / "judgements.jsonl", pairs, settings, name, place, as_json)
+    found = head_to_head(first, second, both.ids, judged, name)
+    figures = found.to_dict()
+    if both.arms is not None:
+        figures["controls"] = latest(both.arms)
+    write_json(both.out / "results.json", figures | {"files": [str(a), *([str(b)] if b else [])]})
     for note in notes:
         click.echo(note, err=True)
-    click.echo(json.dumps(found.to_dict(), indent=2) if as_json else as_text(found))
+    click.echo(json.dumps(figures, indent=2) if as_json else as_text(found))
+    if not as_json and both.arms is not None:
+        click.echo(f"\n{beside(both.arms)}")

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from tpo_lite.calibration.gold_pairs import ResponsePair
     from tpo_lite.calibration.judged_pair import JudgedPair
     from tpo_lite.judges.protocol import Judge
+    from tpo_lite.run import RunFolder
     from tpo_lite.settled import SettledJudge
 
 
@@ -60,14 +61,23 @@ def judging(command: Callable[..., None]) -> Callable[..., None]:
 
 def judge_options(command: Callable[..., None]) -> Callable[..., None]:
     """Add the options that choose a judge: model, mode, context, gpu, overrides."""
+    return _judge_options(command, required=True, default="")
+
+
+def run_judge_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the same options where a run has a judge of its own: model may be None."""
+    return _judge_options(command, required=False, default=" [default: the one that judges the run's test slice]")
+
+
+def _judge_options(command: Callable[..., None], required: bool, default: str) -> Callable[..., None]:
     options = (
         click.option(
             "--judge",
             "model",
-            required=True,
+            required=required,
             is_eager=True,  # the mode's default depends on it
             help="A GGUF file, hub:owner/repo/file.gguf, or embedded; for a reward model its folder or hub id; "
-            "for an openai judge the server's name for it.",
+            f"for an openai judge the server's name for it.{default}",
         ),
         click.option(
             "--mode",
@@ -223,6 +233,33 @@ def judge_into(
 
     The options are those of `judge_options`. With `quiet` no progress is shown.
     """
+    settings = _settings(model, mode, context, overrides)
+    return judge_with(output, given, settings, _name(model, mode, overrides), gpu, quiet)
+
+
+def judge_of_run(
+    folder: RunFolder | None, model: str | None, mode: JudgeMode, context: int, overrides: Sequence[str]
+) -> tuple[SettledJudge, str]:
+    """Return a judge's settings and name: of the options or, with no `model`, of the judge of the run's test slice.
+
+    Raises `InputError` where there is neither a judge nor a run, and for other options of a judge that is not given.
+    """
+    from tpo_lite.phase_order import as_asked
+
+    if model is not None:
+        return _settings(model, mode, context, overrides), _name(model, mode, overrides)
+    if folder is None:
+        raise InputError("Two models need a judge: give --judge, or one run that has both arms.")
+    if overrides:
+        raise InputError("--set belongs to a judge. Give --judge too, or leave it out.")
+    settings = as_asked(folder.load_settled(), "match").judge
+    return settings, _name(settings.model, settings.mode, ())
+
+
+def judge_with(
+    output: Path, given: Sequence[ResponsePair], settings: SettledJudge, name: str, gpu: int | None, quiet: bool
+) -> tuple[list[JudgedPair], str, list[str]]:
+    """Do what `judge_into` does, with a judge of these settings that records call `name`."""
     from tpo_lite.calibration.ask import ask_into
     from tpo_lite.calibration.judged_pair import JudgedPair
     from tpo_lite.calibration.output_file import beside, finished_pairs, held, identity
@@ -230,8 +267,6 @@ def judge_into(
     from tpo_lite.progress import progress
     from tpo_lite.records import read_jsonl
 
-    name = _name(model, mode, overrides)
-    settings = _settings(model, mode, context, overrides)
     inputs = {"judge": identity(settings), "pairs": {pair.id: pair.digest for pair in given}}
     opened = None
     with held(output):

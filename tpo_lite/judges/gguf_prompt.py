@@ -27,8 +27,8 @@ from tpo_lite.llamacpp.decoder import LlamaCpp
 from tpo_lite.llamacpp.leaves import Continuation, Decision, Decoded, Leaf
 from tpo_lite.llamacpp.model import GgufModel
 
-OPENING = "[["
-"""What precedes the judge's answer."""
+OPENING, CLOSING = "[[", "]]"
+"""What stands around the judge's answer."""
 
 
 @dataclass(frozen=True)
@@ -60,8 +60,8 @@ class GgufPrompt:
     """A judge prompt for one model: turns texts into a `Question`.
 
     `fields` are the placeholders of `template`: first the instruction, then the responses. `answers` are what may come
-    between `[[` and `]]`. With `explain_tokens` the judge writes first, and the answer is read when it comes to one;
-    the answers must then differ in a single token.
+    between `around`; none may be the beginning of another, with what comes after it. With `explain_tokens` the judge
+    writes first, and the answer is read when it comes to one; the answers must then differ in a single token.
 
     Raises `InputError` for a template without its placeholders, a model without chat template if none is given, a chat
     template that fails or does not show the prompt exactly once, and a vocabulary that cannot write the answers.
@@ -76,9 +76,10 @@ class GgufPrompt:
         system: str | None = None,
         chat_template: str | None = None,
         explain_tokens: int = 0,
+        around: tuple[str, str] = (OPENING, CLOSING),
     ):
         self.model = model
-        self._answers = [f"{OPENING}{answer}]]" for answer in answers]
+        self._answers = [f"{around[0]}{answer}{around[1]}" for answer in answers]
         # These slots, of private-use characters, hold the places of the judged texts in the rendered chat template.
         self._slots = {field: f"\ue000{index}\ue001" for index, field in enumerate(fields)}
         self._field_of = {slot: field for field, slot in self._slots.items()}
