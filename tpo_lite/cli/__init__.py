@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from tpo_lite.cli import doctor, eval, judge, merge, phases, plan, recipes, report, status, train, watch
+from tpo_lite.cli import doctor, eval, export, judge, merge, phases, plan, recipes, report, status, train, watch
 from tpo_lite.version import __version__
 
 
@@ -29,6 +29,7 @@ for _command in (
     recipes.recipes,
     judge.judge,
     eval.evaluation,
+    export.export,
     doctor.doctor,
     merge.merge_report,
     plan.plan,
