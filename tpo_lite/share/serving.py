@@ -90,48 +90,44 @@ def vllm_flags(style: ThoughtStyle) -> str | None:
 
 
 def llama_cpp_splits(style: ThoughtStyle) -> bool:
-    """Return whether llama.cpp finds the markers: both have to be in angle or square brackets."""
-    markers = (style.thought_marker, style.response_marker)
-    return all(marker and marker[0] + marker[-1] in ("<>", "[]") for marker in markers)
+    """Return whether llama.cpp finds the markers by itself: those in angle or square brackets.
+
+    It renders the chat template with and without `reasoning_content`, and looks at what is around it.
+    """
+    markers = [marker for marker in (style.thought_marker, style.response_marker) if marker is not None]
+    return bool(markers) and all(marker[0] + marker[-1] in ("<>", "[]") for marker in markers)
 
 
 def _serving(chosen: Chosen, files: Files, has_go: bool) -> str:
+    """Return SERVING.md."""
     style = chosen.style
     thinks = style.response_marker is not None
-    flags = vllm_flags(style)
-    what = f"{files.model} --enable-lora --lora-modules tpo={files.adapter}" if files.adapter == "." else files.model
-    lines = [
-        f"# Serving {chosen.base_name}, {chosen.name}",
-        "",
-        "The chat template asks for thoughts by itself: give plain user messages, without a thought prompt.",
-        "",
-        "## vLLM",
-        "",
-        f"    vllm serve {what} --chat-template chat_template.jinja {flags or ''}".rstrip(),
-        "",
-    ]
-    if thinks and flags is None:
-        lines += [f"None of its parsers knows the markers: responses begin after {style.response_marker!r}.", ""]
-    if files.adapter == ".":
-        rank = "--max-lora-rank has to be at least the adapter's rank (`r` in adapter_config.json)."
-        lines += [rank, ""]
-    model = f"-m {files.gguf}" if files.gguf else "-m MODEL.gguf"
-    if files.adapter and files.adapter != ".":
-        model = f"-m BASE.gguf --lora {files.adapter}"
-    split = "--reasoning-format deepseek" if llama_cpp_splits(style) else "--reasoning-format none"
-    lines += [
-        "## llama.cpp",
-        "",
-        f"    llama-server {model} --jinja --chat-template-file chat_template.jinja {split}",
-        "",
-    ]
-    if thinks and not llama_cpp_splits(style):
-        text = f"It does not split such markers off: the response begins after {style.response_marker!r}."
-        lines += [text, ""]
+    unsplit = [f"It cannot split thoughts off by itself: the response begins after {style.response_marker!r}.", ""]
+    lines = [f"# Serving {chosen.base_name}, {chosen.name}", ""]
+    if thinks:
+        lines += ["The chat template asks for thoughts: give plain user messages, without a thought prompt.", ""]
+    if files.adapter in (None, ".") and files.gguf is None:
+        flags = vllm_flags(style)
+        lora = (
+            f"{files.model} --enable-lora --max-lora-rank RANK --lora-modules tpo=." if files.adapter else files.model
+        )
+        command = f"    vllm serve {lora} --chat-template chat_template.jinja {flags or ''}"
+        lines += ["## vLLM", "", command.rstrip(), ""]
+        if files.adapter:
+            lines += ["RANK: at least `r` in adapter_config.json, and one of 8, 16, 32, 64, 128, 256, 320, 512.", ""]
+        lines += unsplit if thinks and flags is None else []
+    if files.gguf or files.adapter not in (None, "."):
+        model = f"-m {files.gguf}" if files.gguf else f"-m BASE.gguf --lora {files.adapter}"
+        split = "--reasoning-format deepseek" if llama_cpp_splits(style) else "--reasoning-format none"
+        command = f"    llama-server {model} --jinja --chat-template-file chat_template.jinja {split}"
+        lines += ["## llama.cpp", "", command, ""]
+        lines += unsplit if thinks and not llama_cpp_splits(style) else []
     lines += ["## Ollama", "", "    ollama create NAME -f Modelfile", ""]
     if files.adapter:
-        lines += [f"`FROM {files.model}` has to name the same base in Ollama.", ""]
+        lines += [f"Its line `FROM {files.model}` has to name the same base in Ollama.", ""]
     if not has_go:
         lines += ["This chat template has no Go form, so the Modelfile has no TEMPLATE: the model would not think.", ""]
+    elif thinks and style.thought_marker is None:
+        lines += unsplit
     lines += ["## LM Studio", "", "Put your owner and name into model.yaml.", ""]
     return "\n".join(lines)
