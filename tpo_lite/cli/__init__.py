@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import click
 
-from tpo_lite.cli import doctor, eval, judge, merge, phases, plan, recipes, report, status, train, watch
+from tpo_lite.cli import doctor, eval, init, judge, merge, phases, plan, recipes, report, status, train, watch
+from tpo_lite.cli.sections import Sectioned, add_examples
 from tpo_lite.version import __version__
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.group(cls=Sectioned, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__, prog_name="tpo-lite")
 def main() -> None:
     """Thought Preference Optimization on one consumer GPU.
@@ -22,6 +23,7 @@ def main() -> None:
 
 
 for _command in (
+    init.init,
     train.train,
     status.status,
     watch.watch,
@@ -36,3 +38,4 @@ for _command in (
 ):
     main.add_command(_command)
 judge.judge.add_command(phases.judge_phase(judge.judge.phase))
+add_examples(main)
