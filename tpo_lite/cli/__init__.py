@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from tpo_lite.cli import doctor, eval, init, judge, merge, phases, plan, recipes, report, status, train, watch
+from tpo_lite.cli import doctor, eval, init, judge, merge, phases, plan, push, recipes, report, status, train, watch
 from tpo_lite.cli.sections import Sectioned, add_examples
 from tpo_lite.version import __version__
 
@@ -34,6 +34,7 @@ for _command in (
     doctor.doctor,
     merge.merge_report,
     plan.plan,
+    push.push,
     *phases.commands(),
 ):
     main.add_command(_command)
