@@ -46,7 +46,7 @@ EXAMPLES = {
     "eval versus": "eval versus runs/mine/thinking runs/mine/direct --judge judge.gguf --out versus",
     "export adapter": "export adapter runs/mine --out exported",
     "export merged": "export merged runs/mine --out exported",
-    "export gguf": "export gguf runs/mine --out exported",
+    "export gguf": "export gguf runs/mine --type Q4_K_M --out exported",
     "push": "push runs/mine --repo-id me/my-thinker",
     "chat": "chat runs/mine",
     "serve": "serve runs/mine",

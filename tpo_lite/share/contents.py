@@ -24,7 +24,7 @@ FILES: dict[Kind, tuple[str, ...]] = {
         *("config.json", "generation_config.json", "model.safetensors", "model-*-of-*.safetensors"),
         *("model.safetensors.index.json", *SHARED, *TOKENIZER),
     ),
-    "gguf": ("*.gguf", "template", "params", "system", "LICENSE*", "NOTICE*", "USE_POLICY*"),
+    "gguf": ("*.gguf", "template", "params", "system", "chat_template.jinja", "LICENSE*", "NOTICE*", "USE_POLICY*"),
 }
 """What may go up, by name. A folder's other files stay here."""
 

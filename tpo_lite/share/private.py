@@ -26,8 +26,11 @@ def without_folders(value: Any) -> Any:
 
 
 def shared_recipe(recipe: Recipe) -> dict[str, Any]:
-    """Return the recipe as others may see it: without folders, and without the address of a judge's server."""
-    data: dict[str, Any] = without_folders(recipe.model_dump())
+    """Return the recipe as others may see it: without folders, and without the address of a judge's server.
+
+    It holds a `Recipe`'s keys only, so that `tpo-lite train --recipe` takes it.
+    """
+    data: dict[str, Any] = without_folders(recipe.model_dump(include=set(Recipe.model_fields)))
     usual = JudgeSettings.model_fields["base_url"].default
     for judge in (data["judge"], data["select"]["judge"] or {}):
         if judge.get("base_url") != usual:

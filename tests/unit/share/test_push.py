@@ -13,6 +13,7 @@ from huggingface_hub.utils import close_session
 from tests.helpers.stub_hub import TOKEN, metadata, stub_hub
 from tests.helpers.tiny_run import invoke, tpo_lite
 from tests.helpers.written_run import PLAIN, written_run
+from tpo_lite.recipe import load_recipe
 from tpo_lite.records import PromptSamples, read_jsonl, write_jsonl
 from tpo_lite.run import RunFolder
 
@@ -107,6 +108,12 @@ def test_the_card(run, hub):
     assert "The chat template does not hold the thought prompt" in card
     shown = yaml.safe_load(card.partition("````yaml\n")[2].partition("\n````")[0])
     assert shown == yaml.safe_load(hub.files["models/me/thinker"]["recipe.yaml"])
+
+
+def test_the_recipe_can_be_trained_again(run, hub, tmp_path):
+    assert push(run).exit_code == 0
+    (tmp_path / "again.yaml").write_bytes(hub.files["models/me/thinker"]["recipe.yaml"])
+    assert load_recipe(str(tmp_path / "again.yaml")).model_dump() == run.load_recipe().model_dump()
 
 
 def test_a_licence_of_its_own_has_a_name_and_a_link(run, hub):
