@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tpo_lite.errors import InputError
+from tpo_lite.files import read_json
 from tpo_lite.people.report import Evidence, gather
 from tpo_lite.run import RunFolder
 from tpo_lite.share import dataset
@@ -37,6 +38,8 @@ def push_model(wish: Wish, folder: Path | None, gguf: bool, say: Callable[[str],
     """
     evidence = _finished(wish.run)
     base = base_on_hub(evidence.recipe, wish.base)
+    if folder is not None:
+        _check_export(folder, wish.run)
     contents = read_folder(folder or _last_model(wish.run), base, gguf)
     hub = Hub()
     user = hub.check(wish.repo_id, "model", wish.public)
@@ -110,6 +113,17 @@ def _last_model(run: RunFolder) -> Path:
     if found is None:
         raise InputError("push: the judge preferred no checkpoint to M_0, so there is no model but the base to push.")
     return found
+
+
+def _check_export(folder: Path, run: RunFolder) -> None:
+    """Raise `InputError` if an export says that it is another model than the one that the card would describe."""
+    record = folder / "export.json"
+    if not record.exists():
+        return
+    recipe = run.load_started()
+    described = f"{recipe.arms[0]} M_{run.trained(recipe.arms[0], recipe.iterations)}"
+    if (held := read_json(record).get("model")) != described:
+        raise InputError(f"push: {folder} holds {held}, and the card would describe {described}. Export that one.")
 
 
 def _facts(wish: Wish, contents: Contents, base: str, licence: dict[str, str], evidence: Evidence) -> Facts:

@@ -170,6 +170,14 @@ def test_a_gguf_is_laid_out_for_ollama(run, hub, tmp_path):
     assert {"base_model_relation": "quantized", "base_model": BASE}.items() <= metadata(card).items()
 
 
+@pytest.mark.parametrize(("model", "code"), [("thinking M_2", 0), ("thinking M_1", 2), ("direct M_2", 2)])
+def test_the_card_is_of_the_model_that_the_export_holds(model, code, run, hub, tmp_path):
+    (gguf_folder(tmp_path / "export") / "export.json").write_text(json.dumps({"model": model}))
+    done = push(run, "--gguf", "--folder", tmp_path / "export")
+    assert done.exit_code == code, done.output
+    assert (f"holds {model}, and the card would describe thinking M_2." in done.output) == (code == 2)
+
+
 @pytest.mark.parametrize(
     ("damage", "text"),
     [
