@@ -20,6 +20,7 @@ from tpo_lite.version import __version__
 
 COMMANDS = [
     "init",
+    "push",
     "train",
     "status",
     "watch",
