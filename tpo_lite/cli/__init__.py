@@ -11,20 +11,23 @@ from tpo_lite.cli import (
     doctor,
     eval,
     export,
+    init,
     judge,
     merge,
     phases,
     plan,
+    push,
     recipes,
     report,
     status,
     train,
     watch,
 )
+from tpo_lite.cli.sections import Sectioned, add_examples
 from tpo_lite.version import __version__
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.group(cls=Sectioned, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__, prog_name="tpo-lite")
 def main() -> None:
     """Thought Preference Optimization on one consumer GPU.
@@ -38,6 +41,7 @@ def main() -> None:
 
 
 for _command in (
+    init.init,
     train.train,
     status.status,
     watch.watch,
@@ -48,6 +52,7 @@ for _command in (
     compare.compare,
     classify.classify,
     export.export,
+    push.push,
     doctor.doctor,
     merge.merge_report,
     plan.plan,
@@ -57,3 +62,4 @@ for _command in (
 for _control in (controls.best_of, controls.majority, controls.swap_thoughts):
     eval.evaluation.add_command(_control)
 judge.judge.add_command(phases.judge_phase(judge.judge.phase))
+add_examples(main)

@@ -1,1 +1,1 @@
-"""Models to give away: exports that think by themselves and equal what was trained."""
+"""What others get of a run: a model that thinks by itself and equals what was trained, and its place on the Hub."""

@@ -18,7 +18,20 @@ from tpo_lite.phases.process import QUIET
 from tpo_lite.run import RunFolder
 from tpo_lite.version import __version__
 
-COMMANDS = ["train", "status", "watch", "report", "recipes", "doctor", "merge-report", "plan", "eval", "prepare"]
+COMMANDS = [
+    "init",
+    "push",
+    "train",
+    "status",
+    "watch",
+    "report",
+    "recipes",
+    "doctor",
+    "merge-report",
+    "plan",
+    "eval",
+    "prepare",
+]
 COMMANDS += ["warm-sample", "warm-start", *PHASES]
 
 
@@ -27,7 +40,7 @@ COMMANDS += ["warm-sample", "warm-start", *PHASES]
     [
         ("--version", 0, f"tpo-lite, version {__version__}"),
         ("--help", 0, "Thought Preference Optimization on one consumer GPU."),
-        ("-h", 0, "Commands:"),
+        ("-h", 0, "Single phases:"),
         ("recipes list", 0, "llama-3.1-8b-24gb-paper"),
         ("recipes show embedded", 0, "# Watch the whole loop work"),
         ("recipes show none", 2, "error: no recipe 'none'. Give a YAML file or one of: embedded, llama-3.1-8b-24gb"),
