@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from tpo_lite.cli import doctor, eval, judge, merge, phases, plan, recipes, report, status, train, watch
+from tpo_lite.cli import chat, doctor, eval, judge, merge, phases, plan, recipes, report, serve, status, train, watch
 from tpo_lite.version import __version__
 
 
@@ -29,6 +29,8 @@ for _command in (
     recipes.recipes,
     judge.judge,
     eval.evaluation,
+    serve.serve,
+    chat.chat,
     doctor.doctor,
     merge.merge_report,
     plan.plan,
