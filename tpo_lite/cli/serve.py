@@ -108,6 +108,7 @@ def serve(
         url = f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}/v1"
         if api_key is None and not is_loopback(listening):
             click.echo("Everybody who reaches this machine can use the model: no --api-key is given.", err=True)
+        listening.listen()  # so that nobody who reads the next line is refused
         click.echo(f"{source.name} is served at {url} (Ctrl-C ends it)")
         try:
             asyncio.run(server.serve(sockets=[listening]))

@@ -26,7 +26,8 @@ STYLES: dict[ThoughtPrompt, ThoughtStyle] = {"generic": GENERIC, "specific": SPE
 class RunModel:
     """M_t of an arm of a run."""
 
-    folder: RunFolder
+    root: Path
+    """The run folder."""
     arm: Arm
     last: int
     """The number of the last model that is finished."""
@@ -94,24 +95,25 @@ def _of_run(path: Path, folder: RunFolder) -> Source:
         path = path.parent
     folder, arm, number = find_model(path)
     last = find_model(folder.root / arm)[2]
-    return model_of_run(RunModel(folder, arm, last, number))
+    return model_of_run(RunModel(folder.root, arm, last, number))
 
 
 def model_of_run(model: RunModel) -> Source:
     """Return M_t of a run, ready to be asked as the run asked it. Raises `InputError` if there is no such model."""
+    folder = RunFolder(model.root)
     if not 0 <= model.number <= model.last:
-        raise InputError(f"{model.folder.root} has M_0 to M_{model.last} of {model.arm}. Give one of these numbers.")
-    recipe = model.folder.load_settled()
-    found = policy(model.folder, recipe, model.arm, model.number)
+        raise InputError(f"{folder.root} has M_0 to M_{model.last} of {model.arm}. Give one of these numbers.")
+    recipe = folder.load_settled()
+    found = policy(folder, recipe, model.arm, model.number)
     return Source(
-        name=f"{model.folder.root.resolve().name}-{model.arm}-M_{model.number}",
+        name=f"{folder.root.resolve().name}-{model.arm}-M_{model.number}",
         policy=found,
         style=recipe.style(model.arm),
         sampling=recipe.sampling,
         weights="Q4_K_M" if recipe.quantize == "nf4" else "F16",
         budget=recipe.thought.budget if model.arm == "thinking" else None,
         of_run=model,
-        gpu=model.folder.load_place().gpu,
+        gpu=folder.load_place().gpu,
     )
 
 
@@ -119,7 +121,7 @@ def base_of(source: Source) -> Source:
     """Return the model before any training, asked directly, to put beside `source`."""
     found = replace(source.policy, adapter=None)
     if source.of_run is not None:
-        folder = source.of_run.folder
+        folder = RunFolder(source.of_run.root)
         found = bare_base(folder, folder.load_settled())
     return replace(source, name="base", policy=found, style=DIRECT, budget=None)
 
