@@ -107,7 +107,7 @@ def _alone(talk: Talk, line: str, console: Console) -> None:
     thinking = Live(_Thinking(), console=console, transient=True, refresh_per_second=10)
     responding = False
     if console.is_terminal and not talk.show_thoughts:
-        thinking.start()
+        thinking.start(refresh=True)
     try:
         for _, event in talk.ask(line):
             parts = event if isinstance(event, tuple) else None

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -61,6 +62,7 @@ def make_app(model: LoadedModel, limits: Limits) -> Starlette:
         ],
         exception_handlers={
             HTTPException: lambda _request, error: _error(error.status_code, error.detail, error.headers),
+            ClientDisconnect: lambda _request, _error: Response(status_code=GONE),
             InputError: lambda _request, error: _error(400, str(error)),
             Busy: lambda _request, error: _error(429, str(error), {"Retry-After": "1"}),
             TpoError: lambda _request, error: _error(500, str(error)),
@@ -87,6 +89,7 @@ class _Api:
 
     async def chat(self, request: HttpRequest) -> Response:
         body = await self._body(request, ChatBody)
+        self.model.generator.check_free()  # before the work of reading a long prompt
         text, context = body.conversation()
         asked = await run_in_threadpool(self.model.request, text, context, body.wishes())
         thoughts = self.limits.thoughts if body.include_reasoning is None else body.include_reasoning
@@ -94,6 +97,7 @@ class _Api:
 
     async def complete(self, request: HttpRequest) -> Response:
         body = await self._body(request, CompletionBody)
+        self.model.generator.check_free()
         asked = await run_in_threadpool(self.model.raw_request, body.text, body.wishes())
         return await self._reply(request, body, asked, _TextForm(self.name))
 
@@ -283,7 +287,8 @@ class _Stream(Response):
 
         async def write(data: str, more: bool = True) -> None:
             message = {"type": "http.response.body", "body": f"data: {data}\n\n".encode(), "more_body": more}
-            await asyncio.wait_for(send(message), STALL_SECONDS)
+            async with asyncio.timeout(STALL_SECONDS):  # Python 3.11's `wait_for` can swallow a cancellation
+                await send(message)
 
         async def stream() -> None:
             await send({"type": "http.response.start", "status": 200, "headers": headers})

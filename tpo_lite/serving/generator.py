@@ -93,8 +93,7 @@ class Generator:
         fit the context, and `Busy`.
         """
         with self._changed:
-            if self._closed or len(self._rows) >= self.most:
-                raise Busy(f"{self.most} requests are being answered or wait. Try again later.")
+            self.check_free()
             leaf = Leaf(request.prompt, self._continuation(request))
             check_fits(self.context, leaf)
             row = _Row(next(self._numbers), leaf, deliver, Streamed(request.style, request.stops))
@@ -102,6 +101,11 @@ class Generator:
             self._joining.append(row)
             self._changed.notify()
         return row.number
+
+    def check_free(self) -> None:
+        """Raise `Busy` if a request would have no place now."""
+        if self._closed or len(self._rows) >= self.most:
+            raise Busy(f"{self.most} requests are being answered or wait. Try again later.")
 
     def leave(self, number: int) -> None:
         """Give up a request, finished or not. Something may still be delivered that is on its way."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import socket
@@ -11,11 +12,15 @@ from unittest.mock import patch
 import httpx
 import pytest
 from click.testing import CliRunner
+from rich.console import Console
 
-from tests.helpers.tiny_gguf import write_tiny_gguf
+from tests.helpers.tiny_gguf import byte_symbols, write_tiny_gguf
 from tests.helpers.tiny_run import command, invoke
-from tpo_lite.cli import main
+from tpo_lite.cli import chat, main
 from tpo_lite.serving import server
+from tpo_lite.serving.loaded import LoadedModel
+from tpo_lite.serving.source import find_source
+from tpo_lite.serving.talk import Talk
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +39,54 @@ def test_a_chat_through_a_pipe(file, tmp_path):
     assert done.stdout == "Ok 5\n"
     assert done.stderr == "loading ok on the CPU\nerror: there is no command /nope. /help lists them.\n"
     assert len(history.read_text().splitlines()) == 1
+
+
+def shown(*lines, file, width=100):
+    """What a terminal is sent while a conversation about these lines goes on."""
+    console = Console(file=io.StringIO(), force_terminal=True, width=width, highlight=False)
+    source = find_source(str(file), "specific")  # what it says by itself is a thought
+    talk = Talk(source, lambda source: LoadedModel(source, context=512))
+    try:
+        for line in lines:
+            assert chat._obey(talk, line, console)
+        return console.file.getvalue(), talk
+    finally:
+        talk.close()
+
+
+def test_a_thought_hides_behind_a_spinner(file, capsys):
+    sent, talk = shown("Hi", file=file)
+    assert "thinking, 0.0 s" in sent
+    assert "Ok 5" not in sent.partition(talk.answers[0].response)[0]
+    assert talk.answers[0].thought == "Ok 5"
+    sent, talk = shown("/thoughts", "Hi", file=file)
+    assert "thinking, " not in sent
+    assert "Ok 5" in sent.replace("\x1b[2m", "").replace("\x1b[0m", "")
+    assert capsys.readouterr().out == "Thoughts are shown.\n"
+
+
+def test_the_base_is_shown_beside_a_runs_model(tiny_run, monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    console = Console(file=io.StringIO(), force_terminal=True, width=100)
+    talk = Talk(find_source(str(tiny_run)), lambda source: LoadedModel(source, context=512))
+    talk.command("/iter 1")
+    assert chat._obey(talk, "old music", console)
+    talk.close()
+    sent = console.file.getvalue()
+    assert "run-direct-M_1" in sent and "base" in sent
+    assert talk.answers[1].end is not None
+
+
+def test_a_terminal_does_not_obey_a_model(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    escape = byte_symbols()[27]
+    file = write_tiny_gguf(tmp_path / "red.gguf", script=("ĊĊ", escape, "[", "3", "1", "m", "<|eot_id|>"))
+    console = Console(file=io.StringIO(), force_terminal=True, width=100)
+    talk = Talk(find_source(str(file)), lambda source: LoadedModel(source, context=512))
+    assert chat._obey(talk, "Hi", console)
+    talk.close()
+    assert talk.answers[0].response == "\x1b[31m"
+    assert "\x1b[31m" not in console.file.getvalue()
 
 
 def test_a_server_starts_answers_and_ends(file):

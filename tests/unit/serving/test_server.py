@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 import string
@@ -17,6 +18,7 @@ import pytest
 from tests.helpers.serving import serving
 from tests.helpers.tiny_gguf import write_tiny_gguf
 from tpo_lite.errors import TpoError
+from tpo_lite.serving import app
 from tpo_lite.serving.app import Limits
 from tpo_lite.serving.loaded import LoadedModel, Wishes
 from tpo_lite.serving.source import find_source
@@ -300,6 +302,82 @@ def test_a_client_that_leaves_frees_its_place(url, embedded, client, expected, s
                     f"{url}/chat/completions", json=body | {"temperature": 2}, timeout=httpx.Timeout(5, read=1e-4)
                 )
     wait_until(lambda: held(embedded) == 0)
+    assert ask(client, QUESTIONS[0]).choices[0].message.content == expected[0].response
+
+
+def test_a_client_that_leaves_in_the_middle_of_its_request(url, client, expected, caplog):
+    for _ in range(3):
+        split = urlsplit(url)
+        with socket.create_connection((split.hostname, split.port)) as found:
+            head = "POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
+            found.sendall(f"{head}Content-Length: 1000\r\n\r\n{{".encode())
+    assert ask(client, QUESTIONS[0]).choices[0].message.content == expected[0].response
+    assert caplog.records == []
+
+
+class Held:
+    """A reply that never ends."""
+
+    def __init__(self):
+        self.left = False
+
+    def leave(self):
+        self.left = True
+
+
+async def endless():
+    while True:
+        yield {"part": 1}
+
+
+async def forever(*_):
+    await asyncio.Event().wait()
+
+
+def test_a_stream_that_nobody_reads_is_given_up(monkeypatch):
+    """`send` waits for the client to read what is there already, and it never does."""
+    monkeypatch.setattr(app, "STALL_SECONDS", 0.01)
+
+    async def send(message):
+        if message["type"] == "http.response.body":
+            await forever()
+
+    reply = Held()
+    asyncio.run(asyncio.wait_for(app._Stream(reply, endless())({}, forever, send), 30))
+    assert reply.left
+
+
+def test_a_stream_ends_with_its_client():
+    sent = []
+
+    async def send(message):
+        sent.append(message)
+        await asyncio.sleep(0)
+
+    async def receive():
+        while len(sent) < 10:
+            await asyncio.sleep(0)
+        return {"type": "http.disconnect"}
+
+    reply = Held()
+    asyncio.run(asyncio.wait_for(app._Stream(reply, endless())({}, receive, send), 30))
+    assert reply.left and 10 <= len(sent) < 100
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_an_error_of_the_model_is_told(client, embedded, expected, monkeypatch, stream):
+    decode, calls = embedded.generator.context.decode_batch, []
+
+    def broken(parts):
+        calls.append(1)
+        if len(calls) > 12:
+            raise TpoError("llama.cpp could not decode.")
+        return decode(parts)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(embedded.generator.context, "decode_batch", broken)
+        with pytest.raises(openai.APIError, match="llama.cpp could not decode."):
+            list(ask(client, QUESTIONS[0], stream=stream))
     assert ask(client, QUESTIONS[0]).choices[0].message.content == expected[0].response
 
 
