@@ -19,7 +19,7 @@ from tpo_lite.run import RunFolder
 from tpo_lite.version import __version__
 
 COMMANDS = ["train", "status", "watch", "report", "recipes", "doctor", "merge-report", "plan", "eval", "prepare"]
-COMMANDS += ["warm-sample", "warm-start", *PHASES]
+COMMANDS += ["chat", "serve", "warm-sample", "warm-start", *PHASES]
 
 
 @pytest.mark.parametrize(
