@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 
 import pytest
 
@@ -121,8 +122,10 @@ def test_closing_tells_those_who_wait(file):
     model.generator.submit(model.request("Hi", [], Wishes(temperature=0)), events.put)
     closing = threading.Thread(target=model.close)
     closing.start()
+    deadline = time.monotonic() + 30
     while not model.generator._closed:
-        pass
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
     free.set()
     closing.join()
     _, error = whole(events)
