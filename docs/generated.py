@@ -11,7 +11,7 @@ import click
 
 PACKAGE = Path(__file__).parents[1] / "tpo_lite"
 ROOMS = ["instructions", "sampling", "llamacpp", "judges", "preferences", "training", "phases", "loop"]
-ROOMS += ["calibration", "evaluation", "plan", "machine", "people", "share", "cli", "embedded"]
+ROOMS += ["calibration", "evaluation", "plan", "machine", "people", "share", "serving", "cli", "embedded"]
 """In the order in which data moves."""
 
 

@@ -28,3 +28,5 @@ Merge = Literal["fold", "continue", "requantize"]
 """How M_{t+1} carries an iteration's update on."""
 MergeBase = Literal["w16", "nf4"]
 """What requantizing merges into: the 16-bit weights, or the dequantized 4-bit ones."""
+ThoughtPrompt = Literal["generic", "specific", "think", "direct"]
+"""A thought prompt with a name."""

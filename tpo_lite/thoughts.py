@@ -197,13 +197,13 @@ def parse(style: ThoughtStyle, output: str, truncated: bool) -> Parse:
         return Parse("ok", "", response) if response else Parse("empty_response")
     if style.response_marker not in output:
         return Parse("no_marker")
-    thought, response = _split(output, style.response_marker)
+    thought, response = split_at(output, style.response_marker)
     if not response:
         return Parse("empty_response")
     if style.thought_marker is not None:
         if style.thought_marker not in thought:
             return Parse("no_thought_marker", thought, response)
-        _, thought = _split(thought, style.thought_marker)
+        _, thought = split_at(thought, style.thought_marker)
     if not thought:
         return Parse("empty_thought", thought, response)
     markers = [marker for marker in (style.thought_marker, style.response_marker) if marker is not None]
@@ -212,7 +212,7 @@ def parse(style: ThoughtStyle, output: str, truncated: bool) -> Parse:
     return Parse("ok", thought, response)
 
 
-def _split(text: str, marker: str) -> tuple[str, str]:
+def split_at(text: str, marker: str) -> tuple[str, str]:
     """Return what stands before and after the first `marker`, without white space and without the marker's Markdown.
 
     Emphasis may enclose the marker alone, or begin or end with it: then its other end is taken off too, if that is in

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from tpo_lite.cli import (
+    chat,
     classify,
     compare,
     controls,
@@ -19,6 +20,7 @@ from tpo_lite.cli import (
     push,
     recipes,
     report,
+    serve,
     status,
     train,
     watch,
@@ -53,6 +55,8 @@ for _command in (
     classify.classify,
     export.export,
     push.push,
+    chat.chat,
+    serve.serve,
     doctor.doctor,
     merge.merge_report,
     plan.plan,

@@ -34,7 +34,9 @@ class Schedule:
     min_shared = MIN_SHARED
 
     def __init__(self, context: LlamaContext, leaves: Sequence[Leaf], sequences: int, cells: int):
-        self.context, self.leaves = context, leaves
+        self.context = context
+        self.leaves: Sequence[Leaf] | dict[int, Leaf] = leaves
+        """By their numbers."""
         self.memory = context.memory
         self.waiting = deque(prefix_tree(leaves, sequences, self.min_shared))
         self.resident: list[Segment] = []
@@ -49,20 +51,24 @@ class Schedule:
         """Yield each leaf's number and what became of it, as soon as it has ended."""
         llama_cpp.llama_memory_clear(self.memory, False)
         while self.waiting or self.resident:
-            self._admit()
-            completed = self.context.decode_batch(self._next_batch())
-            logits = self.context.all_logits(sum(segment.leaf is not None for segment in completed))
-            row = 0
-            for segment in completed:
-                if segment.leaf is None:
-                    for child in self.resident:
-                        if child.parent is segment:
-                            self._copy_prefix(child)
-                else:
-                    self._advance(segment, logits[row])
-                    row += 1
+            self.step()
             yield from self.ended
             self.ended.clear()
+
+    def step(self) -> None:
+        """Admit what there is room for, and decode once; `ended` then has the leaves that this ends."""
+        self._admit()
+        completed = self.context.decode_batch(self._next_batch())
+        logits = self.context.all_logits(sum(segment.leaf is not None for segment in completed))
+        row = 0
+        for segment in completed:
+            if segment.leaf is None:
+                for child in self.resident:
+                    if child.parent is segment:
+                        self._copy_prefix(child)
+            else:
+                self._advance(segment, logits[row])
+                row += 1
 
     def _admit(self) -> None:
         """Admit waiting leaves, depth first, until a decode is full or room runs out.
@@ -145,9 +151,13 @@ class Schedule:
         self._finish(segment, segment.ended, _chosen(logits, decision.among))
 
     def _finish(self, segment: Segment, ended: Ended, logits: np.ndarray | None) -> None:
-        """Record what became of a leaf, and free its sequence and the shared prefixes that no other leaf needs."""
+        """Record what became of a leaf, and let it leave."""
         assert segment.leaf is not None
         self.ended.append((segment.leaf, Decoded(segment.sampled, ended, logits)))
+        self._leave(segment)
+
+    def _leave(self, segment: Segment) -> None:
+        """Free a leaf's sequence and the shared prefixes that no other leaf needs."""
         done: Segment | None = segment
         while done is not None and done.children == 0:
             self.free_cells += done.cells

@@ -18,21 +18,8 @@ from tpo_lite.phases.process import QUIET
 from tpo_lite.run import RunFolder
 from tpo_lite.version import __version__
 
-COMMANDS = [
-    "init",
-    "push",
-    "train",
-    "status",
-    "watch",
-    "report",
-    "recipes",
-    "doctor",
-    "merge-report",
-    "plan",
-    "eval",
-    "prepare",
-]
-COMMANDS += ["warm-sample", "warm-start", *PHASES]
+COMMANDS = ["init", "train", "status", "watch", "report", "recipes", "doctor", "merge-report", "plan", "eval", "compare"]
+COMMANDS += ["classify", "export", "push", "chat", "serve", "prepare", "warm-sample", "warm-start", *PHASES]
 
 
 @pytest.mark.parametrize(
