@@ -102,7 +102,7 @@ def test_gguf_needs_a_llama_cpp_with_cuda_there(tmp_path, monkeypatch):
 def test_an_engine_too_large_is_left_for_one_that_fits(monkeypatch):
     monkeypatch.setattr(rates, "measured", lambda section: MADE_UP if section == "engines" else [])
     monkeypatch.setattr(engines, "hindrance", lambda engine, on: None)
-    for gib, expected in {24: "unsloth", 18: "gguf"}.items():
+    for gib, expected in {24: "unsloth", 18.5: "gguf"}.items():
         plan = make_plan(load_recipe(DEFAULT, ["sampling.max_new_tokens=1024"]), choose_card(gib))
         assert plan.recipe.engine == expected, plan.why_engine
         assert max(plan.needs[phase].peak for phase in ("generate", "validate")) <= LIMIT * gib * GIB
