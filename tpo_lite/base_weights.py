@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,8 +16,9 @@ from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from tpo_lite.errors import InputError, OutOfMemory, first_line, is_out_of_memory, says_out_of_memory
+from tpo_lite.hub import to_download
 from tpo_lite.kinds import Precision
-from tpo_lite.machine.device import Device, check_torch
+from tpo_lite.machine.device import Device, check_torch, leave_room
 
 
 def compute_dtype(device: Device) -> torch.dtype:
@@ -41,6 +43,8 @@ def loading(model: str, smaller: str = "take a smaller model") -> Iterator[None]
     `smaller`: what needs less memory.
     """
     logger, report = logging.getLogger("transformers.modeling_utils"), _Warnings()
+    if downloading := to_download(model):
+        print(downloading, file=sys.stderr, flush=True)
     before = logger.level, logger.propagate
     logger.setLevel(logging.WARNING)
     logger.propagate = False
@@ -88,6 +92,7 @@ def load_base(model: str, device: Device, precision: Precision) -> Any:
     cannot use the device.
     """
     check_torch(device)
+    leave_room(device)
     if precision == "nf4":
         how = {"quantization_config": nf4(device), "dtype": compute_dtype(device)}
     else:
@@ -109,10 +114,19 @@ def unpacked(weight: torch.nn.Parameter) -> torch.Tensor:
 
 
 def load(model: str, adapter: Path | None, device: Device, precision: Precision) -> Any:
-    """Load the base, with its adapter if there is one, in eval mode. Raises as `load_base` does."""
+    """Load the base, with its adapter if there is one, in eval mode. Raises as `load_base` does.
+
+    On a GPU the adapter is in the type that the base computes in, as autocast has it in training. In float32 every
+    layer would cast its input and its output.
+    """
     base = load_base(model, device, precision)
     if adapter is not None:
         from peft import PeftModel
 
         base = PeftModel.from_pretrained(base, adapter)
+        if device == "cuda":
+            dtype = compute_dtype(device) if precision == "nf4" else getattr(torch, precision)
+            for name, parameter in base.named_parameters():
+                if ".lora_" in name:
+                    parameter.data = parameter.data.to(dtype)
     return base.eval()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -127,6 +128,13 @@ def download_config(repository: str, key: str) -> Path:
         ) from error
 
 
+def to_download(model: str) -> str | None:
+    """Return what to tell a user who will wait while a model's weights are downloaded; None if they are here."""
+    if model_folder(model).exists() or cached_file(model, "*.safetensors") is not None:
+        return None
+    return f"downloading {model} from the hub; that may take long, and what is downloaded is kept"
+
+
 def local_folder(model: str) -> Path:
     """Return the folder with a model's files; a hub id is downloaded into the hub's cache."""
     if Path(model).is_dir():
@@ -142,6 +150,8 @@ def _from_hub(repository: str, pattern: str, key: str) -> Path:
     from huggingface_hub import hf_hub_download, list_repo_files
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
+    if cached_file(repository, pattern) is None:
+        print(f"downloading {repository}/{pattern} from the hub; that may take long", file=sys.stderr, flush=True)
     try:
         if "*" not in pattern:
             return Path(hf_hub_download(repository, pattern))

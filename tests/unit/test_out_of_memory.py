@@ -14,7 +14,7 @@ import torch
 from transformers import modeling_utils
 from transformers.integrations.bitsandbytes import Bnb4bitQuantize
 
-from tpo_lite.base_weights import load_base
+from tpo_lite.base_weights import load_base, loading
 from tpo_lite.errors import InputError, OutOfMemory, is_out_of_memory
 from tpo_lite.phases.process import exit_code
 
@@ -111,3 +111,16 @@ def test_memory_that_runs_out_while_unsloth_loads_a_model(tiny_model, tmp_path):
     said = [line for line in done.stdout.splitlines() if "cannot be loaded" in line]
     assert [line[0] for line in said] == ["3", "3", "2"]
     assert "memory ran out" in said[0] and "memory ran out" in said[1] and "no such type" in said[2]
+
+
+def test_gpu_audit_12_a_download_of_weights_is_announced(tiny_model, tmp_path, monkeypatch, capsys):
+    """21 GB in silence look like a program that hangs. What is here already is not announced."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    with loading("owner/model"):
+        assert "downloading owner/model from the hub" in capsys.readouterr().err
+    snapshot = tmp_path / "models--owner--model" / "snapshots" / "1"
+    snapshot.mkdir(parents=True)
+    (snapshot / "model.safetensors").touch()
+    for here in ("owner/model", tiny_model):
+        with loading(here):
+            assert capsys.readouterr().err == ""

@@ -126,3 +126,9 @@ def test_differences_are_named_by_key():
     new = old.model_copy(update={"seed": 4, "train": old.train.model_copy(update={"epochs": 9})})
     assert differences(old, new) == ["seed: 0 -> 4", "train.epochs: 2 -> 9"]
     assert differences(old, old) == []
+
+
+def test_gpu_audit_11_adapters_of_hub_models_learn_at_an_adapters_rate():
+    """About ten times what full fine-tuning takes (5e-6); only the recipe that repeats the paper's keeps its rate."""
+    rates = {name: load_recipe(name).train.learning_rate for name in SHIPPED}
+    assert {name for name, rate in rates.items() if rate < 5e-5} == {"llama-3.1-8b-24gb-paper"}

@@ -20,7 +20,7 @@ from tpo_lite.errors import InputError, OutOfMemory, TpoError, first_line, is_ou
 from tpo_lite.judges.pointwise import compare_scores
 from tpo_lite.judges.protocol import Item, JudgeRequest, Verdict
 from tpo_lite.judges.reward_inputs import RewardInputs
-from tpo_lite.machine.device import Device, check_torch
+from tpo_lite.machine.device import Device, check_torch, leave_room
 
 
 class RewardModelJudge:
@@ -50,6 +50,7 @@ class RewardModelJudge:
         day: date | None = None,
     ):
         check_torch(device)
+        leave_room(device)
         self._inputs = RewardInputs(model, trust_remote_code, day)
         self._name, self._device, self._truncate = model, device, overlong == "truncate"
         self._model = _load(model, quantize, trust_remote_code, self._device)

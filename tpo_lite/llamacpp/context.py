@@ -7,8 +7,8 @@ The KV cache is unified or in streams. In a unified cache all sequences share th
 cells, and attention visits every cell in use and masks those of other sequences. In streams each sequence has its own
 cells, copying a prefix copies them, and attention visits no others. On a CPU masked cells cost more than copies: with
 32 sequences of 800 tokens a prompt token took 835 microseconds in a unified cache and 262 in streams, and one step of
-the continuations 90 and 60 milliseconds (4 layers of width 512, Q4_K_M, one thread). A small model and a GPU gain more
-from large batches of uneven parts, which streams cannot decode together.
+the continuations 90 and 60 milliseconds (4 layers of width 512, Q4_K_M, one thread). On a GPU flash attention visits
+masked cells too. A small model gains more from large batches of uneven parts, which streams cannot decode together.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class LlamaContext(GgufModel):
     `n_gpu_layers` is the number of layers on the GPU (-1: all). `kv_type` is the type of keys and values; q8_0 needs
     `flash_attn`. `n_threads` None uses the cores that this process may use, and one for a model smaller than
     SMALL_MODEL. `adapter` is a LoRA in a GGUF file (`tpo_lite.llamacpp.adapter`), attached. `kv_unified` None chooses a
-    unified cache on a GPU and for a model smaller than SMALL_MODEL.
+    unified cache for a model smaller than SMALL_MODEL.
 
     Raises `InputError` as `GgufModel` does, and `OutOfMemory` if there is not enough memory.
     """
@@ -72,7 +72,7 @@ class LlamaContext(GgufModel):
         self.n_ctx, self.n_batch = n_ctx, n_batch
         self.n_seq_max = min(n_seq_max, n_batch, llama_cpp.llama_max_parallel_sequences())
         small = llama_cpp.llama_model_size(self._model) < SMALL_MODEL
-        self.kv_unified = (small or n_gpu_layers != 0) if kv_unified is None else kv_unified
+        self.kv_unified = small if kv_unified is None else kv_unified
         if n_threads is None:
             n_threads = 1 if small else cores()
         self.tokens_decoded = 0

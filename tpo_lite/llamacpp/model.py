@@ -56,7 +56,7 @@ class GgufModel:
         if n_gpu_layers and not llama_cpp.llama_supports_gpu_offload():
             raise InputError(
                 f"n_gpu_layers is {n_gpu_layers}, but this llama-cpp-python was built without GPU support. "
-                'Reinstall it with CMAKE_ARGS="-DGGML_CUDA=on", or set n_gpu_layers to 0.'
+                "`tpo-lite doctor` gives the command that installs one with it; or set n_gpu_layers to 0."
             )
         self.path = Path(path)
         llama_cpp.llama_log_set(_LOG_CALLBACK, None)

@@ -2,7 +2,8 @@
 
 Imports neither torch nor llama_cpp. A phase gives its memory back by ending. One that runs out of memory is started
 again with smaller batches. What a phase writes to stderr passes through here, so that it is known after a signal has
-ended the phase: llama.cpp aborts its process if CUDA's memory runs out in the middle of a computation.
+ended the phase: llama.cpp aborts its process if CUDA's memory runs out in the middle of a computation, and
+bitsandbytes ends it with exit code 1.
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ PR_SET_PDEATHSIG = 1
 
 LAST_WORDS = 1 << 16
 """Bytes of a phase's stderr that are kept for its log."""
+LAST_LINES = 5
+"""Lines at the end of these in which a library says why it ended the process with exit code 1."""
 PIPE_SECONDS = 5.0
 """How long to wait for the end of a dead phase's stderr, which a process that it left behind may hold open."""
 
@@ -135,9 +138,12 @@ def _child(folder: RunFolder, phase: str, arm: Arm | None, iteration: int, debug
         Console().show_cursor()  # its progress bar hid it
         raise
     reader.join(PIPE_SECONDS)
-    if code >= 0:
-        return code
-    return _killed(folder, phase, signal.Signals(-code).name, last_words.decode(errors="replace"))
+    said = last_words.decode(errors="replace")
+    if code < 0:
+        return _killed(folder, phase, signal.Signals(-code).name, said)
+    if code == 1 and says_out_of_memory("\n".join(said.splitlines()[-LAST_LINES:])):
+        return _aborted_for_memory(phase, _keep_last_words(folder, phase, said))
+    return code
 
 
 def _pass_on(stderr: BinaryIO, last_words: bytearray) -> None:
@@ -154,21 +160,31 @@ def _killed(folder: RunFolder, phase: str, by: str, last_words: str) -> int:
 
     Returns the exit code of `OutOfMemory` if it aborted for that. Raises `TpoError` with the remedy otherwise.
     """
-    where = ""
-    if last_words:
-        log = folder.root / "log" / f"{phase}.log"
-        with contextlib.suppress(OSError):  # such as a full disk, which may be why it ended
-            log.parent.mkdir(parents=True, exist_ok=True)
-            log.write_text(last_words, encoding="utf-8")
-            where = f" Its last words are in {log}."
+    where = _keep_last_words(folder, phase, last_words)
     if by == "SIGABRT" and says_out_of_memory(last_words):
-        print(f"the {phase} phase ran out of memory and was aborted.{where}", file=sys.stderr, flush=True)
-        return OutOfMemory.exit_code
+        return _aborted_for_memory(phase, where)
     remedy = "if that happens again, report it with its log"
     if by == "SIGKILL":
         lower = f'lower in {folder.root / "limits.json"}, such as {{"sampling.batch": 8}}'
         remedy = f"if the machine is out of memory, set sampling.batch, train.micro_batch or judge.context {lower}"
     raise TpoError(f"the {phase} phase was ended by {by}; {remedy}. Run the same command to go on.{where}")
+
+
+def _keep_last_words(folder: RunFolder, phase: str, last_words: str) -> str:
+    """Write what a phase wrote to stderr into its log, and return a sentence that says so; empty without a log."""
+    log = folder.root / "log" / f"{phase}.log"
+    with contextlib.suppress(OSError):  # such as a full disk, which may be why it ended
+        if last_words:
+            log.parent.mkdir(parents=True, exist_ok=True)
+            log.write_text(last_words, encoding="utf-8")
+            return f" Its last words are in {log}."
+    return ""
+
+
+def _aborted_for_memory(phase: str, where: str) -> int:
+    """Say that memory ran out in a phase that could not say so itself, and return the exit code for it."""
+    print(f"the {phase} phase ran out of memory and was aborted.{where}", file=sys.stderr, flush=True)
+    return OutOfMemory.exit_code
 
 
 def _set_signals() -> None:

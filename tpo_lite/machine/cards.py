@@ -9,7 +9,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ SMI_FIELDS: dict[str, Callable[[str], Any]] = {
     "name": str,
     "memory.total": lambda mebibytes: int(mebibytes) << 20,
     "memory.used": lambda mebibytes: int(mebibytes) << 20,
+    "memory.free": lambda mebibytes: int(mebibytes) << 20,
     "compute_cap": float,
     "driver_version": str,
 }
@@ -78,7 +79,9 @@ def free_disk(folder: Path) -> int:
 
 
 def choose_card(gib: float | None, index: int = 0) -> Card:
-    """Return a card of `gib` GiB if that is given, otherwise GPU `index` of this machine.
+    """Return a card of `gib` GiB if that is given, otherwise GPU `index` of this machine, with the memory that is free.
+
+    What the driver keeps for itself and what other programs use is not there for a run.
 
     A card given by its size gets the speeds of the card in the table that is nearest in size. Raises `InputError` if
     nvidia-smi cannot report this machine's GPU.
@@ -88,7 +91,8 @@ def choose_card(gib: float | None, index: int = 0) -> Card:
         return Card(f"a card of the {nearest.name}'s speed", int(gib * GIB), nearest.bandwidth, nearest.flops)
     remedy = "Name the card to plan for by its memory, such as --card-gb 24, or use --cpu."
     try:
-        found = {number: (name, memory) for number, name, memory in nvidia_smi("index", "name", "memory.total")}
+        asked = nvidia_smi("index", "name", "memory.total", "memory.free")
+        found = {number: (name, total, free) for number, name, total, free in asked}
     except FileNotFoundError:
         raise InputError(f"plan: this machine has no nvidia-smi, so no NVIDIA GPU. {remedy}") from None
     except RuntimeError as error:
@@ -96,7 +100,8 @@ def choose_card(gib: float | None, index: int = 0) -> Card:
     if index not in found:
         listed = ", ".join(map(str, found)) or "none"
         raise InputError(f"plan: there is no GPU {index}; nvidia-smi lists {listed}. {remedy}")
-    return named_card(*found[index])
+    name, total, free = found[index]
+    return replace(named_card(name, total), memory=free)
 
 
 def named_card(name: str, memory: int) -> Card:

@@ -7,7 +7,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 from tpo_lite.errors import InputError
-from tpo_lite.machine.cards import nvidia_smi
+from tpo_lite.machine.cards import GIB, nvidia_smi
+
+ROOM = 0.8 * GIB
+"""Bytes of a GPU that torch's allocator leaves to CUDA's context, its kernels and libraries, and bitsandbytes. Without
+room, these fail in ways that nobody can catch."""
 
 Device = Literal["cpu", "cuda"]
 """What a process works on; "cuda" is the one GPU that is visible to it."""
@@ -29,6 +33,8 @@ class Place:
         """Let a process with this environment see the one GPU, or none. Only before torch or llama.cpp is loaded."""
         environment["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"  # as nvidia-smi counts
         environment["CUDA_VISIBLE_DEVICES"] = "" if self.gpu is None else str(self.gpu)
+        # A KV cache that grows by a token at a time would leave blocks that fit nothing later, until the card is full.
+        environment.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
 
 
 CPU = Place(None)
@@ -74,3 +80,13 @@ def check_torch(device: Device) -> None:
             f"--gpu was given, but torch {torch.__version__} finds no usable CUDA device. "
             "Check `nvidia-smi`, install a CUDA build of torch, or use --cpu."
         )
+
+
+def leave_room(device: Device) -> None:
+    """Let torch leave `ROOM` of a GPU to others, so that memory which runs out is an error of torch. Imports torch."""
+    if device == "cpu":
+        return
+    import torch
+
+    total = torch.cuda.get_device_properties(0).total_memory
+    torch.cuda.set_per_process_memory_fraction(max(0.5, 1 - ROOM / total))

@@ -23,6 +23,9 @@ SMALL_CARD_GIB, DEFAULT_CARD_GIB = 11.5, 22
 WEIGHTS_GB, RUN_GB, GPU_RAM_GIB = 25, 5, 16
 """With a GPU: disk for the default recipe's base model and judge, disk for a run folder, RAM to load shards with."""
 
+CUDA_WHEELS = "https://abetlen.github.io/llama-cpp-python/whl/cu130"
+"""Where llama-cpp-python's builds for CUDA 13 are, the CUDA of torch's own builds."""
+
 
 @dataclass(frozen=True)
 class Check:
@@ -215,9 +218,10 @@ def install(package: str, machine: Machine, *, reinstall: bool = False) -> str:
     """
     tested = machine.tested.get(package)
     versions = f"=={tested}" if tested else machine.requirements("gpu").get(package, "")
-    build = "CMAKE_ARGS=-DGGML_CUDA=on " if package == "llama-cpp-python" and machine.has_gpu else ""
+    # The package index has no build with CUDA, and building one needs CUDA's compiler.
+    wheels = f" --extra-index-url {CUDA_WHEELS}" if package == "llama-cpp-python" and machine.has_gpu else ""
     flags = "--force-reinstall --no-cache-dir --no-deps " if reinstall else ""
-    return f"{build}pip install {flags}'{package}{versions}'"
+    return f"pip install {flags}'{package}{versions}'{wheels}"
 
 
 CHECKS: dict[str, tuple[Callable[[Machine], Iterator[Check]], str | None]] = {

@@ -119,7 +119,7 @@ def sampling(recipe: SettledRecipe, model: ModelShape, card: Card, k: int, rank:
 def sampling_gguf(recipe: SettledRecipe, model: ModelShape, card: Card, rank: int) -> Terms:
     """Return the terms of sampling in llama.cpp: weights of a GGUF and the adapter in float32."""
     parameters = model.parameters if model.tied or not card.cuda else model.parameters - model.embedding_parameters
-    sequences, cells = gguf_room(recipe, card.cuda)
+    sequences, cells = gguf_room(recipe)
     working = {
         "LoRA": 4 * model.lora_parameters(rank),
         "KV cache": KV_BYTES["f16"] * model.kv_elements(cells),

@@ -44,9 +44,9 @@ FLOPS_SHARE = {"torch": 0.4, "llama.cpp": 0.6}
 """The shares of the published figures that are reached. Assumed; llama.cpp's fits a public measurement (an 8B model in
 Q4_K_M on an RTX 4090: 7,000 prompt tokens/s)."""
 
-LAUNCH = {"transformers": 2.5e-3, "unsloth": 1e-3, "llama.cpp": 5e-5}
-"""Seconds to start the kernels of one layer for one pass. Assumed; unsloth's fits a public measurement (Qwen3-4B in
-4-bit with LoRA, 36 layers, 64 sequences, one B200: 1,738 tokens/s), in which the card itself had little to do."""
+LAUNCH = {"transformers": 2.5e-3, "unsloth": 2.5e-3, "llama.cpp": 5e-5}
+"""Seconds to start the kernels of one layer for one pass. Assumed, and alike for the two that start them from Python:
+no figure of unsloth's `generate` is known."""
 
 FUSED_ROWS = 64
 """The most rows that bitsandbytes multiplies with packed 4-bit weights. For more it unpacks them first. (Its choice
@@ -120,7 +120,7 @@ def choose_engine(
     """Return the engine that samples `recipe` on `card`, and why.
 
     `auto` is the engine measured fastest on a device of this kind, of those that are installed here, can take the
-    model and `fits` the memory. Where there is none, `engines.default_engine` says which. `table`: entries as in
+    model and `fits` the memory. Where there is none, it is `engines.DEFAULT`. `table`: entries as in
     measured.yaml's section "engines", which is the default.
     """
     if recipe.engine != "auto":
@@ -128,7 +128,7 @@ def choose_engine(
     device: Device = "cuda" if card.cuda else "cpu"
     entry = _nearest(measured("engines") if table is None else table, card)
     if entry is None:
-        return engines.default_engine(device), "no engine measured on this card yet"
+        return engines.DEFAULT, "no engine measured on this card yet"
     source = f"measured on {entry['card']}, {entry['date']}"
     faster: list[tuple[Engine, str]] = []
     for engine in sorted(entry["rates"], key=entry["rates"].get, reverse=True):
@@ -142,7 +142,7 @@ def choose_engine(
             return engine, "; ".join([source if others else f"the fastest {source}", *others])
         faster.append((engine, hindrance))
     why = ", ".join(f"{other} {why}" for other, why in faster)
-    return engines.default_engine(device), f"of those {source} none can run here: {why}"
+    return engines.DEFAULT, f"of those {source} none can run here: {why}"
 
 
 def times(
@@ -181,8 +181,7 @@ def _measured_recipe(entry: dict[str, Any]) -> SettledRecipe:
     """Return the recipe that an entry was measured with; what it leaves open is the default engine, and NF4."""
     recipe = load_recipe(entry["recipe"], entry.get("set", []))
     if recipe.engine == "auto":
-        device: Device = "cuda" if _known(entry["card"]).cuda else "cpu"
-        recipe = with_keys(recipe, {"engine": engines.default_engine(device)})
+        recipe = with_keys(recipe, {"engine": engines.DEFAULT})
     if recipe.quantize == "auto":
         recipe = with_keys(recipe, {"quantize": "nf4"})
     return as_settled(recipe)
@@ -290,9 +289,21 @@ def sample_seconds(recipe: SettledRecipe, model: ModelShape, card: Card, outputs
         if precision == "nf4" and rows > FUSED_ROWS:  # unpacked weights are written and read
             weights += 2 * c * model.linear_parameters
         weights += c * model.embedding_parameters + 4 * adapter
-    cache = c * model.kv_elements(int(rows * (prompt + output / 2)))
+    cache = c * model.kv_elements(int(rows * (prompt + output / 2))) * cache_traffic(engine, model)
     prefill = prompts * prompt * operations / (card.flops * FLOPS_SHARE[library])
     return prefill + steps * _bound(card, library, weights + cache, rows * operations, launch)
+
+
+def cache_traffic(engine: str, model: ModelShape) -> float:
+    """Return how often a step moves the whole KV cache.
+
+    llama.cpp reads it once. A mask has transformers, and in torch's attention unsloth too, repeat keys and values for
+    all heads: one read, then a write and a read of the repeated ones. transformers first copies the cache, to grow it.
+    """
+    if engine == "gguf":
+        return 1.0
+    repeated = model.heads / model.kv_heads
+    return 1 + (2 * repeated if repeated > 1 else 0) + (2 if engine == "transformers" else 0)
 
 
 def judge_seconds(recipe: SettledRecipe, judge: JudgeShape | None, card: Card, prompts: float, responses: int) -> float:

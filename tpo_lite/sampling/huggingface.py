@@ -15,6 +15,7 @@ from typing import Any, cast
 
 import numpy as np
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import pad
 from transformers import DynamicCache, LogitsProcessor, LogitsProcessorList
 
@@ -26,6 +27,16 @@ from tpo_lite.settled import SettledSampling
 
 REFILL = 4
 """`ContinuousSampler` refills when one row in this many is free. Refilling rows one by one costs more than it gains."""
+
+
+KERNELS = [
+    SDPBackend.FLASH_ATTENTION,
+    SDPBackend.EFFICIENT_ATTENTION,
+    SDPBackend.CUDNN_ATTENTION,
+    SDPBackend.MATH,
+]
+"""Attention on a GPU, in the order of preference. unsloth asks for grouped heads with a mask, which the first two
+refuse. By itself torch would then take the slow `MATH`, which repeats keys and values, before cuDNN's."""
 
 
 def nucleus_choice(logits: torch.Tensor, draws: torch.Tensor, temperature: float, top_p: float) -> torch.Tensor:
@@ -98,7 +109,7 @@ class GenerateSampler(Sampler):
         ids, mask = self._left_padded(prompts)
         length = ids.shape[1]
         draws = self._draws(keys)
-        with torch.inference_mode():
+        with torch.inference_mode(), sdpa_kernel(KERNELS, set_priority=True):
             output = self.model.generate(
                 input_ids=ids,
                 attention_mask=mask,

@@ -24,16 +24,13 @@ def longest_prompt(recipe: Recipe) -> int:
     return recipe.instructions.max_tokens + CHAT_TOKENS + math.ceil(around / CHARACTERS_A_TOKEN)
 
 
-def gguf_room(recipe: SettledRecipe, cuda: bool) -> tuple[int, int]:
+def gguf_room(recipe: SettledRecipe) -> tuple[int, int]:
     """Return the sequences and KV cells that the `gguf` engine needs when all its rows reach their longest.
 
     Each prompt in flight needs a sequence besides those of its samples, and so does the beginning that all prompts
-    share. On a GPU the samples of a prompt share its cells; on a CPU each sequence has its own
-    (`tpo_lite.llamacpp.decoder`).
+    share. Each sequence has cells of its own (`tpo_lite.llamacpp.context`).
     """
     settings = recipe.sampling
     prompts = math.ceil(settings.batch / settings.k)
     sequences = settings.batch + prompts + 1
-    if cuda:
-        return sequences, settings.batch * settings.max_new_tokens + prompts * longest_prompt(recipe)
     return sequences, sequences * (settings.max_new_tokens + longest_prompt(recipe))

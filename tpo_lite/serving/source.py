@@ -110,7 +110,7 @@ def model_of_run(model: RunModel) -> Source:
         policy=found,
         style=recipe.style(model.arm),
         sampling=recipe.sampling,
-        weights="Q4_K_M" if recipe.quantize == "nf4" else "F16",
+        weights=recipe.gguf_type,
         budget=recipe.thought.budget if model.arm == "thinking" else None,
         of_run=model,
         gpu=folder.load_place().gpu,

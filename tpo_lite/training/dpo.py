@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from datasets import Dataset, concatenate_datasets
 from peft import PeftModel, get_peft_model
 from torch.utils.data import DataLoader
-from transformers import PreTrainedTokenizerBase, PrinterCallback, TrainerCallback
+from transformers import PreTrainedTokenizerBase, PrinterCallback, TrainerCallback, TrainingArguments
 from trl import DPOConfig, DPOTrainer
 
 from tpo_lite.adapters import lora_config
@@ -19,6 +19,8 @@ from tpo_lite.records import Pair
 from tpo_lite.settled import SettledTrain
 from tpo_lite.training.checkpoints import mark_complete
 from tpo_lite.training.token_log_probs import completion_log_probs
+
+Arguments = TypeVar("Arguments", bound=TrainingArguments)
 
 
 class ThoughtDPOTrainer(DPOTrainer):
@@ -178,6 +180,12 @@ def shared_arguments(settings: SettledTrain, seed: int, out: Path, device: Devic
     }
 
 
+def on_one_gpu(settings: Arguments) -> Arguments:
+    """Return the Trainer's settings for one GPU. It would multiply the batch by the number of visible ones."""
+    settings._n_gpu = min(1, settings.n_gpu)
+    return settings
+
+
 def rows(pairs: list[Pair]) -> Dataset:
     """Return a data set with the columns that TRL's collator takes."""
     return Dataset.from_list(
@@ -201,7 +209,7 @@ def trainer(
     """
     tuner = ThoughtDPOTrainer(
         model=model,
-        args=DPOConfig(**arguments(settings, seed, out, device)),
+        args=on_one_gpu(DPOConfig(**arguments(settings, seed, out, device))),
         train_dataset=rows(pairs),
         processing_class=tokenizer,
         callbacks=[MarkComplete(), ShowProgress(advance)],

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 
 from tpo_lite.adapters import WEIGHTS
 from tpo_lite.base_weights import load_base
@@ -19,7 +20,7 @@ from tpo_lite.records import Pair
 from tpo_lite.sampling.policy import Policy
 from tpo_lite.settled import SettledRecipe
 from tpo_lite.training.checkpoints import COMPLETE, drop_optimizer_state, last_complete_checkpoint, step_of
-from tpo_lite.training.course import Course, course
+from tpo_lite.training.course import Course, course, first_margin_limit
 from tpo_lite.training.dpo import trainer
 from tpo_lite.training.start import starting_model
 
@@ -68,4 +69,5 @@ def train_on_pairs(
     drop_optimizer_state(out)
     last = last_complete_checkpoint(out)
     assert last is not None  # TRL saves one after every epoch
-    return Trained(last, rank, course(log, out))
+    tokens = fmean(len(ids) for pair in pairs for ids in (pair.chosen_ids, pair.rejected_ids))
+    return Trained(last, rank, course(log, out, first_margin_limit(tokens, recipe.train.beta)))

@@ -28,7 +28,7 @@ from tpo_lite.sampling.policy import Policy
 from tpo_lite.settled import SettledRecipe, SettledTrain
 from tpo_lite.training.blocks import with_fresh_block
 from tpo_lite.training.checkpoints import COMPLETE, drop_optimizer_state, last_complete_checkpoint, step_of
-from tpo_lite.training.dpo import MarkComplete, ShowProgress, shared_arguments, trainable
+from tpo_lite.training.dpo import MarkComplete, ShowProgress, on_one_gpu, shared_arguments, trainable
 
 IGNORED = -100
 """The label of a token that is read and not learned (torch's `ignore_index`)."""
@@ -147,7 +147,7 @@ def trainer(
     }
     tuner = ExampleTrainer(
         model=model,
-        args=SFTConfig(**shared_arguments(settings, seed, out, device) | own),
+        args=on_one_gpu(SFTConfig(**shared_arguments(settings, seed, out, device) | own)),
         train_dataset=rows(examples),
         processing_class=tokenizer,
         callbacks=[MarkComplete(), ShowProgress(advance)],

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import llama_cpp
 import numpy as np
 import pytest
 
 from tests.helpers.reference import ROUNDING, reference_logits
+from tpo_lite.llamacpp import context
 from tpo_lite.llamacpp.decoder import LlamaCpp
 from tpo_lite.llamacpp.leaves import Continuation, Decision, Leaf
 
@@ -64,3 +66,13 @@ def test_streams_and_a_unified_cache_agree_on_any_tree(model, seed):
         assert (a.ended, len(a.tokens)) == (b.ended, len(b.tokens))
         if leaf.continuation is None:
             np.testing.assert_allclose(a.logits, b.logits, atol=2 * ROUNDING)
+
+
+@pytest.mark.parametrize("n_gpu_layers", [0, -1])
+def test_gpu_audit_5_a_gpu_has_streams_too(n_gpu_layers, model, monkeypatch):
+    """A unified cache has attention visit the cells of all sequences. Without a GPU, llama.cpp ignores its layers."""
+    monkeypatch.setattr(llama_cpp, "llama_supports_gpu_offload", lambda: True)
+    small = LlamaCpp(model, n_ctx=512, n_gpu_layers=n_gpu_layers)
+    monkeypatch.setattr(context, "SMALL_MODEL", 0)
+    large = LlamaCpp(model, n_ctx=512, n_gpu_layers=n_gpu_layers)
+    assert (small.kv_unified, large.kv_unified) == (True, False)

@@ -233,6 +233,24 @@ def test_an_abort_by_cpp_for_want_of_memory(tmp_path, monkeypatch, capfd):
     assert capfd.readouterr().err.startswith(words)
 
 
+@pytest.mark.parametrize(
+    ("said", "code"),
+    [
+        ("Error out of memory at line 90 in file /src/csrc/ops.cu", OutOfMemory.exit_code),
+        ("Error an illegal memory access was encountered at line 90 in file /src/csrc/ops.cu", 1),
+        ("out of memory, a while ago" + "\nand then something else" * 8, 1),
+    ],
+)
+def test_gpu_audit_3_an_exit_by_bitsandbytes_for_want_of_memory(said, code, tmp_path, monkeypatch):
+    """What the CUDA library of bitsandbytes does where a call fails: one line on stderr, and `exit(1)`."""
+    (tmp_path / "sitecustomize.py").write_text(f"import os\nos.write(2, {(said + chr(10)).encode()!r})\nos._exit(1)\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    run = RunFolder(tmp_path / "run")
+    assert orchestrator.process(run, "dpo", "direct", 0, debug=False) == code
+    log = run.root / "log" / "dpo.log"
+    assert (log.read_text() if log.exists() else None) == (said + "\n" if code == OutOfMemory.exit_code else None)
+
+
 def test_training_that_runs_out_of_memory_in_its_second_epoch_ends_with_the_same_adapters(tiny_run, tmp_path):
     from trl import DPOTrainer
 

@@ -10,7 +10,7 @@ from click.testing import CliRunner
 
 from tpo_lite.cli.doctor import doctor as command
 from tpo_lite.machine import probes
-from tpo_lite.machine.doctor import Check, examine
+from tpo_lite.machine.doctor import CUDA_WHEELS, Check, examine
 from tpo_lite.machine.probes import InstalledGpu, Machine
 
 CARD = InstalledGpu(0, "RTX 4090", 24.0, 0.5, 8.9, "580.65")
@@ -134,7 +134,7 @@ WSL_DRIVE = "Linux 6.6-microsoft-standard-WSL2: WSL 2 with /mnt/c/tpo on a Windo
         (
             {"versions": VERSIONS | {"llama-cpp-python": "0.3.37"}},
             "llama-cpp-python", "warn", "0.3.37; 0.3.36 is tested",
-            "CMAKE_ARGS=-DGGML_CUDA=on pip install 'llama-cpp-python==0.3.36'",
+            f"pip install 'llama-cpp-python==0.3.36' --extra-index-url {CUDA_WHEELS}",
         ),
         ({}, "GPU 0", "ok", f"{CARD_LINE}: fits llama-3.1-8b-24gb", None),
         (
@@ -192,7 +192,7 @@ WSL_DRIVE = "Linux 6.6-microsoft-standard-WSL2: WSL 2 with /mnt/c/tpo on a Windo
         (
             library("llama_cpp", {"gpu": False}),
             "llama.cpp", "fail", "built without CUDA: the judge cannot use the GPU",
-            f"CMAKE_ARGS=-DGGML_CUDA=on {REINSTALL}'llama-cpp-python==0.3.36'",
+            f"{REINSTALL}'llama-cpp-python==0.3.36' --extra-index-url {CUDA_WHEELS}",
         ),
         (
             cpu(libraries=ON_CPU | {"llama_cpp": RuntimeError("Illegal instruction")}),
@@ -276,3 +276,10 @@ def test_the_command_imports_no_heavy_library():
     code = "import sys, tpo_lite.cli.doctor, tpo_lite.machine.doctor; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not {"torch", "bitsandbytes", "llama_cpp", "transformers"} & set(done.stdout.split())
+
+
+def test_gpu_audit_12_a_llama_cpp_for_the_cpu_is_replaced_by_a_build_with_cuda():
+    """CMAKE_ARGS alone needs a compiler, and in a comment it is overlooked: pip then builds one for the CPU."""
+    machine = GivenMachine(**library("llama_cpp", {"gpu": False}))
+    (found,) = (check for check in examine(machine) if check.name == "llama.cpp")
+    assert found.status == "fail" and "/whl/cu1" in found.remedy and "--extra-index-url" in found.remedy

@@ -116,8 +116,8 @@ def test_every_judge_has_a_plan(mode, tokenizer):
 def test_every_engine_has_a_plan(engine):
     recipe, model, judge = planned(DEFAULT, f"engine={engine}")
     terms = needs(recipe, model, judge, CARD)["generate"].terms
-    # 48 rows of up to 1,024 new tokens: 6 GiB of cache; their prompts of some 700 tokens, once each with llama.cpp.
-    assert 6 * GIB < terms["KV cache"] < (6 if engine == "gguf" else 10) * GIB + GIB
+    # 48 rows of up to 1,024 new tokens: 6 GiB of cache, and their prompts of some 700 tokens. llama.cpp has seven more.
+    assert 6 * GIB < terms["KV cache"] < (11 if engine == "gguf" else 10) * GIB + GIB
     assert roofline(recipe, model, judge, CARD)["generate"].seconds > 600
 
 

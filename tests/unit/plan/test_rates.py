@@ -9,6 +9,7 @@ from tests.helpers.plans import CARD, CRITIC, DEFAULT, planned, run_plan
 from tests.helpers.tiny_run import start
 from tpo_lite.machine.cards import CARDS, cpu
 from tpo_lite.plan import rates
+from tpo_lite.plan.choices import LIMIT
 from tpo_lite.plan.rates import measured, roofline, seconds_of, times
 from tpo_lite.plan.report import make_plan
 from tpo_lite.recipe import load_recipe
@@ -99,3 +100,21 @@ def test_a_runs_own_seconds_replace_all_others(tmp_path):
     run.mark_done("prepare", None, 0, {}, {})
     shown = run_plan("--cpu", "--out", run.root)
     assert re.search(r"fold .* 15 s +this run", shown.output), shown.output
+
+
+def test_gpu_audit_8_the_whole_traffic_of_the_cache_counts():
+    """48 rows of 1,000 tokens of Llama-3.1-8B in transformers: 69 GB a step, by hand."""
+    _, model, _ = planned()
+    cache = 2 * model.kv_elements(48 * 1000)
+    assert cache / 1e9 == pytest.approx(6.3, rel=0.01)
+    assert rates.cache_traffic("transformers", model) * cache / 1e9 == pytest.approx(69, rel=0.01)
+    assert (rates.cache_traffic("unsloth", model), rates.cache_traffic("gguf", model)) == (9, 1)
+
+
+def test_gpu_audit_8_unsloth_is_not_planned_with_the_rate_of_another_engine():
+    assert rates.LAUNCH["unsloth"] >= rates.LAUNCH["transformers"]
+
+
+def test_gpu_audit_8_the_limit_leaves_what_the_driver_keeps():
+    """Of an RTX 4090, torch is shown 23.62 GiB, and predictions may be 3 % too low."""
+    assert LIMIT * 23.99 <= 0.97 * 23.62

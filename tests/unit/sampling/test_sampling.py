@@ -1,18 +1,28 @@
 """Sampling: own random numbers a sample, the right distribution, batches that do not depend on what is finished."""
 
+import importlib
+import sys
+from types import SimpleNamespace
+from unittest.mock import MagicMock
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.nn.attention import SDPBackend, _cur_sdpa_kernel_backends
+from transformers import AutoModelForCausalLM
 
 from tests.helpers.tiny_model import write_tiny_model
+from tpo_lite import base_weights
 from tpo_lite.insertion import Insertion
 from tpo_lite.llamacpp.nucleus import nucleus_token
+from tpo_lite.sampling import engines
 from tpo_lite.sampling.huggingface import ContinuousSampler, GenerateSampler, OwnRandomNumbers, nucleus_choice
 from tpo_lite.sampling.sampler import batches
 from tpo_lite.seeds import generator, seed_of, uniforms
 from tpo_lite.settled import SettledSampling
+from tpo_lite.training.dpo import trainable
 
 
 def test_uniforms_depend_on_the_key_alone():
@@ -185,3 +195,52 @@ def test_token_i_is_drawn_with_number_i_also_after_tokens_that_were_put_in(tiny,
     again = sampler.sample(rows, keys, Insertion(3, lambda row, output: [t for t in plain[row][3:6] if t not in stops]))
     assert again == plain
     assert sum(len(output) > 8 for output in plain) > 3
+
+
+@pytest.mark.parametrize("precision", ["nf4", "bfloat16"])
+def test_gpu_audit_1_unsloth_loads_the_base_that_is_trained(precision, monkeypatch):
+    """Without `use_exact_model_name` it takes a repository of its own, with weights quantized in another way."""
+    unsloth = SimpleNamespace(FastLanguageModel=MagicMock())
+    unsloth.FastLanguageModel.from_pretrained.return_value = MagicMock(), MagicMock()
+    monkeypatch.setitem(sys.modules, "unsloth", unsloth)
+    name = "tpo_lite.sampling.engines.unsloth_model"
+    monkeypatch.delitem(sys.modules, name, raising=False)
+    unsloth_model = importlib.import_module(name)
+    del sys.modules[name], engines.unsloth_model  # no other test may find it
+    unsloth_model.load("meta-llama/Llama-3.1-8B-Instruct", None, "cpu", precision, 256)
+    (call,) = unsloth.FastLanguageModel.from_pretrained.call_args_list
+    assert call.args == ("meta-llama/Llama-3.1-8B-Instruct",)
+    assert call.kwargs["use_exact_model_name"] is True
+    assert call.kwargs["load_in_4bit"] is (precision == "nf4")
+
+
+def test_gpu_audit_2_cudnn_comes_before_the_slowest_attention():
+    orders = []
+
+    class Model:
+        device = "cpu"
+
+        def generate(self, input_ids, **_):
+            orders.append(list(_cur_sdpa_kernel_backends(with_priority=True)))
+            return torch.cat([input_ids, torch.full((len(input_ids), 1), 3)], dim=1)
+
+    sampler = GenerateSampler(Model(), [3], 0, SettledSampling(batch=2, max_new_tokens=4))
+    before = _cur_sdpa_kernel_backends(with_priority=True)
+    assert list(sampler.stream([[5, 6], [7]], ["a", "b"])) == [(0, [3]), (1, [3])]
+    (order,) = orders
+    assert order.index(SDPBackend.CUDNN_ATTENTION) < order.index(SDPBackend.MATH)
+    assert _cur_sdpa_kernel_backends(with_priority=True) == before
+
+
+@pytest.mark.parametrize(
+    ("device", "precision", "dtype"),
+    [("cpu", "nf4", torch.float32), ("cuda", "nf4", torch.bfloat16), ("cuda", "float16", torch.float16)],
+)
+def test_gpu_audit_7_the_sampled_adapter_computes_as_the_base_does(device, precision, dtype, tmp_path, monkeypatch):
+    """In float32 peft casts each layer's input and output: 113 operations a layer instead of 64."""
+    base = AutoModelForCausalLM.from_pretrained(write_tiny_model(tmp_path / "base"))
+    trainable(base, 2, 1.0).save_pretrained(tmp_path / "adapter")
+    fresh = AutoModelForCausalLM.from_pretrained(tmp_path / "base")
+    monkeypatch.setattr(base_weights, "load_base", lambda *_: fresh)
+    loaded = base_weights.load(str(tmp_path / "base"), tmp_path / "adapter", device, precision)
+    assert {parameter.dtype for name, parameter in loaded.named_parameters() if ".lora_" in name} == {dtype}

@@ -16,10 +16,20 @@ from tests.helpers.tiny_model import write_tiny_model
 from tpo_lite.adapters import concatenate, fresh_block, linear_shapes, read_adapter, state_dict
 from tpo_lite.base_weights import load_base
 from tpo_lite.chat import load_tokenizer
+from tpo_lite.errors import TpoError
 from tpo_lite.recipe_keys import Train
 from tpo_lite.records import Pair
 from tpo_lite.training.checkpoints import last_complete_checkpoint
-from tpo_lite.training.dpo import ThoughtDPOTrainer, arguments, freeze_older_blocks, rows, trainable, trainer
+from tpo_lite.training.course import course, first_margin_limit
+from tpo_lite.training.dpo import (
+    ThoughtDPOTrainer,
+    arguments,
+    freeze_older_blocks,
+    on_one_gpu,
+    rows,
+    trainable,
+    trainer,
+)
 
 PAIRS = [
     Pair(f"p{n}", "best-worst", [5, 6, 7 + n], [20 + n, *[30] * (1 + n % 3), 3], [40 + n, 41, 42, 3], 0, 1, 2, 3)
@@ -40,14 +50,14 @@ def older_blocks(model, rank):
     return {name: type(b)(b.a, 0.05 * torch.randn(b.b.shape, generator=generator)) for name, b in blocks.items()}
 
 
-def tuner(folder, out, settings=SETTINGS, older=True, frozen=False, precision="nf4"):
+def tuner(folder, out, settings=SETTINGS, older=True, frozen=False, precision="nf4", pairs=PAIRS):
     model = trainable(load_base(folder, "cpu", precision), 4 if older else 2, 1.0)
     fresh = fresh_block(linear_shapes(model), 2, "fresh")
     start = concatenate(older_blocks(model, 2), fresh) if older else fresh
     set_peft_model_state_dict(model, state_dict(start))
     if frozen:
         freeze_older_blocks(model, 2)
-    return trainer(model, load_tokenizer(folder), PAIRS, settings, 0, out, "cpu", lambda *_: None), start
+    return trainer(model, load_tokenizer(folder), pairs, settings, 0, out, "cpu", lambda *_: None), start
 
 
 @pytest.mark.parametrize(
@@ -228,3 +238,51 @@ def test_training_killed_after_an_epoch_ends_with_the_same_adapter(tmp_path, opt
     name = "checkpoint-4/adapter_model.safetensors"
     assert (resumed / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
     assert [row.get("loss") for row in again.state.log_history] == [row.get("loss") for row in whole.state.log_history]
+
+
+@pytest.mark.parametrize(("visible", "used"), [(2, 1), (1, 1), (0, 0)])
+def test_gpu_audit_10_a_second_visible_gpu_leaves_the_batch_as_it_is(visible, used, tmp_path):
+    settings = DPOConfig(**arguments(SETTINGS, 0, tmp_path, "cpu"))
+    settings._n_gpu = visible
+    assert settings.train_batch_size == SETTINGS.micro_batch * max(1, visible)
+    assert on_one_gpu(settings).train_batch_size == SETTINGS.micro_batch
+    assert settings.n_gpu == used
+
+
+def test_gpu_audit_9_rounding_in_micro_batches_is_no_other_reference(folder, tmp_path):
+    """Long outputs in bfloat16, in other batches and with other padding than when the reference was computed."""
+    random = torch.Generator().manual_seed(0)
+
+    def output(length):
+        return [*torch.randint(20, 60, (length,), generator=random).tolist(), 3]
+
+    pairs = [
+        Pair(f"p{n}", "best-worst", [5, 6], output(100 * n), output(450 - 50 * n), 0, 1, 2, 3) for n in range(1, 9)
+    ]
+    settings = SETTINGS.model_copy(update={"batch": 8, "micro_batch": 4, "epochs": 1})
+    trained, _ = tuner(folder, tmp_path, settings, precision="bfloat16", pairs=pairs)
+    trained.train()
+    margin = abs(trained.state.log_history[0]["rewards/margins"])
+    assert margin < first_margin_limit(340, settings.beta)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "beta", "margin", "sound"),
+    [
+        (600, 0.1, 0.011, True),
+        (500, 0.1, 0.011, False),
+        (1000, 0.1, 0.019, True),
+        (1000, 0.1, 0.021, False),
+        (100, 0.2, 0.019, True),
+        (100, 0.05, -0.009, True),
+        (100, 0.05, -0.011, False),
+    ],
+)
+def test_gpu_audit_9_the_first_margin_may_grow_with_what_is_summed(tokens, beta, margin, sound, tmp_path):
+    log = [{"loss": 0.69, "rewards/margins": margin, "rewards/accuracies": 0.5}]
+    limit = first_margin_limit(tokens, beta)
+    if sound:
+        assert course(log, tmp_path, limit).steps == 1
+    else:
+        with pytest.raises(TpoError, match="the reference is not the model that sampled"):
+            course(log, tmp_path, limit)

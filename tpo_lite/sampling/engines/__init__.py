@@ -24,9 +24,8 @@ if TYPE_CHECKING:
     from tpo_lite.settled import SettledRecipe
 
 
-def default_engine(device: Device) -> Engine:
-    """Return what samples where no engine was measured: unsloth on CUDA if it is installed, else transformers."""
-    return "unsloth" if device == "cuda" and not hindrance("unsloth", device) else "transformers"
+DEFAULT: Engine = "transformers"
+"""What samples where no engine was measured. It is the one that needs nothing more, not the one hoped to be fastest."""
 
 
 def hindrance(engine: Engine, device: Device) -> str | None:

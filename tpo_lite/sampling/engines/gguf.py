@@ -34,8 +34,8 @@ Q4_SHARE = 0.35
 class GgufSampler(Sampler):
     """A `Sampler` in which the samples of a prompt share its prefill, and all thought prompts their common beginning.
 
-    At most `sampling.batch` rows are continued at a time. The KV cache has room for all of them at their longest. On a
-    GPU it holds the prompt of K samples only once (`tpo_lite.llamacpp.decoder` says where it is copied).
+    At most `sampling.batch` rows are continued at a time. The KV cache has room for all of them at their longest. Each
+    row has a copy of its prompt's.
     """
 
     def __init__(self, policy: Policy, recipe: SettledRecipe, device: Device, stops: list[int]):
@@ -46,7 +46,7 @@ class GgufSampler(Sampler):
         self.heads, self.kv_heads = config.num_attention_heads, config.num_key_value_heads
         self.architecture = config.model_type
         # If prompts are longer than `gguf_room` assumes, fewer rows are continued at a time.
-        self.sequences, self.cells = gguf_room(recipe, device == "cuda")
+        self.sequences, self.cells = gguf_room(recipe)
         self.base = policy.gguf or converted_base(policy.model, policy.work, recipe.gguf_type)
         self._load(policy.adapter)
 

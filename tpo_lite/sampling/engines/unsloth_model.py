@@ -12,7 +12,7 @@ from peft import PeftModel
 
 from tpo_lite.base_weights import compute_dtype, loading, smaller
 from tpo_lite.kinds import Precision
-from tpo_lite.machine.device import Device
+from tpo_lite.machine.device import Device, leave_room
 
 
 def load(model: str, adapter: Path | None, device: Device, precision: Precision, max_length: int) -> Any:
@@ -21,10 +21,16 @@ def load(model: str, adapter: Path | None, device: Device, precision: Precision,
     unsloth's kernels read only the first active adapter, so there is never a second. Raises `OutOfMemory` if memory
     runs out, `InputError` if the model cannot be loaded for another reason.
     """
+    leave_room(device)
     dtype = compute_dtype(device) if precision == "nf4" else getattr(torch, precision)
     with loading(model, smaller(precision)):
         loaded, _ = FastLanguageModel.from_pretrained(
-            model, max_seq_length=max_length, load_in_4bit=precision == "nf4", dtype=dtype
+            model,
+            max_seq_length=max_length,
+            load_in_4bit=precision == "nf4",
+            dtype=dtype,
+            # Otherwise unsloth takes a checkpoint of its own, quantized in another way than the base that is trained.
+            use_exact_model_name=True,
         )
     if adapter is not None:
         loaded = PeftModel.from_pretrained(loaded, adapter)
