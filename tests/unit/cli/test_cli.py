@@ -18,7 +18,19 @@ from tpo_lite.phases.process import QUIET
 from tpo_lite.run import RunFolder
 from tpo_lite.version import __version__
 
-COMMANDS = ["init", "train", "status", "watch", "report", "recipes", "doctor", "merge-report", "plan", "eval", "compare"]
+COMMANDS = [
+    "init",
+    "train",
+    "status",
+    "watch",
+    "report",
+    "recipes",
+    "doctor",
+    "merge-report",
+    "plan",
+    "eval",
+    "compare",
+]
 COMMANDS += ["classify", "export", "push", "chat", "serve", "prepare", "warm-sample", "warm-start", *PHASES]
 
 
