@@ -46,7 +46,7 @@ def test_every_key_has_a_comment(tmp_path):
     keys = [index for index, line in enumerate(lines) if re.match(r" *[a-z_]+:", line)]
     assert len(keys) > 30
     assert all(lines[index - 1].lstrip().startswith("# ") for index in keys)
-    assert max(map(len, lines)) <= 120
+    assert max(len(line) for line in lines if str(tmp_path) not in line) <= 120
 
 
 def test_without_hours_and_data_it_is_the_shipped_recipe_but_for_batches(tmp_path):
