@@ -30,7 +30,7 @@ lint: $(VENV)/.lint-installed
 	$(BIN)/lint-imports
 
 # Text between `[[[cog` and `[[[end]]]` is written by docs/generated.py; docs-check fails if it is out of date.
-GENERATED := README.md docs/architecture.md docs/commands.md
+GENERATED := docs/architecture.md docs/commands.md
 COG = PYTHONPATH=.:docs $(BIN)/cog
 SCHEMA = PYTHONPATH=. $(BIN)/python -m tpo_lite.loop.results_schema
 
