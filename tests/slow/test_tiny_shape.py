@@ -28,7 +28,7 @@ from benchmarks.make_model import make_gguf, make_model, write_weights
 from benchmarks.shapes import SHAPES
 from tests.helpers.random_adapter import largest_difference, random_adapter
 from tests.helpers.second_iteration import DEAD, second_iteration_to_sample, with_dead_adapter
-from tests.helpers.tiny_run import before_phase, finished_run, invoke, process_here, write_prompts
+from tests.helpers.tiny_run import before_phase, choosing, finished_run, invoke, process_here, write_prompts
 from tpo_lite import base_weights
 from tpo_lite.adapters import lora_config, read_adapter, state_dict
 from tpo_lite.errors import TpoError
@@ -132,7 +132,7 @@ def to_sample_again(run, root, engine, shape):
 
 def go_on(root, arguments, engine, phase):
     """`tpo-lite train` in that folder; `phase` runs a phase."""
-    with patch.object(orchestrator, "_phase", phase):
+    with patch.object(orchestrator, "_phase", phase), choosing():
         done = invoke("train", *arguments, "--set", f"engine={engine}", "--out", root)
     assert done.exit_code == 0, done.output
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 from collections.abc import Callable
@@ -111,8 +112,8 @@ def serve(
         listening.listen()  # so that nobody who reads the next line is refused
         click.echo(f"{source.name} is served at {url} (Ctrl-C ends it)")
         try:
-            asyncio.run(server.serve(sockets=[listening]))
-        except KeyboardInterrupt:
+            with contextlib.suppress(KeyboardInterrupt):  # which uvicorn raises again, once it has stopped
+                asyncio.run(server.serve(sockets=[listening]))
             click.echo("stopped")
         finally:
             loaded.close()
