@@ -20,7 +20,6 @@ from tests.helpers.shared import need_shared_data
 from tests.helpers.tiny_gguf import write_tiny_gguf
 from tests.helpers.tiny_model import write_tiny_model
 from tests.helpers.tiny_run import finished_run, write_prompts
-from tests.helpers.weights import need_weights
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -30,8 +29,6 @@ def pytest_runtest_setup(item):
         need_shared_data()
     if item.get_closest_marker("browser"):
         need_browser()
-    if item.get_closest_marker("weights"):
-        need_weights()
 
 
 @pytest.fixture(scope="session")
