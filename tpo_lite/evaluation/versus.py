@@ -254,7 +254,7 @@ def as_text(found: Versus) -> str:
     """Return the figures as lines for a terminal."""
     rows = [["", "%", "95 % interval", "n"]]
     rows.append(_row(f"{found.a} is better", found.win_rate))
-    rows.append(_row("paired difference of wins", found.difference))
+    rows.append(_row("paired difference of wins", found.difference, least=-1.0))
     if found.length_controlled is not None:
         value, low, high = (100 * each for each in found.length_controlled)
         rows.append(["length-controlled win rate", f"{value:.1f}", between(low, high, 1), str(found.win_rate.n)])
@@ -286,6 +286,8 @@ def as_text(found: Versus) -> str:
     return "\n".join(lines)
 
 
-def _row(name: str, found: Estimate) -> list[str]:
-    interval = between(100 * found.low, 100 * found.high, 1) if math.isfinite(found.low) else "-"
+def _row(name: str, found: Estimate, least: float = 0.0) -> list[str]:
+    """Return a row for the terminal. No share is below `least` or above 1, though a normal interval may end there."""
+    low, high = max(least, found.low), min(1.0, found.high)
+    interval = between(100 * low, 100 * high, 1) if math.isfinite(found.low) else "-"
     return [name, f"{100 * found.value:.1f}", interval, str(found.n)]

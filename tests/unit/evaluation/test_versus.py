@@ -16,7 +16,8 @@ from tpo_lite.cli import main
 from tpo_lite.errors import InputError
 from tpo_lite.evaluation.alpaca_judging import check_instructions, official_rows
 from tpo_lite.evaluation.outputs import Output, Outputs, read_outputs, same_instructions
-from tpo_lite.evaluation.versus import Match, compare, head_to_head, length_controlled, pairs_to_judge
+from tpo_lite.evaluation.versus import Match, _row, compare, head_to_head, length_controlled, pairs_to_judge
+from tpo_lite.intervals import Estimate
 from tpo_lite.records import Comparison
 
 
@@ -189,3 +190,9 @@ def test_a_run_has_the_models_of_its_arm(tiny_run, tmp_path):
     (tmp_path / "run/direct/iteration-1/done/fold.json").unlink()
     with pytest.raises(InputError, match="is not a finished iteration"):
         read_outputs(tmp_path / "run/direct/iteration-1")
+
+
+def test_no_interval_of_a_share_leaves_its_range():
+    wide = Estimate(0.95, 0.1, 0.75, 1.15, 9)
+    assert _row("Translation", wide) == ["Translation", "95.0", "75.0 to 100.0", "9"]
+    assert _row("difference", Estimate(-0.9, 0.1, -1.1, -0.7, 9), least=-1.0)[2] == "-100.0 to -70.0"
