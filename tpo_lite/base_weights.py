@@ -85,6 +85,12 @@ class _Warnings(logging.Handler):
         self.text += record.getMessage()
 
 
+def dtype_of(device: Device, precision: Precision) -> torch.dtype:
+    """Return the type that a base computes in: of 4-bit weights `compute_dtype`, otherwise their own."""
+    dtype: torch.dtype = compute_dtype(device) if precision == "nf4" else getattr(torch, precision)
+    return dtype
+
+
 def load_base(model: str, device: Device, precision: Precision) -> Any:
     """Load the base without an adapter. Its weights get no gradient; what trains is the adapter, in float32.
 
@@ -93,10 +99,9 @@ def load_base(model: str, device: Device, precision: Precision) -> Any:
     """
     check_torch(device)
     leave_room(device)
+    how: dict[str, Any] = {"dtype": dtype_of(device, precision)}
     if precision == "nf4":
-        how = {"quantization_config": nf4(device), "dtype": compute_dtype(device)}
-    else:
-        how = {"dtype": getattr(torch, precision)}
+        how["quantization_config"] = nf4(device)
     with loading(model, smaller(precision)):
         base = AutoModelForCausalLM.from_pretrained(model, device_map={"": device}, **how)
     for module in base.modules():
@@ -125,7 +130,7 @@ def load(model: str, adapter: Path | None, device: Device, precision: Precision)
 
         base = PeftModel.from_pretrained(base, adapter)
         if device == "cuda":
-            dtype = compute_dtype(device) if precision == "nf4" else getattr(torch, precision)
+            dtype = dtype_of(device, precision)
             for name, parameter in base.named_parameters():
                 if ".lora_" in name:
                     parameter.data = parameter.data.to(dtype)

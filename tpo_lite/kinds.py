@@ -28,5 +28,7 @@ Merge = Literal["fold", "continue", "requantize"]
 """How M_{t+1} carries an iteration's update on."""
 MergeBase = Literal["w16", "nf4"]
 """What requantizing merges into: the 16-bit weights, or the dequantized 4-bit ones."""
+SampledGguf = Literal["Q4_K_M", "F16"]
+"""The type of the GGUF that llama.cpp samples of a base: quantized, or as it is."""
 ThoughtPrompt = Literal["generic", "specific", "think", "direct"]
 """A thought prompt with a name."""

@@ -7,10 +7,10 @@ machine, once, when a run starts. Phases, engines, judges, the plan and the back
 from __future__ import annotations
 
 from functools import reduce
-from typing import Any, Literal
+from typing import Any
 
 from tpo_lite.errors import InputError
-from tpo_lite.kinds import Dtype, Engine, KvType, Precision, Quantize
+from tpo_lite.kinds import Dtype, Engine, KvType, Precision, Quantize, SampledGguf
 from tpo_lite.machine.device import Device
 from tpo_lite.recipe import Keys, Recipe, parse_as, value_of, with_keys
 from tpo_lite.recipe_keys import JudgeSettings, Positive, Sampling, Selection, Train, WarmStart
@@ -83,7 +83,7 @@ class SettledRecipe(Recipe):
         return "bfloat16" if device == "cuda" else self.dtype
 
     @property
-    def gguf_type(self) -> Literal["Q4_K_M", "F16"]:
+    def gguf_type(self) -> SampledGguf:
         """The type of the GGUF that engine gguf makes of a model: the one nearest to what is trained."""
         return "Q4_K_M" if self.quantize == "nf4" else "F16"
 

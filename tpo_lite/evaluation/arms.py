@@ -14,7 +14,7 @@ from typing import Any
 
 from tpo_lite.errors import InputError
 from tpo_lite.evaluation.history import history
-from tpo_lite.evaluation.outputs import Output, Outputs, find_model
+from tpo_lite.evaluation.outputs import Output, Outputs, count_finished, find_model
 from tpo_lite.kinds import Arm, HeldOut
 from tpo_lite.machine.device import Device
 from tpo_lite.phases.figures import final_response
@@ -108,10 +108,7 @@ def open_arms(root: Path, model: int | None = None) -> Arms:
 def finished(folder: RunFolder, arm: Arm) -> int:
     """Return the number of the arm's last model that has answered the slice that models are reported on."""
     phase = "test" if folder.load_started().instructions.test else "fold"
-    number = 0
-    while folder.is_done(phase, arm, number):
-        number += 1
-    return number
+    return count_finished(folder, arm, phase)
 
 
 def more_samples(arms: Arms, arm: Arm, model: int, n: int, device: Device) -> list[PromptSamples]:

@@ -12,6 +12,7 @@ gives those to the validation slice, which has chosen among checkpoints, so that
 
 from __future__ import annotations
 
+import fcntl
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,10 +98,7 @@ def find_model(path: Path) -> tuple[RunFolder, Arm, int]:
     if arm is None:
         raise InputError(f"{path} is not an arm of a run. Give RUN/thinking, or RUN/direct/iteration-0.")
     folder = RunFolder(above)
-    finished = 0
-    while folder.is_done("fold", arm, finished):
-        finished += 1
-    model = finished
+    model = finished = count_finished(folder, arm, "fold")
     if parts[1:]:
         number = parts[1].removeprefix("iteration-")
         model = int(number) + 1 if number.isdecimal() else 0
@@ -169,3 +167,25 @@ def answers_to(outputs: Outputs, instructions: Iterable[str], what: str) -> dict
             f"{missing[0][:60]!r}. An output that stayed malformed is written as an empty text."
         )
     return {key: outputs.by_id[key] for key in asked}
+
+
+def count_finished(folder: RunFolder, arm: Arm, phase: str) -> int:
+    """Return how many iterations of an arm have finished `phase`, from the first one on."""
+    number = 0
+    while folder.is_done(phase, arm, number):
+        number += 1
+    return number
+
+
+def worker_in(root: Path) -> str | None:
+    """Return the process that works in a run folder, or "unknown"; None if none does. Writes nothing."""
+    for name in ("run", "phase"):
+        path = root / f".{name}.lock"
+        if not path.exists():
+            continue
+        with path.open() as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return file.read().strip() or "unknown"
+    return None

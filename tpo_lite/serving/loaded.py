@@ -17,10 +17,11 @@ from tpo_lite.chat import Chat, load_tokenizer, stop_ids
 from tpo_lite.errors import InputError
 from tpo_lite.gguf_header import GgufHeader
 from tpo_lite.hub import is_gguf, local_folder
+from tpo_lite.kinds import SampledGguf
 from tpo_lite.llamacpp.context import LlamaContext
 from tpo_lite.records import Turn
 from tpo_lite.serving.generator import Generator, Request
-from tpo_lite.serving.source import STYLES, Source, Weights
+from tpo_lite.serving.source import STYLES, Source
 from tpo_lite.thoughts import DIRECT, PLACEHOLDER, ThoughtStyle, thought_prompt
 
 
@@ -152,7 +153,7 @@ def _run_base(source: Source) -> Path | None:
     return file if source.of_run is not None and file.is_file() else None
 
 
-def converted(model: str, weights: Weights) -> Path:
+def converted(model: str, weights: SampledGguf) -> Path:
     """Return a model's folder or hub id as a GGUF, which is made once and kept in the user's cache.
 
     Raises `InputError` for a model that cannot be converted (`tpo_lite.llamacpp.convert`), `TpoError` if the disk is

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import fcntl
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
 from tpo_lite.errors import InputError
-from tpo_lite.evaluation.outputs import find_model
+from tpo_lite.evaluation.outputs import find_model, worker_in
 from tpo_lite.files import read_json
 from tpo_lite.hub import gguf_path, is_gguf, model_path
-from tpo_lite.kinds import Arm, ThoughtPrompt
+from tpo_lite.kinds import Arm, SampledGguf, ThoughtPrompt
 from tpo_lite.recipe_keys import Sampling
 from tpo_lite.run import RunFolder
 from tpo_lite.sampling.policy import Policy, bare_base, policy
 from tpo_lite.thoughts import DIRECT, GENERIC, SPECIFIC, THINK, ThoughtStyle
 
-Weights = Literal["Q4_K_M", "F16"]
-"""Types of a base's matrices in llama.cpp."""
 STYLES: dict[ThoughtPrompt, ThoughtStyle] = {"generic": GENERIC, "specific": SPECIFIC, "think": THINK, "direct": DIRECT}
 
 
@@ -45,7 +41,7 @@ class Source:
     style: ThoughtStyle
     sampling: Sampling
     """Temperature, nucleus and the longest output, for requests that do not say."""
-    weights: Weights
+    weights: SampledGguf
     budget: int | None = None
     """The thought's budget in the recipe."""
     of_run: RunModel | None = None
@@ -128,14 +124,8 @@ def base_of(source: Source) -> Source:
 
 def _check_at_rest(folder: RunFolder) -> None:
     """Raise `InputError` if a process works in a run folder. Writes nothing."""
-    for name in ("run", "phase"):
-        try:
-            with open(folder.root / f".{name}.lock") as file:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except FileNotFoundError:
-            continue
-        except BlockingIOError as error:
-            raise InputError(
-                f"{folder.root} is still going, and needs this machine's memory. Wait until it ends, or stop it: "
-                "`tpo-lite train` goes on later."
-            ) from error
+    if worker_in(folder.root) is not None:
+        raise InputError(
+            f"{folder.root} is still going, and needs this machine's memory. Wait until it ends, or stop it: "
+            "`tpo-lite train` goes on later."
+        )

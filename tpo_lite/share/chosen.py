@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import fcntl
 from dataclasses import dataclass
 from pathlib import Path
 
 from tpo_lite.errors import InputError
+from tpo_lite.evaluation.outputs import count_finished, worker_in
 from tpo_lite.hub import is_gguf, is_hub_id, model_folder
 from tpo_lite.kinds import Arm
 from tpo_lite.run import KEPT, RunFolder
@@ -54,11 +54,9 @@ def choose(folder: RunFolder, arm_name: str | None, iteration: int | None, base_
     arm = next((each for each in recipe.arms if arm_name in (None, each)), None)
     if arm is None:
         raise InputError(f"this run has no arm {arm_name!r}; it has {', '.join(recipe.arms)}.")
-    finished = 0
-    while finished < recipe.iterations and folder.is_done("fold", arm, finished):
-        finished += 1
+    finished = count_finished(folder, arm, "fold")
     going_on = f"`tpo-lite train --out {folder.root}` with the same settings goes on."
-    if iteration is None and (process := _owner(folder.root)):
+    if iteration is None and (process := worker_in(folder.root)):
         named = f", or export a finished iteration with --iteration {finished - 1}" if finished else ""
         raise InputError(f"{folder.root} is still going (process {process}). Wait until it ends{named}.")
     if finished == 0:
@@ -110,17 +108,3 @@ def made_in(chosen: Chosen) -> list[Path]:
         if name != KEPT:
             adapters.append(chosen.folder.iteration(chosen.arm, iteration) / "train" / name)
     return adapters
-
-
-def _owner(root: Path) -> str | None:
-    """Return the process that holds the folder's lock, or None if none does. Writes nothing."""
-    for name in ("run", "phase"):
-        path = root / f".{name}.lock"
-        if not path.exists():
-            continue
-        with path.open() as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return file.read().strip() or "unknown"
-    return None

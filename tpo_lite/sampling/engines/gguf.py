@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Literal, cast
+from typing import cast
 
 import numpy as np
 from transformers import AutoConfig
@@ -14,6 +14,7 @@ from tpo_lite.adapters import read_adapter
 from tpo_lite.errors import TpoError
 from tpo_lite.hub import local_folder
 from tpo_lite.insertion import Insertion
+from tpo_lite.kinds import SampledGguf
 from tpo_lite.llamacpp.adapter import write_adapter_gguf
 from tpo_lite.llamacpp.convert import convert, quantize
 from tpo_lite.llamacpp.decoder import LlamaCpp
@@ -24,8 +25,6 @@ from tpo_lite.sampling.room import gguf_room
 from tpo_lite.sampling.sampler import ROUNDS, Sampler
 from tpo_lite.seeds import seed_of
 from tpo_lite.settled import SettledRecipe
-
-Kind = Literal["Q4_K_M", "F16"]
 
 Q4_SHARE = 0.35
 """The most that a Q4_K_M file takes, as a share of the F16 file that it is made from."""
@@ -114,7 +113,7 @@ class GgufSampler(Sampler):
         del self.decoder
 
 
-def converted_base(model: str, work: Path, kind: Kind) -> Path:
+def converted_base(model: str, work: Path, kind: SampledGguf) -> Path:
     """Return the base as a GGUF, WORK/base-<kind>.gguf, which is made once and kept.
 
     Raises `InputError` for a model that cannot be converted (`tpo_lite.llamacpp.convert`), `TpoError` if the disk is

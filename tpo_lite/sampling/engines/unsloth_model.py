@@ -7,10 +7,9 @@ from typing import Any
 
 from unsloth import FastLanguageModel  # isort: skip  before transformers and peft, which it patches
 
-import torch
 from peft import PeftModel
 
-from tpo_lite.base_weights import compute_dtype, loading, smaller
+from tpo_lite.base_weights import dtype_of, loading, smaller
 from tpo_lite.kinds import Precision
 from tpo_lite.machine.device import Device, leave_room
 
@@ -22,13 +21,12 @@ def load(model: str, adapter: Path | None, device: Device, precision: Precision,
     runs out, `InputError` if the model cannot be loaded for another reason.
     """
     leave_room(device)
-    dtype = compute_dtype(device) if precision == "nf4" else getattr(torch, precision)
     with loading(model, smaller(precision)):
         loaded, _ = FastLanguageModel.from_pretrained(
             model,
             max_seq_length=max_length,
             load_in_4bit=precision == "nf4",
-            dtype=dtype,
+            dtype=dtype_of(device, precision),
             # Otherwise unsloth takes a checkpoint of its own, quantized in another way than the base that is trained.
             use_exact_model_name=True,
         )
